@@ -1,0 +1,2 @@
+-- Who this session is, for whoever has to make sure one day that it is gone: a pid alone could be reused.
+SELECT pg_backend_pid() AS pid, (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()) AS started;

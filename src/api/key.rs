@@ -1,0 +1,107 @@
+//! Keys in targets: percent-decoding and the rules of a key. Pure. Called by [`super::route`].
+
+use crate::http::problem::{Kind, Problem};
+use crate::limits::KEY_CHARS;
+use memchr::memchr;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use std::borrow::Cow;
+
+/// All bytes but RFC 3986's unreserved ones, and `/`, which is the same key raw or encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The key that stands behind `/kv/`, decoded once. Allocates only if there is a `%` in it.
+///
+/// `raw` is ASCII: the parser refuses a target that is not.
+pub fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
+    let key = if memchr(b'%', raw.as_bytes()).is_none() {
+        Cow::Borrowed(raw)
+    } else {
+        if !escapes_are_whole(raw.as_bytes()) {
+            return Err(bad_key("a % in a key needs two hexadecimal digits behind it; a % itself is sent as %25"));
+        }
+        percent_decode_str(raw).decode_utf8().map_err(|_| bad_key("a key must be UTF-8"))?
+    };
+    if key.is_empty() {
+        return Err(bad_key("a key has at least one character: /kv/{key}"));
+    }
+    // Bytes are at least as many as characters: most keys are not counted.
+    if key.len() > KEY_CHARS && key.chars().count() > KEY_CHARS {
+        return Err(bad_key("a key has at most 255 characters"));
+    }
+    if memchr(0, key.as_bytes()).is_some() {
+        return Err(bad_key("a key cannot have U+0000 in it: PostgreSQL's text has none"));
+    }
+    Ok(key)
+}
+
+/// The path of a key, as a `Location` names it.
+pub fn path(key: &str) -> String {
+    format!("/kv/{}", utf8_percent_encode(key, ENCODED))
+}
+
+fn escapes_are_whole(mut raw: &[u8]) -> bool {
+    while let Some(at) = memchr(b'%', raw) {
+        match raw.get(at + 1..at + 3) {
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => raw = &raw[at + 3..],
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn bad_key(detail: &'static str) -> Problem {
+    Problem::new(Kind::BadKey, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_key_has_a_row_for_everything_it_may_and_may_not_be() {
+        let long = "x".repeat(255);
+        let too_long = "x".repeat(256);
+        let umlauts = "%C3%A4".repeat(255);
+        let too_many_umlauts = "%C3%A4".repeat(256);
+        let decoded = "ä".repeat(255);
+        for (raw, expected) in [
+            ("a", Some("a")),
+            ("a/b", Some("a/b")),
+            ("a%2Fb", Some("a/b")),
+            ("a%2fb", Some("a/b")),
+            ("%25", Some("%")),
+            ("%2525", Some("%25")),
+            ("a+b", Some("a+b")),
+            ("%20", Some(" ")),
+            ("%0D%0A", Some("\r\n")),
+            ("%F0%9F%94%A5", Some("🔥")),
+            ("%3F%23", Some("?#")),
+            (&long, Some(&long)),
+            (&umlauts, Some(&decoded)),
+            ("", None),
+            ("%", None),
+            ("%2", None),
+            ("%zz", None),
+            ("%+1", None),
+            ("a%00b", None),
+            ("%FF", None),
+            ("%C3", None),
+            ("%C0%80", None),
+            ("%ED%A0%80", None),
+            (&too_long, None),
+            (&too_many_umlauts, None),
+        ] {
+            assert_eq!(decode(raw).ok().as_deref(), expected, "{raw}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_leads_back_to_its_key(key in "[^\0]{1,255}") {
+            let path = path(&key);
+            prop_assert!(path.is_ascii());
+            prop_assert_eq!(decode(path.strip_prefix("/kv/").unwrap()).unwrap(), key);
+        }
+    }
+}

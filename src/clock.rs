@@ -1,0 +1,27 @@
+//! Milliseconds since the process began: one number that threads can hand to each other and pure code can compare.
+//! Loops read it once a turn; the layers below them take it as an argument.
+
+use std::time::{Duration, Instant};
+
+/// A monotonic clock. Copies agree.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    epoch: Instant,
+}
+
+impl Clock {
+    /// A clock that begins now.
+    pub fn start() -> Clock {
+        Clock { epoch: Instant::now() }
+    }
+
+    /// Time since the beginning, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.elapsed().as_millis() as u64
+    }
+
+    /// Time since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+}

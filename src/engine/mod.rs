@@ -1,0 +1,108 @@
+//! Every decision about keys: hit, miss, join, fill, forget. No I/O, no clock, no threads of its own; a seeded
+//! simulation drives it ([`crate::simulation`]). Called by event loops through [`crate::store`], and by the store's
+//! workers with outcomes.
+
+pub mod cache;
+pub mod shard;
+
+use crate::limits::{LARGEST_VALUES_A_SHARD, SHARDS};
+use ahash::RandomState;
+use shard::Shard;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A value: text, shared by cache, replies and answers.
+pub type Value = Arc<str>;
+
+/// The shards, and which key belongs to which.
+///
+/// A shard is single-threaded code in a `Mutex`. With one loop nobody ever waits for one; with many, all share one
+/// cache and one truth.
+#[derive(Debug)]
+pub struct Engine {
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+}
+
+/// What all shards together hold, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Entries, absent ones included.
+    pub entries: usize,
+    /// Bytes of keys, values and overhead.
+    pub bytes: usize,
+    /// Entries pushed out by others.
+    pub evicted: u64,
+    /// Reads that were answered but not cached, because a write had overtaken them.
+    pub late_fills: u64,
+    /// Keys with a read or a write in flight.
+    pub in_flight: usize,
+    /// Keys whose last write may or may not have happened.
+    pub in_doubt: usize,
+}
+
+impl Engine {
+    /// An engine with so many bytes of cache for values up to so many bytes.
+    pub fn new(cache_bytes: usize, max_value_bytes: usize) -> Engine {
+        Engine::with_hasher(cache_bytes, max_value_bytes, RandomState::new())
+    }
+
+    /// The same with a given hasher, for runs that must repeat.
+    pub fn with_hasher(cache_bytes: usize, max_value_bytes: usize, hasher: RandomState) -> Engine {
+        let fitting = cache_bytes / (max_value_bytes * LARGEST_VALUES_A_SHARD).max(1);
+        let count = match fitting {
+            0 => 1,
+            n => (1 << n.ilog2()).min(SHARDS),
+        };
+        let shard = || Mutex::new(Shard::new(cache_bytes / count, hasher.clone()));
+        Engine { shards: (0..count).map(|_| shard()).collect(), hasher }
+    }
+
+    /// The hash of a key: names its shard, its writer, and its place in the tables.
+    pub fn hash(&self, key: &str) -> u64 {
+        self.hasher.hash_one(key.as_bytes())
+    }
+
+    /// How many shards there are: a power of two.
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The number of the shard that owns this hash. Takes bits that the hash tables inside do not use.
+    pub fn shard_index(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.shards.len() - 1)
+    }
+
+    /// The shard that owns this hash. Held for a lookup or an outcome, never across I/O.
+    pub fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        self.shards[self.shard_index(hash)].lock().expect("a panic in a shard ends the process")
+    }
+
+    /// Sums over all shards. O(shards), for scrapes.
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for shard in &self.shards {
+            let stats = shard.lock().expect("a panic in a shard ends the process").stats();
+            sum.entries += stats.entries;
+            sum.bytes += stats.bytes;
+            sum.evicted += stats.evicted;
+            sum.late_fills += stats.late_fills;
+            sum.in_flight += stats.in_flight;
+            sum.in_doubt += stats.in_doubt;
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shard_has_room_for_some_of_the_largest_values() {
+        for (cache_bytes, max_value_bytes, shards) in
+            [(256 << 20, 1 << 20, 64), (16 << 20, 1 << 20, 4), (1 << 10, 1 << 20, 1), (0, 1, 1), (1 << 40, 1, 64)]
+        {
+            assert_eq!(Engine::new(cache_bytes, max_value_bytes).shard_count(), shards);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Listening sockets, one for each event loop on the same address (`SO_REUSEPORT`), and taking connections from them.
+//! Called by [`crate::server`] to open them and by [`super`] to accept.
+
+use crate::connection::{Role, Socket};
+use crate::limits::{ACCEPT_PAUSE_MS, LISTEN_BACKLOG};
+use mio::Token;
+use mio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, SocketAddr};
+
+/// A listening socket of one loop.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Names it in poll's events.
+    pub token: Token,
+    /// What connections from it are.
+    pub role: Role,
+    /// There may be more to accept: edge-triggered readiness is told once.
+    pub ready: bool,
+    /// Out of file descriptors: not before this time.
+    pub paused_until_ms: u64,
+}
+
+/// What accepting gave.
+#[derive(Debug)]
+pub enum Accept {
+    /// A connection.
+    Stream(TcpStream),
+    /// None, for now.
+    None,
+    /// The process or the machine has no file descriptor left. The connection stays in the kernel's queue.
+    OutOfDescriptors,
+}
+
+impl Listener {
+    /// A listener for one loop out of a bound socket.
+    pub fn new(socket: std::net::TcpListener, token: Token, role: Role) -> Listener {
+        Listener { socket: TcpListener::from_std(socket), token, role, ready: true, paused_until_ms: 0 }
+    }
+
+    /// Takes one connection from the kernel's queue.
+    pub fn accept(&mut self, now_ms: u64) -> Accept {
+        loop {
+            match self.socket.accept() {
+                Ok((stream, _)) => {
+                    // Answers are written whole: waiting for more to send with them only delays them.
+                    if stream.set_nodelay(true).is_err() {
+                        continue;
+                    }
+                    return Accept::Stream(stream);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.ready = false;
+                    return Accept::None;
+                }
+                Err(e) if is_out_of_descriptors(&e) => {
+                    self.paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
+                    return Accept::OutOfDescriptors;
+                }
+                // accept(2): errors of the new connection itself are reported here too; try the next.
+                Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::ConnectionAborted => {}
+                Err(e) => {
+                    log::debug!("a connection could not be accepted: {e}");
+                }
+            }
+        }
+    }
+}
+
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM: the same connection will be offered again.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+}
+
+impl Socket for TcpStream {
+    fn shutdown_write(&mut self) {
+        // It fails where the client is gone already, and then there is nobody to tell.
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
+/// Opens `count` sockets that listen on the same address and share its connections. Port 0 picks one for all.
+pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // SO_REUSEPORT would let a second server of the same user share the address in silence. A socket without it finds
+    // out whether somebody listens there.
+    let probe = bind(address, false)?;
+    let address = match probe.local_addr()?.as_socket() {
+        Some(bound) if address.port() == 0 => bound,
+        _ => address,
+    };
+    drop(probe);
+    (0..count)
+        .map(|_| {
+            let socket = bind(address, true)?;
+            socket.listen(LISTEN_BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn bind(address: SocketAddr, share: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}

@@ -1,0 +1,394 @@
+//! The event loop: the only place that polls. Owns sockets and connections, and decides nothing about what they say.
+//! One thread each, started by [`crate::server`].
+//!
+//! One turn:
+//!
+//! ```text
+//!  poll ─► mark what is ready ─► drain the inbox ─► accept ─► turn every ready connection ─► look at deadlines ─► poll
+//! ```
+//!
+//! Readiness is edge-triggered: it is told once, and must be remembered until the socket has said "would block".
+//! Whatever stops before that, for the sake of others, goes on the ready list, and then poll does not sleep.
+
+pub mod inbox;
+pub mod listener;
+pub mod timers;
+
+use crate::api::admin::Status;
+use crate::clock::Clock;
+use crate::connection::{Bounds, Connection, Context, Role, Turn, Workspace};
+use crate::http::response::Encoder;
+use crate::limits::{ACCEPTS_A_TURN, ADMIN_CONNECTIONS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY};
+use crate::metrics::Counters;
+use crate::store::backend::Backend;
+use crate::store::{Answer, Reply};
+use crate::token::Id;
+use inbox::{Inbox, Mail};
+use listener::{Accept, Listener};
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+use timers::Wheel;
+
+/// The token of the waker. Connections' tokens do not reach up to these: no slot does.
+pub const WAKER: Token = Token(usize::MAX);
+/// The token of the data listener.
+pub const DATA_LISTENER: Token = Token(usize::MAX - 1);
+/// The token of the admin listener.
+pub const ADMIN_LISTENER: Token = Token(usize::MAX - 2);
+
+/// What all loops share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The engine and the queues.
+    pub backend: Backend,
+    /// What the admin socket tells about.
+    pub status: Arc<Status>,
+    /// The bounds that are flags.
+    pub bounds: Bounds,
+    /// Connections to the data socket at a time, over all loops.
+    pub max_connections: usize,
+    /// Connections to the data socket, over all loops.
+    pub connections: AtomicUsize,
+    /// How long connections may take to end once draining has begun.
+    pub drain_timeout_ms: u64,
+    /// The clock of all deadlines.
+    pub clock: Clock,
+}
+
+/// A connection and its socket.
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    connection: Connection,
+    /// On the ready list.
+    queued: bool,
+}
+
+/// One event loop.
+pub struct EventLoop {
+    poll: Poll,
+    number: u16,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    counters: Arc<Counters>,
+    listeners: Vec<Listener>,
+    clients: Slab<Client>,
+    next_generation: u32,
+    /// Connections with something to do, each once.
+    ready: VecDeque<Id>,
+    wheel: Wheel,
+    due: Vec<u32>,
+    ws: Workspace,
+    now_ms: u64,
+    /// Draining, and until when.
+    draining: Option<u64>,
+    /// The last turn did not get to the bottom of the inbox.
+    mail_left: bool,
+    turned_away: usize,
+    admin: usize,
+}
+
+impl EventLoop {
+    /// A loop that serves these listeners.
+    pub fn new(
+        poll: Poll,
+        number: u16,
+        shared: Arc<Shared>,
+        inbox: Arc<Inbox>,
+        counters: Arc<Counters>,
+        mut listeners: Vec<Listener>,
+    ) -> io::Result<EventLoop> {
+        for listener in &mut listeners {
+            poll.registry().register(&mut listener.socket, listener.token, Interest::READABLE)?;
+        }
+        let now_ms = shared.clock.now_ms();
+        Ok(EventLoop {
+            poll,
+            number,
+            inbox,
+            counters,
+            listeners,
+            clients: Slab::new(),
+            next_generation: 0,
+            ready: VecDeque::new(),
+            wheel: Wheel::new(now_ms),
+            due: Vec::new(),
+            ws: Workspace::new(Encoder::new(now_ms, SystemTime::now())),
+            now_ms,
+            draining: None,
+            mail_left: false,
+            turned_away: 0,
+            admin: 0,
+            shared,
+        })
+    }
+
+    /// Turns until the server has drained.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_A_TURN);
+        while !self.has_drained() {
+            match self.poll.poll(&mut events, self.time_to_sleep()) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            // The clock is read once a turn: what happens in one turn happens at one time.
+            self.now_ms = self.shared.clock.now_ms();
+            self.ws.encoder.tick(self.now_ms, SystemTime::now);
+            self.counters.loop_turns_total.add(1);
+            let mut woken = self.mail_left;
+            for event in &events {
+                self.counters.loop_events_total.add(1);
+                match event.token() {
+                    WAKER => woken = true,
+                    token @ (DATA_LISTENER | ADMIN_LISTENER) => {
+                        for listener in self.listeners.iter_mut().filter(|l| l.token == token) {
+                            listener.ready = true;
+                        }
+                    }
+                    Token(token) => self.mark(Id::from_token(token), event),
+                }
+            }
+            if woken {
+                self.drain_inbox();
+            }
+            self.accept();
+            self.turn_ready();
+            self.look_at_deadlines();
+        }
+        Ok(())
+    }
+
+    /// How long poll may sleep: not at all while something is left to do.
+    fn time_to_sleep(&self) -> Option<Duration> {
+        let accepting = |listener: &&Listener| listener.ready;
+        if !self.ready.is_empty() || self.mail_left {
+            return Some(Duration::ZERO);
+        }
+        let mut until_ms = self.wheel.next_ms();
+        for listener in self.listeners.iter().filter(accepting) {
+            until_ms = Some(until_ms.unwrap_or(u64::MAX).min(listener.paused_until_ms));
+        }
+        if let Some(drained_ms) = self.draining {
+            until_ms = Some(until_ms.unwrap_or(u64::MAX).min(drained_ms));
+        }
+        // Rounded up by the millisecond: waking just before a deadline would be waking twice.
+        until_ms.map(|until_ms| Duration::from_millis(until_ms.saturating_sub(self.shared.clock.now_ms())))
+    }
+
+    /// An event: remember what it says, and turn the connection later in this turn.
+    fn mark(&mut self, id: Id, event: &Event) {
+        let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) else { return };
+        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+            return self.close(id);
+        }
+        if event.is_readable() || event.is_read_closed() {
+            client.connection.set_readable(event.is_read_closed());
+        }
+        self.enqueue(id);
+    }
+
+    fn enqueue(&mut self, id: Id) {
+        let client = &mut self.clients[id.slot as usize];
+        if !std::mem::replace(&mut client.queued, true) {
+            self.ready.push_back(id);
+        }
+    }
+
+    fn drain_inbox(&mut self) {
+        let inbox = Arc::clone(&self.inbox);
+        let mut left = REPLIES_A_TURN;
+        for mail in inbox.drain().take(REPLIES_A_TURN) {
+            left -= 1;
+            match mail {
+                Mail::Reply(Reply { ticket, answer }) => {
+                    let waiting = self.clients.get(ticket.id.slot as usize);
+                    if waiting.is_some_and(|client| client.connection.waits_for(ticket)) {
+                        self.turn(ticket.id, Some(&answer));
+                    } else {
+                        self.counters.late_replies_total.add(1);
+                    }
+                }
+                Mail::Drain => self.begin_to_drain(),
+            }
+        }
+        self.mail_left = left == 0;
+    }
+
+    /// Takes new connections, so many a turn.
+    fn accept(&mut self) {
+        for at in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_A_TURN {
+                let listener = &mut self.listeners[at];
+                if !listener.ready || listener.paused_until_ms > self.now_ms {
+                    break;
+                }
+                let role = listener.role;
+                match listener.accept(self.now_ms) {
+                    Accept::Stream(stream) => self.open(stream, role),
+                    Accept::None => break,
+                    Accept::OutOfDescriptors => {
+                        self.counters.accept_pauses_total.add(1);
+                        log::warn!("no file descriptor left for a new connection: accepting pauses");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a new connection its slot, or turns it away.
+    fn open(&mut self, mut stream: TcpStream, role: Role) {
+        let role = match role {
+            Role::Data if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                Role::TurnedAway
+            }
+            Role::Admin if self.admin >= ADMIN_CONNECTIONS => Role::TurnedAway,
+            role => role,
+        };
+        if role == Role::TurnedAway {
+            self.counters.connections_refused_total.add(1);
+            if self.turned_away >= TURNED_AWAY {
+                return;
+            }
+        }
+        let entry = self.clients.vacant_entry();
+        let slot = u32::try_from(entry.key()).expect("descriptors are bounded far below 2^32");
+        let id = Id { slot, generation: self.next_generation };
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let registered =
+            self.poll.registry().register(&mut stream, Token(id.to_token()), Interest::READABLE | Interest::WRITABLE);
+        if let Err(error) = registered {
+            if role == Role::Data {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+            log::warn!("a connection cannot be polled: {error}");
+            return;
+        }
+        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        entry.insert(Client { stream, connection: Connection::new(id, role, &cx), queued: false });
+        self.counters.connections_total.add(1);
+        self.counters.connections.add(1);
+        match role {
+            Role::Data => {}
+            Role::Admin => self.admin += 1,
+            Role::TurnedAway => self.turned_away += 1,
+        }
+        // Often the first request is here already.
+        self.enqueue(id);
+        if role == Role::TurnedAway {
+            let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+            let Client { stream, connection, .. } = &mut self.clients[slot as usize];
+            let turn = connection.turn_away(stream, &mut self.ws, &cx);
+            self.settle(id, turn);
+        }
+    }
+
+    /// Turns everything that is ready once; what wants another turn goes behind the others.
+    fn turn_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            if let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) {
+                client.queued = false;
+                self.turn(id, None);
+            }
+        }
+    }
+
+    fn turn(&mut self, id: Id, reply: Option<&Answer>) {
+        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
+        let turn = connection.turn(stream, &mut self.ws, &cx, reply);
+        self.settle(id, turn);
+    }
+
+    /// Does what a connection's turn has ended with.
+    fn settle(&mut self, id: Id, turn: Turn) {
+        match turn {
+            Turn::Close => return self.close(id),
+            Turn::Again => self.enqueue(id),
+            Turn::Wait => {}
+        }
+        self.wheel.arm(id.slot, self.clients[id.slot as usize].connection.deadline_ms());
+    }
+
+    fn look_at_deadlines(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.take_due(self.now_ms, &mut due);
+        for slot in due.drain(..) {
+            let Client { stream, connection, .. } = &mut self.clients[slot as usize];
+            if connection.deadline_ms() > self.now_ms {
+                self.wheel.arm(slot, connection.deadline_ms());
+                continue;
+            }
+            let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+            let id = connection.id();
+            let turn = connection.expire(stream, &mut self.ws, &cx);
+            self.settle(id, turn);
+        }
+        self.due = due;
+    }
+
+    /// Ends a connection. A job that it has out goes on; its reply will find nobody.
+    fn close(&mut self, id: Id) {
+        let client = self.clients.remove(id.slot as usize);
+        self.wheel.disarm(id.slot);
+        self.counters.connections.sub(1);
+        match client.connection.role() {
+            Role::Data => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+            Role::Admin => self.admin -= 1,
+            Role::TurnedAway => self.turned_away -= 1,
+        }
+    }
+
+    fn begin_to_drain(&mut self) {
+        if self.draining.is_some() {
+            return;
+        }
+        self.draining = Some(self.now_ms + self.shared.drain_timeout_ms);
+        // Whoever the kernel has let in is served; nobody new is let in. The admin socket stays to the end.
+        for listener in &mut self.listeners {
+            listener.ready = true;
+        }
+        while self.listeners.iter().any(|listener| listener.ready && listener.paused_until_ms <= self.now_ms) {
+            self.accept();
+        }
+        self.listeners.retain(|listener| listener.role == Role::Admin);
+        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        for (slot, client) in &mut self.clients {
+            client.connection.drain(&cx);
+            self.wheel.arm(slot as u32, client.connection.deadline_ms());
+        }
+    }
+
+    /// Nobody is left to be served, or it has taken too long.
+    fn has_drained(&self) -> bool {
+        self.draining.is_some_and(|until_ms| self.clients.len() == self.admin || self.now_ms >= until_ms)
+    }
+}
+
+fn context<'a>(
+    shared: &'a Shared,
+    counters: &'a Counters,
+    event_loop: u16,
+    now_ms: u64,
+    draining: Option<u64>,
+) -> Context<'a> {
+    Context {
+        backend: &shared.backend,
+        status: &shared.status,
+        bounds: &shared.bounds,
+        counters,
+        event_loop,
+        now_ms,
+        draining: draining.is_some(),
+    }
+}

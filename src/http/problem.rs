@@ -1,0 +1,190 @@
+//! Every refusal that a client can see: a name, a status, a title. `application/problem+json` (RFC 9457).
+//! Made by the parser, the API and the connection; encoded by [`crate::http::response`]. A test compares this
+//! list with the README's.
+
+use serde::Serialize;
+use std::borrow::Cow;
+
+/// What kind of refusal, each with a stable name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The bytes are no HTTP/1.1 request, or an ambiguous one.
+    MalformedRequest,
+    /// The key is empty, too long, no UTF-8, or has U+0000 in it.
+    BadKey,
+    /// A query parameter that this resource does not have.
+    BadQuery,
+    /// No such key.
+    KeyNotFound,
+    /// No such resource.
+    PathNotFound,
+    /// A method that this resource does not have.
+    MethodNotAllowed,
+    /// The head or the content came too slowly.
+    SlowRequest,
+    /// A write without a content.
+    LengthRequired,
+    /// The content is larger than a value may be.
+    ValueTooLarge,
+    /// The request line is too long.
+    TargetTooLong,
+    /// An expectation other than `100-continue`.
+    ExpectationFailed,
+    /// The value is not UTF-8, or has U+0000 in it.
+    ValueNotText,
+    /// Too many fields, or too large ones.
+    HeadTooLarge,
+    /// A method that no resource has.
+    UnknownMethod,
+    /// A transfer coding other than `chunked`.
+    UnknownCoding,
+    /// The queue to the database is full.
+    QueueFull,
+    /// PostgreSQL cannot be reached, or refuses to work.
+    DatabaseDown,
+    /// PostgreSQL refused this statement.
+    DatabaseRefused,
+    /// The server has as many connections as it may have.
+    TooManyConnections,
+    /// The server is going away.
+    Draining,
+    /// A write that did not reach the database in time; nothing was changed.
+    NotStarted,
+    /// A read that the database did not answer in time.
+    DeadlineExceeded,
+    /// The write may have taken effect, or may still, or not.
+    OutcomeUnknown,
+    /// An HTTP version other than 1.0 and 1.1.
+    UnsupportedVersion,
+}
+
+impl Kind {
+    /// All kinds, for the tests that hold the README against them.
+    pub const ALL: [Kind; 24] = [
+        Kind::MalformedRequest,
+        Kind::BadKey,
+        Kind::BadQuery,
+        Kind::KeyNotFound,
+        Kind::PathNotFound,
+        Kind::MethodNotAllowed,
+        Kind::SlowRequest,
+        Kind::LengthRequired,
+        Kind::ValueTooLarge,
+        Kind::TargetTooLong,
+        Kind::ExpectationFailed,
+        Kind::ValueNotText,
+        Kind::HeadTooLarge,
+        Kind::UnknownMethod,
+        Kind::UnknownCoding,
+        Kind::QueueFull,
+        Kind::DatabaseDown,
+        Kind::DatabaseRefused,
+        Kind::TooManyConnections,
+        Kind::Draining,
+        Kind::NotStarted,
+        Kind::DeadlineExceeded,
+        Kind::OutcomeUnknown,
+        Kind::UnsupportedVersion,
+    ];
+
+    /// Status, name and title. The name follows `urn:hotrow:problem:` and never changes.
+    pub fn facts(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Kind::MalformedRequest => (400, "malformed-request", "Malformed request"),
+            Kind::BadKey => (400, "bad-key", "Bad key"),
+            Kind::BadQuery => (400, "bad-query", "Bad query"),
+            Kind::KeyNotFound => (404, "key-not-found", "Key not found"),
+            Kind::PathNotFound => (404, "path-not-found", "Path not found"),
+            Kind::MethodNotAllowed => (405, "method-not-allowed", "Method not allowed"),
+            Kind::SlowRequest => (408, "slow-request", "Slow request"),
+            Kind::LengthRequired => (411, "length-required", "Length required"),
+            Kind::ValueTooLarge => (413, "value-too-large", "Value too large"),
+            Kind::TargetTooLong => (414, "target-too-long", "Target too long"),
+            Kind::ExpectationFailed => (417, "expectation-failed", "Expectation failed"),
+            Kind::ValueNotText => (422, "value-not-text", "Value is not text"),
+            Kind::HeadTooLarge => (431, "head-too-large", "Head too large"),
+            Kind::UnknownMethod => (501, "unknown-method", "Unknown method"),
+            Kind::UnknownCoding => (501, "unknown-coding", "Unknown transfer coding"),
+            Kind::QueueFull => (503, "queue-full", "Queue full"),
+            Kind::DatabaseDown => (503, "database-down", "Database down"),
+            Kind::DatabaseRefused => (503, "database-refused", "Database refused"),
+            Kind::TooManyConnections => (503, "too-many-connections", "Too many connections"),
+            Kind::Draining => (503, "draining", "Draining"),
+            Kind::NotStarted => (503, "not-started", "Not started in time"),
+            Kind::DeadlineExceeded => (504, "deadline-exceeded", "Deadline exceeded"),
+            Kind::OutcomeUnknown => (504, "outcome-unknown", "Outcome unknown"),
+            Kind::UnsupportedVersion => (505, "unsupported-version", "HTTP version not supported"),
+        }
+    }
+}
+
+/// One refusal, on its way to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind.
+    pub kind: Kind,
+    /// What was wrong, what the limit is, and what to do.
+    pub detail: Cow<'static, str>,
+    /// The methods that the resource has, for 405.
+    pub allow: Option<&'static str>,
+    /// When to try again, in seconds, for 503.
+    pub retry_after_seconds: Option<u32>,
+}
+
+impl Problem {
+    /// A problem of this kind.
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem { kind, detail: detail.into(), allow: None, retry_after_seconds: None }
+    }
+
+    /// The same, with the seconds after which another try makes sense.
+    pub fn retry_after(self, seconds: u32) -> Problem {
+        Problem { retry_after_seconds: Some(seconds), ..self }
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.kind.facts().0
+    }
+
+    /// The content of the answer.
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+        }
+        let (status, name, title) = self.kind.facts();
+        let r#type = format!("urn:hotrow:problem:{name}");
+        let mut json = serde_json::to_vec(&Body { r#type, title, status, detail: &self.detail })
+            .expect("strings and a number always serialize");
+        json.push(b'\n');
+        json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let mut names: Vec<_> = Kind::ALL.iter().map(|k| k.facts().1).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn a_problem_is_json_with_its_four_members() {
+        let problem = Problem::new(Kind::BadKey, "a \"quoted\" \u{1}");
+        let text = String::from_utf8(problem.to_json()).unwrap();
+        assert_eq!(
+            text,
+            "{\"type\":\"urn:hotrow:problem:bad-key\",\"title\":\"Bad key\",\"status\":400,\
+             \"detail\":\"a \\\"quoted\\\" \\u0001\"}\n"
+        );
+    }
+}

@@ -1,0 +1,333 @@
+//! A request head: bytes in, [`Head`] out, borrowed. httparse reads the grammar; the rules that it leaves open, and
+//! the one about message length that request smuggling lives on, are here. Knows no resource. Called by
+//! [`crate::connection`].
+
+use crate::http::problem::{Kind, Problem};
+use crate::limits::{FIELDS, HEAD_BYTES, REQUEST_LINE_BYTES};
+use memchr::{memchr, memchr_iter};
+use std::mem::MaybeUninit;
+
+/// The two versions that are spoken here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0: closes unless asked to keep alive.
+    Http10,
+    /// HTTP/1.1: keeps alive unless asked to close.
+    Http11,
+}
+
+/// How the content of a request is delimited (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Neither Content-Length nor Transfer-Encoding: no content.
+    None,
+    /// That many bytes.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+impl Framing {
+    /// True where at least a byte may follow the head.
+    pub fn has_content(self) -> bool {
+        !matches!(self, Framing::None | Framing::Length(0))
+    }
+}
+
+/// A request head, borrowed from the buffer it was read into.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Head<'b> {
+    /// The method, as sent: methods are case-sensitive.
+    pub method: &'b str,
+    /// The request target, as sent, without scheme and authority: `/path?query`, or `*`.
+    pub target: &'b str,
+    /// The version.
+    pub version: Version,
+    /// What follows the head.
+    pub framing: Framing,
+    /// Whether the connection may go on after the answer.
+    pub keep_alive: bool,
+    /// The client waits for `100 Continue` before it sends the content.
+    pub expects_continue: bool,
+    /// Length of the head with its last empty line.
+    pub bytes: usize,
+}
+
+/// What the bytes so far are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parsed<'b> {
+    /// A whole head.
+    Complete(Head<'b>),
+    /// The beginning of one, within its limits.
+    Partial,
+}
+
+/// Parses the head at the front of `bytes`.
+///
+/// The answer never depends on how the bytes arrived: `Partial` may turn into anything, anything else stays the same
+/// whatever follows. Every error means that the next message's beginning is not known, or that the client
+/// tries something: answer it and close.
+pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return partial(bytes),
+        // Whether a version is malformed or only not ours is known at the end of its line.
+        Err(httparse::Error::Version) if request_line(bytes).is_none() => return partial(bytes),
+        Err(error) => return Err(syntax_problem(error, bytes)),
+    };
+    let head = &bytes[..length];
+    only_crlf(head)?;
+    let (method, target, version) = match (request.method, request.path, request.version) {
+        (Some(method), Some(target), Some(1)) => (method, target, Version::Http11),
+        (Some(method), Some(target), Some(_)) => (method, target, Version::Http10),
+        _ => return Err(malformed("the request line is incomplete")),
+    };
+    // Method, target and version with the two blanks.
+    if method.len() + target.len() + 10 > REQUEST_LINE_BYTES {
+        return Err(target_too_long());
+    }
+    if length > HEAD_BYTES {
+        return Err(head_too_large());
+    }
+    let target = path_of(target, method)?;
+    let fields = Fields::read(request.headers, version)?;
+    let framing = fields.framing(version)?;
+    if fields.hosts == 0 && version == Version::Http11 {
+        return Err(malformed("HTTP/1.1 needs a Host field"));
+    }
+    let keep_alive = match version {
+        Version::Http11 => !fields.close,
+        Version::Http10 => fields.keep_alive && !fields.close,
+    };
+    let expects_continue = fields.expects_continue && version == Version::Http11;
+    Ok(Parsed::Complete(Head { method, target, version, framing, keep_alive, expects_continue, bytes: length }))
+}
+
+/// The fields that decide about framing and the connection, gathered in one pass over the head.
+#[derive(Default)]
+struct Fields<'b> {
+    hosts: usize,
+    content_length: Option<u64>,
+    transfer_encoding: Option<&'b [u8]>,
+    close: bool,
+    keep_alive: bool,
+    expects_continue: bool,
+}
+
+impl<'b> Fields<'b> {
+    fn read(headers: &[httparse::Header<'b>], version: Version) -> Result<Fields<'b>, Problem> {
+        let mut fields = Fields::default();
+        for httparse::Header { name, value } in headers {
+            // The length tells almost all fields apart before a letter is compared.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => {
+                    fields.hosts += 1;
+                    if fields.hosts > 1 {
+                        return Err(malformed("more than one Host field"));
+                    }
+                    if !is_host(value) {
+                        return Err(malformed("the Host field is no host[:port]"));
+                    }
+                }
+                6 if name.eq_ignore_ascii_case("expect") => {
+                    if value.eq_ignore_ascii_case(b"100-continue") {
+                        fields.expects_continue = true;
+                    } else if version == Version::Http11 {
+                        let detail = "the only expectation met here is 100-continue";
+                        return Err(Problem::new(Kind::ExpectationFailed, detail));
+                    }
+                }
+                10 if name.eq_ignore_ascii_case("connection") => {
+                    for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                        fields.close |= option.eq_ignore_ascii_case(b"close");
+                        fields.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    if fields.content_length.is_some() {
+                        return Err(malformed("more than one Content-Length field"));
+                    }
+                    fields.content_length = Some(content_length(value)?);
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    if fields.transfer_encoding.is_some() {
+                        return Err(malformed("more than one Transfer-Encoding field"));
+                    }
+                    fields.transfer_encoding = Some(value);
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    /// The one rule of message length. Where two readers could disagree about it, the answer is 400: a proxy in
+    /// front of us may be the other reader.
+    fn framing(&self, version: Version) -> Result<Framing, Problem> {
+        let Some(coding) = self.transfer_encoding else {
+            return Ok(self.content_length.map_or(Framing::None, Framing::Length));
+        };
+        if self.content_length.is_some() {
+            return Err(malformed("both Content-Length and Transfer-Encoding"));
+        }
+        if version == Version::Http10 {
+            return Err(malformed("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        let mut codings = coding.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        let unknown = codings.clone().any(|c| !c.is_empty() && !c.eq_ignore_ascii_case(b"chunked"));
+        if unknown {
+            let detail = "the only transfer coding known here is chunked";
+            return Err(Problem::new(Kind::UnknownCoding, detail));
+        }
+        match (codings.next(), codings.next()) {
+            (Some(one), None) if !one.is_empty() => Ok(Framing::Chunked),
+            _ => Err(malformed("Transfer-Encoding must be chunked, once")),
+        }
+    }
+}
+
+/// Finds out what is wrong with bytes that are no whole head yet, if anything is.
+fn partial(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
+    // Empty lines before a request are skipped (RFC 9112 section 2.2), and count for the head.
+    let blank = blank_bytes(bytes);
+    let line = memchr(b'\n', &bytes[blank..]).unwrap_or(bytes.len() - blank);
+    if line > REQUEST_LINE_BYTES {
+        return Err(target_too_long());
+    }
+    if bytes.len() >= HEAD_BYTES {
+        return Err(head_too_large());
+    }
+    // The last byte may be the CR of a CRLF whose LF is still on its way; every LF has its CR before it.
+    only_crlf(bytes)?;
+    Ok(Parsed::Partial)
+}
+
+/// RFC 9112 section 2.2 allows to take a bare LF for a line end. We do not: two readers of one head that disagree
+/// about where a line ends are how requests are smuggled, and no client in use sends it.
+fn only_crlf(head: &[u8]) -> Result<(), Problem> {
+    for at in memchr_iter(b'\n', head) {
+        if at == 0 || head[at - 1] != b'\r' {
+            return Err(malformed("a line ends in LF without CR"));
+        }
+    }
+    Ok(())
+}
+
+/// The path and query of a target in origin-form or absolute-form, or `*` (RFC 9112 section 3.2).
+fn path_of<'b>(target: &'b str, method: &str) -> Result<&'b str, Problem> {
+    if target.bytes().any(|b| b == b'#' || !b.is_ascii()) {
+        return Err(malformed("the target has a byte that a URI may not have; percent-encode it"));
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(target);
+    }
+    // CONNECT is the only method with authority-form, and unknown here: let it be refused as such.
+    if method == "CONNECT" {
+        return Ok("/");
+    }
+    let scheme = target.find("://").map(|end| (&target[..end], end + 3));
+    if let Some((scheme, authority_at)) = scheme
+        && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+    {
+        let authority = &target[authority_at..];
+        let end = authority.find(['/', '?']).unwrap_or(authority.len());
+        if end > 0 && is_host(&authority.as_bytes()[..end]) {
+            return match &authority[end..] {
+                // `OPTIONS http://host` with an empty path is `OPTIONS *` (section 3.2.4).
+                "" => Ok(if method == "OPTIONS" { "*" } else { "/" }),
+                path if path.starts_with('/') => Ok(path),
+                _ => Err(malformed("the target has a query without a path")),
+            };
+        }
+    }
+    Err(malformed("the target is neither a path nor a URL"))
+}
+
+/// `1*DIGIT`, nothing else: no sign, no blank inside, no list, no overflow (RFC 9110 section 8.6).
+fn content_length(value: &[u8]) -> Result<u64, Problem> {
+    let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(value).ok().filter(|_| digits);
+    // 19 digits always fit into 64 bits.
+    text.and_then(|t| t.parse().ok()).ok_or_else(|| malformed("Content-Length must be one decimal number"))
+}
+
+/// `uri-host [ ":" port ]`, or nothing (RFC 9110 section 7.2), checked by its alphabet.
+fn is_host(value: &[u8]) -> bool {
+    let (host, port) = match value.strip_prefix(b"[") {
+        Some(literal) => match literal.iter().position(|b| *b == b']') {
+            Some(end) => {
+                let (address, rest) = (&literal[..end], &literal[end + 1..]);
+                let is_ipv6 = std::str::from_utf8(address).is_ok_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok());
+                if !is_ipv6 || !(rest.is_empty() || rest[0] == b':') {
+                    return false;
+                }
+                (&[][..], rest.get(1..).unwrap_or_default())
+            }
+            None => return false,
+        },
+        None => match value.iter().position(|b| *b == b':') {
+            Some(colon) => (&value[..colon], &value[colon + 1..]),
+            None => (value, &[][..]),
+        },
+    };
+    let in_host = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
+    host.iter().all(in_host) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+fn syntax_problem(error: httparse::Error, bytes: &[u8]) -> Problem {
+    match error {
+        httparse::Error::TooManyHeaders => head_too_large(),
+        httparse::Error::Version if is_other_version(bytes) => {
+            Problem::new(Kind::UnsupportedVersion, "HTTP/1.1 and HTTP/1.0 are spoken here")
+        }
+        httparse::Error::Version => malformed("the request line does not end in HTTP/1.1"),
+        httparse::Error::HeaderName => malformed("a field name is empty, folded, or has a bad byte"),
+        httparse::Error::HeaderValue => malformed("a field value has a control byte"),
+        httparse::Error::NewLine => malformed("a line does not end in CRLF"),
+        httparse::Error::Token => malformed("the request line has a bad byte"),
+        httparse::Error::Status => malformed("the request line is no request line"),
+    }
+}
+
+/// True where the request line ends in a version, well-formed, that is not ours: 505 rather than 400.
+fn is_other_version(bytes: &[u8]) -> bool {
+    let mut parts = request_line(bytes).unwrap_or_default().split(|b| *b == b' ');
+    let (Some(_), Some(_), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    match version {
+        b"HTTP/1.0" | b"HTTP/1.1" => false,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => major.is_ascii_digit() && minor.is_ascii_digit(),
+        _ => false,
+    }
+}
+
+/// The request line without its end, if the end is there; empty lines before it are skipped.
+fn request_line(bytes: &[u8]) -> Option<&[u8]> {
+    let line = &bytes[blank_bytes(bytes)..];
+    let end = memchr(b'\n', line)?;
+    Some(line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]))
+}
+
+/// Bytes of the empty lines before a request.
+fn blank_bytes(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count()
+}
+
+fn malformed(detail: &'static str) -> Problem {
+    Problem::new(Kind::MalformedRequest, detail)
+}
+
+fn target_too_long() -> Problem {
+    Problem::new(Kind::TargetTooLong, format!("a request line has at most {REQUEST_LINE_BYTES} bytes"))
+}
+
+fn head_too_large() -> Problem {
+    let detail = format!("a head has at most {HEAD_BYTES} bytes and {FIELDS} fields");
+    Problem::new(Kind::HeadTooLarge, detail)
+}
+
+#[cfg(test)]
+mod tests;

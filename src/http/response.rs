@@ -1,0 +1,300 @@
+//! Answers into bytes. The answer to a hit is one copy of a prepared block, two numbers and the value; everything
+//! else is written field by field. Knows no connection. Called by [`crate::connection`] through [`crate::api`].
+
+use crate::http::date::{DATE_BYTES, DateCache};
+use crate::http::problem::Problem;
+use crate::limits::SHARED_VALUE_BYTES;
+use crate::output::Output;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What the answer says about the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Goes on, as HTTP/1.1 does unasked.
+    Silent,
+    /// Goes on, and says so: HTTP/1.0.
+    KeepAlive,
+    /// Ends with this answer.
+    Close,
+}
+
+/// How one answer is framed, besides its own content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// True for HEAD: the head of the answer to a GET, no content.
+    pub head_only: bool,
+    /// What becomes of the connection.
+    pub reuse: Reuse,
+}
+
+/// A value, lent for as long as it takes to encode it.
+#[derive(Clone, Copy, Debug)]
+pub enum Lent<'a> {
+    /// Small: to be copied.
+    Bytes(&'a [u8]),
+    /// Large: to be sent from where it is.
+    Shared(&'a Arc<str>),
+}
+
+impl Lent<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Lent::Bytes(bytes) => bytes.len(),
+            Lent::Shared(value) => value.len(),
+        }
+    }
+}
+
+impl<'a> From<&'a Arc<str>> for Lent<'a> {
+    fn from(value: &'a Arc<str>) -> Lent<'a> {
+        if value.len() < SHARED_VALUE_BYTES { Lent::Bytes(value.as_bytes()) } else { Lent::Shared(value) }
+    }
+}
+
+/// The media type of every value.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+/// The media type of every refusal.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+const HIT_START: &[u8] = b"HTTP/1.1 200 OK\r\nDate: ";
+const HIT_FIELDS: &[u8] =
+    b"\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Status: hotrow; hit\r\nETag: \"";
+
+/// Writes answers; one for every event loop.
+#[derive(Debug)]
+pub struct Encoder {
+    date: DateCache,
+    /// The head of a hit up to the opening quote of its ETag, with the date of this second.
+    hit: [u8; HIT_START.len() + DATE_BYTES + HIT_FIELDS.len()],
+}
+
+impl Encoder {
+    /// An encoder with a date.
+    pub fn new(now_ms: u64, wall: SystemTime) -> Encoder {
+        let mut hit = [0; HIT_START.len() + DATE_BYTES + HIT_FIELDS.len()];
+        hit[..HIT_START.len()].copy_from_slice(HIT_START);
+        hit[HIT_START.len() + DATE_BYTES..].copy_from_slice(HIT_FIELDS);
+        let mut encoder = Encoder { date: DateCache::new(now_ms, wall), hit };
+        encoder.prepare();
+        encoder
+    }
+
+    /// Renders the date again if its second has passed; once a turn.
+    pub fn tick(&mut self, now_ms: u64, wall: impl FnOnce() -> SystemTime) {
+        if self.date.is_stale(now_ms) {
+            self.date.render(now_ms, wall());
+            self.prepare();
+        }
+    }
+
+    fn prepare(&mut self) {
+        self.hit[HIT_START.len()..HIT_START.len() + DATE_BYTES].copy_from_slice(self.date.text());
+    }
+
+    /// 200 with a value from the cache.
+    pub fn hit(&self, out: &mut Output, value: Lent<'_>, version: u32, frame: Frame) {
+        out.bytes.extend_from_slice(&self.hit);
+        number(&mut out.bytes, u64::from(version));
+        out.bytes.push(b'"');
+        out.bytes.extend_from_slice(match frame.reuse {
+            Reuse::Silent => b"\r\nContent-Length: ",
+            Reuse::KeepAlive => b"\r\nConnection: keep-alive\r\nContent-Length: ",
+            Reuse::Close => b"\r\nConnection: close\r\nContent-Length: ",
+        });
+        number(&mut out.bytes, value.len() as u64);
+        out.bytes.extend_from_slice(b"\r\n\r\n");
+        content(out, value, frame);
+    }
+
+    /// Starts any other answer: status line, `Date`, `Connection`.
+    pub fn start<'o>(&self, out: &'o mut Output, status: u16, frame: Frame) -> Fields<'o> {
+        let bytes = &mut out.bytes;
+        bytes.extend_from_slice(b"HTTP/1.1 ");
+        number(bytes, u64::from(status));
+        bytes.push(b' ');
+        bytes.extend_from_slice(reason(status).as_bytes());
+        bytes.extend_from_slice(b"\r\nDate: ");
+        bytes.extend_from_slice(self.date.text());
+        bytes.extend_from_slice(match frame.reuse {
+            Reuse::Silent => b"\r\n",
+            Reuse::KeepAlive => b"\r\nConnection: keep-alive\r\n",
+            Reuse::Close => b"\r\nConnection: close\r\n",
+        });
+        Fields { out, frame }
+    }
+
+    /// A refusal.
+    pub fn problem(&self, out: &mut Output, problem: &Problem, frame: Frame) {
+        let mut fields = self.start(out, problem.status(), frame);
+        if let Some(allow) = problem.allow {
+            fields.field("Allow", allow);
+        }
+        if let Some(seconds) = problem.retry_after_seconds {
+            fields.field("Retry-After", &seconds.to_string());
+        }
+        fields.field("Content-Type", PROBLEM_JSON);
+        fields.content(Lent::Bytes(&problem.to_json()));
+    }
+}
+
+/// `100 Continue`: the client may send the content.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// An answer whose fields are being written. End it with [`Fields::content`] or [`Fields::no_content`].
+#[derive(Debug)]
+#[must_use]
+pub struct Fields<'o> {
+    out: &'o mut Output,
+    frame: Frame,
+}
+
+impl Fields<'_> {
+    /// Adds a field. Both parts are ours or checked: no line ends in them.
+    pub fn field(&mut self, name: &str, value: &str) {
+        debug_assert!(!value.contains(['\r', '\n']), "a field value would end the line");
+        let bytes = &mut self.out.bytes;
+        for part in [name, ": ", value, "\r\n"] {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// Adds an `ETag`.
+    pub fn etag(&mut self, version: u32) {
+        self.out.bytes.extend_from_slice(b"ETag: \"");
+        number(&mut self.out.bytes, u64::from(version));
+        self.out.bytes.extend_from_slice(b"\"\r\n");
+    }
+
+    /// Ends the answer with a content, or with its length only where the request was HEAD.
+    pub fn content(self, value: Lent<'_>) {
+        self.out.bytes.extend_from_slice(b"Content-Length: ");
+        number(&mut self.out.bytes, value.len() as u64);
+        self.out.bytes.extend_from_slice(b"\r\n\r\n");
+        content(self.out, value, self.frame);
+    }
+
+    /// Ends an answer that has no content by its status (204, 304).
+    pub fn no_content(self) {
+        self.out.bytes.extend_from_slice(b"\r\n");
+    }
+}
+
+fn content(out: &mut Output, value: Lent<'_>, frame: Frame) {
+    match value {
+        _ if frame.head_only => {}
+        Lent::Bytes(bytes) => out.bytes.extend_from_slice(bytes),
+        Lent::Shared(value) => out.push_shared(Arc::clone(value)),
+    }
+}
+
+/// Appends a decimal number. Two digits a division, from the back of a small buffer.
+fn number(bytes: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    bytes.extend_from_slice(&digits[at..]);
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        204 => "No Content",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        422 => "Unprocessable Content",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        // RFC 9110 section 15: the phrase is optional, the blank before it is not.
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::problem::Kind;
+    use std::time::Duration;
+
+    const PLAIN: Frame = Frame { head_only: false, reuse: Reuse::Silent };
+
+    fn encoder() -> Encoder {
+        Encoder::new(0, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777))
+    }
+
+    fn sent(write: impl FnOnce(&Encoder, &mut Output)) -> String {
+        let (mut out, mut sent) = (Output::default(), Vec::new());
+        write(&encoder(), &mut out);
+        out.flush(&mut sent);
+        String::from_utf8(sent).unwrap()
+    }
+
+    #[test]
+    fn a_hit_is_the_same_whether_copied_or_shared() {
+        let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/plain; charset=utf-8\
+            \r\nCache-Status: hotrow; hit\r\nETag: \"4294967295\"\r\nContent-Length: 5\r\n\r\n";
+        let value: Arc<str> = "value".into();
+        for lent in [Lent::Bytes(b"value"), Lent::Shared(&value)] {
+            assert_eq!(sent(|e, out| e.hit(out, lent, u32::MAX, PLAIN)), format!("{head}value"));
+            let head_only = Frame { head_only: true, ..PLAIN };
+            assert_eq!(sent(|e, out| e.hit(out, lent, u32::MAX, head_only)), head);
+        }
+    }
+
+    #[test]
+    fn the_connection_field_is_there_where_it_says_something() {
+        for (reuse, field) in
+            [(Reuse::Silent, ""), (Reuse::KeepAlive, "Connection: keep-alive\r\n"), (Reuse::Close, "Connection: close\r\n")]
+        {
+            let frame = Frame { reuse, ..PLAIN };
+            let hit = sent(|e, out| e.hit(out, Lent::Bytes(b""), 0, frame));
+            let other = sent(|e, out| e.start(out, 204, frame).no_content());
+            assert_eq!(hit.contains("Connection"), !field.is_empty());
+            assert!(hit.contains(field) && other.contains(field));
+        }
+    }
+
+    #[test]
+    fn a_problem_carries_its_fields() {
+        let problem = Problem { allow: Some("GET"), ..Problem::new(Kind::QueueFull, "d").retry_after(3) };
+        let text = sent(|e, out| e.problem(out, &problem, PLAIN));
+        assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\nDate: "));
+        for field in ["Allow: GET\r\n", "Retry-After: 3\r\n", "Content-Type: application/problem+json\r\n"] {
+            assert!(text.contains(field), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for n in [0, 9, 10, 99, 100, 12345, u64::MAX] {
+            let mut bytes = Vec::new();
+            number(&mut bytes, n);
+            assert_eq!(bytes, n.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn every_status_of_a_problem_has_a_phrase() {
+        for kind in Kind::ALL {
+            assert_ne!(reason(kind.facts().0), "", "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+#![doc = include_str!("README.md")]
+
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod engine;
+pub mod event_loop;
+pub mod http;
+pub mod limits;
+pub mod logging;
+pub mod metrics;
+pub mod output;
+pub mod server;
+pub mod store;
+pub mod token;

@@ -1,0 +1,75 @@
+//! Every bound that is not a flag, in one place: its unit is in its name, what a client sees when it hits it is
+//! in its first line. Bounds that an operator may move are in [`crate::config`]. Used by every layer above.
+
+/// The request line, up to its line end: more is 414.
+pub const REQUEST_LINE_BYTES: usize = 8 * 1024;
+/// Request line and fields together: more is 431.
+pub const HEAD_BYTES: usize = 16 * 1024;
+/// Fields in one head: more is 431.
+pub const FIELDS: usize = 64;
+/// A chunk-size line with its extensions: more is 400.
+pub const CHUNK_LINE_BYTES: usize = 512;
+/// The trailer section behind a chunked content: more is 431.
+pub const TRAILER_BYTES: usize = 4 * 1024;
+
+/// A key, in characters (the column is `VARCHAR(255)`): more is 400.
+pub const KEY_CHARS: usize = 255;
+/// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value
+/// and its copies in flight stay a small part of a server's memory.
+pub const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// One read from a socket. A loop has one such buffer for all its connections.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Reads from one connection in one turn; the rest waits for the next turn, so that one upload starves nobody.
+pub const READS_A_TURN: usize = 8;
+/// Requests answered for one connection in one turn; the rest waits for the next turn.
+pub const REQUESTS_A_TURN: usize = 128;
+/// Answers waiting for a client to read them: past this no further request is parsed until they are gone.
+pub const OUTPUT_BYTES: usize = 256 * 1024;
+/// Values of at least this size are sent straight from the cache's memory instead of being copied behind their head.
+pub const SHARED_VALUE_BYTES: usize = 4 * 1024;
+/// Connections accepted in one turn; the rest waits for the next turn.
+pub const ACCEPTS_A_TURN: usize = 64;
+/// Pending connections that the kernel holds for a listener.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Events taken from one poll.
+pub const EVENTS_A_TURN: usize = 1024;
+/// Replies taken from the inbox in one turn.
+pub const REPLIES_A_TURN: usize = 1024;
+
+/// Connections over `--max-connections` that are told so with a 503; beyond these they are closed without a word.
+pub const TURNED_AWAY: usize = 64;
+/// Connections to the admin socket; more are turned away.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// How long accepting pauses when the process is out of file descriptors.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// How long a closed connection is read from, so that the client sees the answer and not a reset.
+pub const LINGER_MS: u64 = 1_000;
+/// How much a closed connection may still send before it is cut off.
+pub const LINGER_BYTES: usize = 1024 * 1024;
+/// The unwanted content of a refused request that is read and dropped to keep its connection; more closes it.
+pub const DISCARD_BYTES: u64 = 64 * 1024;
+/// How long an idle connection may still send one last request once draining has begun.
+pub const DRAIN_IDLE_MS: u64 = 250;
+
+/// Requests waiting for one read of one key: more are answered 503.
+pub const WAITERS_A_KEY: usize = 65_536;
+/// Engine shards, at most. A power of two.
+pub const SHARDS: usize = 64;
+/// A shard holds at least this many of the largest values; a small cache has fewer shards for it.
+pub const LARGEST_VALUES_A_SHARD: usize = 4;
+/// The share of a shard's bytes that entries for absent keys may take: one in this many.
+pub const ABSENT_SHARE: usize = 8;
+
+/// Misses read by one statement.
+pub const READ_BATCH: usize = 256;
+/// Writes folded into one statement and one commit.
+pub const WRITE_BATCH: usize = 256;
+/// Bytes of values in one write statement, past which the batch is closed.
+pub const WRITE_BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// The first and the longest pause between two attempts to connect to PostgreSQL.
+pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
+/// How often a statement that PostgreSQL broke off on its own (deadlock, serialization failure) is tried again.
+pub const BROKEN_OFF_RETRIES: usize = 3;
+/// Log lines waiting for a slow terminal; more are dropped and counted.
+pub const LOG_LINES: usize = 4_096;

@@ -1,0 +1,281 @@
+//! Wires everything together: listeners, database, workers, loops; and takes it apart again in the right order.
+//! Called by `main` and by tests.
+
+use crate::api::admin::Status;
+use crate::clock::Clock;
+use crate::config::{Config, Listen};
+use crate::connection::{Bounds, Role};
+use crate::engine::Engine;
+use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
+use crate::event_loop::listener::{self, Listener};
+use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
+use crate::metrics::Counters;
+use crate::store::Deliver;
+use crate::store::backend::Backend;
+use crate::store::health::Health;
+use crate::store::managed::Managed;
+use crate::store::pool::{self, Pool};
+use crate::store::postgres::{About, Postgres};
+use mio::{Poll, Waker};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a database may take to answer for the first time.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// How long workers may take to end once nobody needs them: a stuck statement does not hold up the exit.
+const WORKERS_END: Duration = Duration::from_secs(5);
+
+/// A server that serves.
+pub struct Running {
+    /// Where data is served.
+    pub address: SocketAddr,
+    /// Where operations are, if they are.
+    pub admin_address: Option<SocketAddr>,
+    /// The line that says so.
+    pub ready_line: String,
+    stopper: Stopper,
+    loops: Vec<JoinHandle<io::Result<()>>>,
+    workers: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    managed: Option<Managed>,
+}
+
+/// Tells a server to stop, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    inboxes: Vec<Arc<Inbox>>,
+    status: Arc<Status>,
+}
+
+impl Stopper {
+    /// Begins to drain: no new connections, every answer the last of its connection.
+    pub fn stop(&self) {
+        self.status.draining.store(true, Ordering::Relaxed);
+        for inbox in &self.inboxes {
+            if let Err(error) = inbox.send(Mail::Drain) {
+                log::error!("an event loop cannot be told to stop: {error}");
+            }
+        }
+    }
+}
+
+/// Starts a server. An error is one line with the cause and the remedy.
+pub fn start(config: &Config) -> Result<Running, String> {
+    allow_many_descriptors();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let loops = config.event_loops.on(cores);
+    // Addresses first: whoever has mistyped one need not wait for a database.
+    let data = listen("--listen", config.listen, loops)?;
+    let address = local_address(&data)?;
+    let (admin, admin_address) = match config.admin_listen {
+        Listen::Off => (Vec::new(), None),
+        Listen::At(at) => {
+            let admin = listen("--admin-listen", at, 1)?;
+            let address = local_address(&admin)?;
+            (admin, Some(address))
+        }
+    };
+
+    let engine = Arc::new(Engine::new(config.cache_bytes, config.max_value_bytes));
+    let readers = usize::from(config.db_readers);
+    let writers = usize::from(config.db_writers).min(engine.shard_count());
+    let (database, managed) = open_database(config, address, readers + writers)?;
+    let about = about(&database)?;
+    let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
+
+    let clock = Clock::start();
+    let health = Arc::new(Health::new(readers, writers));
+    let polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)> = (0..loops)
+        .map(|_| {
+            let poll = Poll::new()?;
+            let inbox = Arc::new(Inbox::new(Waker::new(poll.registry(), WAKER)?));
+            Ok((poll, inbox, Arc::new(Counters::default())))
+        })
+        .collect::<io::Result<_>>()
+        .map_err(|e| format!("cannot poll: {e}"))?;
+    let inboxes: Vec<Arc<Inbox>> = polls.iter().map(|(_, inbox, _)| Arc::clone(inbox)).collect();
+
+    let deliver: Arc<dyn Deliver> = Arc::new(Inboxes(inboxes.clone()));
+    let (engine_too, health_too) = (Arc::clone(&engine), Arc::clone(&health));
+    let pool_shared =
+        Arc::new(pool::Shared { connector: database, engine: engine_too, deliver, health: health_too, clock });
+    let Pool { reads, writes, threads: workers } =
+        Pool::start(&pool_shared, readers, writers, config.queue_depth as usize).map_err(|e| cannot_start_thread(&e))?;
+
+    let status = Arc::new(Status {
+        engine: Arc::clone(&engine),
+        health: Arc::clone(&health),
+        counters: polls.iter().map(|(_, _, counters)| Arc::clone(counters)).collect(),
+        draining: AtomicBool::new(false),
+        version: format!("hotrow {}\nPostgreSQL {}\n", env!("CARGO_PKG_VERSION"), about.version),
+    });
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    let shared = Arc::new(Shared {
+        backend: Backend { engine, health, reads, writes },
+        status: Arc::clone(&status),
+        bounds: Bounds {
+            max_value_bytes: config.max_value_bytes,
+            request_timeout_ms: ms(config.request_timeout),
+            header_timeout_ms: ms(config.header_timeout),
+            idle_timeout_ms: ms(config.idle_timeout),
+        },
+        max_connections: config.max_connections as usize,
+        connections: AtomicUsize::new(0),
+        drain_timeout_ms: ms(config.drain_timeout),
+        clock,
+    });
+    let threads = start_loops(polls, data, admin, &shared)?;
+    let admin_text = admin_address.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
+    Ok(Running {
+        address,
+        admin_address,
+        ready_line: format!(
+            "listening on http://{address} (admin {admin_text}, PostgreSQL {} at {place})",
+            about.version
+        ),
+        stopper: Stopper { inboxes, status },
+        loops: threads,
+        workers,
+        shared,
+        managed,
+    })
+}
+
+impl Running {
+    /// Tells this server to stop, from any thread.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Ends the private PostgreSQL at once, if there is one: for an exit that waits for nothing.
+    pub fn killer(&self) -> Option<impl Fn() + Send + 'static> {
+        self.managed.as_ref().map(Managed::killer)
+    }
+
+    /// Waits until the server has drained and everything behind it has ended. An error is a loop that has failed.
+    pub fn join(self) -> Result<(), String> {
+        let mut result = Ok(());
+        for thread in self.loops {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => result = Err(format!("an event loop has failed: {error}")),
+                Err(_) => result = Err("an event loop has panicked".into()),
+            }
+        }
+        // With the last sender the queues close, and the workers end.
+        drop(self.shared);
+        let deadline = Instant::now() + WORKERS_END;
+        while self.workers.iter().any(|worker| !worker.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(managed) = self.managed {
+            managed.stop();
+        }
+        result
+    }
+}
+
+fn start_loops(
+    polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)>,
+    data: Vec<TcpListener>,
+    admin: Vec<TcpListener>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<JoinHandle<io::Result<()>>>, String> {
+    let mut admin = admin.into_iter();
+    let mut threads = Vec::new();
+    for (number, ((poll, inbox, counters), socket)) in polls.into_iter().zip(data).enumerate() {
+        let mut listeners = vec![Listener::new(socket, DATA_LISTENER, Role::Data)];
+        // The first loop serves operations too.
+        listeners.extend(admin.next().map(|socket| Listener::new(socket, ADMIN_LISTENER, Role::Admin)));
+        let event_loop = EventLoop::new(poll, number as u16, Arc::clone(shared), inbox, counters, listeners)
+            .map_err(|e| format!("cannot poll: {e}"))?;
+        let thread = thread::Builder::new().name(format!("loop {number}")).spawn(move || event_loop.run());
+        threads.push(thread.map_err(|e| cannot_start_thread(&e))?);
+    }
+    Ok(threads)
+}
+
+fn listen(flag: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, String> {
+    listener::open(address, count).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
+            _ => "choose another address",
+        };
+        format!("cannot listen on {address} ({flag}): {error}; {remedy}")
+    })
+}
+
+fn local_address(listeners: &[TcpListener]) -> Result<SocketAddr, String> {
+    listeners[0].local_addr().map_err(|e| format!("a listener has no address: {e}"))
+}
+
+fn open_database(
+    config: &Config,
+    address: SocketAddr,
+    sessions: usize,
+) -> Result<(Postgres, Option<Managed>), String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let instance = format!("{host}/{address}");
+    let (url, managed) = match &config.database_url {
+        Some(url) => (url.clone(), None),
+        None => {
+            let managed = Managed::start(&config.data_dir, sessions)?;
+            (managed.url(), Some(managed))
+        }
+    };
+    let database = Postgres::new(&url, &instance, config.request_timeout)
+        .map_err(|e| format!("cannot use --database-url: {e}; it looks like postgresql://user:password@host:5432/name"))?;
+    Ok((database, managed))
+}
+
+/// Makes the database ready. A server that takes the connection and then says nothing is an error, not a hang.
+fn about(database: &Postgres) -> Result<About, String> {
+    let (sender, receiver) = mpsc::channel();
+    let database = database.clone();
+    thread::Builder::new()
+        .name("prepare".into())
+        .spawn(move || sender.send(database.prepare()))
+        .map_err(|e| cannot_start_thread(&e))?;
+    let unusable = |cause: String| {
+        let remedy = remedy(&cause);
+        format!("cannot use the database (--database-url): {cause}; {remedy}")
+    };
+    match receiver.recv_timeout(FIRST_ANSWER) {
+        Ok(result) => result.map_err(|e| unusable(e.to_string())),
+        Err(_) => Err(unusable(format!("no answer within {} s", FIRST_ANSWER.as_secs()))),
+    }
+}
+
+fn remedy(cause: &str) -> &'static str {
+    match cause {
+        _ if cause.contains("28P01") || cause.contains("28000") || cause.contains("password") => {
+            "check user and password, and the server's pg_hba.conf"
+        }
+        _ if cause.contains("3D000") => "make it with: createdb --encoding=UTF8 NAME",
+        _ if cause.contains("42501") => "grant CREATE on its schema, or apply sql/migrations as an administrator",
+        _ if cause.contains("encoded in") => "choose another database",
+        _ if cause.contains("TLS") => "only sslmode=disable and sslmode=prefer are spoken",
+        _ => "check that PostgreSQL runs there and takes connections",
+    }
+}
+
+/// As many descriptors as the system lets us have: every connection needs one.
+fn allow_many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        log::warn!("the limit on file descriptors cannot be raised: {error}");
+    }
+}
+
+fn cannot_start_thread(error: &io::Error) -> String {
+    format!("cannot start a thread: {error}; check the limit on processes (ulimit -u)")
+}

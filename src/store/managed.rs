@@ -1,0 +1,388 @@
+//! The private PostgreSQL: found, made, started, watched, started again, stopped. After this file has given out its
+//! address it is a database like any other. Used by [`crate::server`] when no `--database-url` is given.
+//!
+//! ```text
+//!  DATA_DIR/
+//!    hotrow.lock     held (flock) by the one hotrow that may use this folder; the kernel lets go when it dies
+//!    postgres/       the cluster
+//!    postgres.log    what PostgreSQL says
+//!    run/            its socket: no network, and nobody but its user and root gets in
+//! ```
+//!
+//! A hotrow that is killed leaves its PostgreSQL running. The next one, holding the lock, stops it and starts its own:
+//! whatever the old one's sessions had not committed by then never will be.
+
+pub mod binaries;
+
+use binaries::{Binaries, Owner};
+use postgres::{Config, NoTls};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long PostgreSQL may take to start: after a crash it first replays its log.
+const START: Duration = Duration::from_secs(120);
+/// How long PostgreSQL may take to stop before it is told to do so at once.
+const STOP: Duration = Duration::from_secs(30);
+/// How often it is looked after.
+const STEP: Duration = Duration::from_millis(20);
+/// The longest pause between two attempts to start it again.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
+/// A socket's path has at most 107 bytes (unix(7)); this leaves room for the file's name.
+const SOCKET_DIR_BYTES: usize = 107 - "/.s.PGSQL.5432".len();
+
+/// A running private PostgreSQL.
+#[derive(Debug)]
+pub struct Managed {
+    shared: Arc<Shared>,
+    watcher: Option<JoinHandle<()>>,
+    /// Keeps the folder for this process.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Shared {
+    binaries: Binaries,
+    owner: Option<Owner>,
+    cluster: PathBuf,
+    log: PathBuf,
+    socket_dir: PathBuf,
+    max_sessions: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    child: Option<Child>,
+    stopping: bool,
+}
+
+impl Managed {
+    /// Brings the PostgreSQL of `data_dir` up, making it where there is none. `sessions` is how many connections it
+    /// must take. An error is one line with the cause and the remedy.
+    pub fn start(data_dir: &Path, sessions: usize) -> Result<Managed, String> {
+        let owner = binaries::owner()?;
+        fs::create_dir_all(data_dir).map_err(|e| unusable(data_dir, &e))?;
+        let data_dir = data_dir.canonicalize().map_err(|e| unusable(data_dir, &e))?;
+        let lock = lock(&data_dir)?;
+        if let Some(owner) = &owner {
+            owner.check_can_enter(&data_dir)?;
+        }
+        let cluster = data_dir.join("postgres");
+        let binaries = Binaries::find(&cluster)?;
+        let shared = Shared {
+            socket_dir: socket_dir(&data_dir, owner.as_ref())?,
+            log: data_dir.join("postgres.log"),
+            binaries,
+            owner,
+            max_sessions: sessions + 10,
+            state: Mutex::new(State { child: None, stopping: false }),
+            cluster,
+        };
+        if !shared.cluster.join("PG_VERSION").exists() {
+            shared.make_cluster(&data_dir)?;
+        }
+        shared.stop_leftover()?;
+        let child = shared.spawn()?;
+        shared.state().child = Some(child);
+        let managed = Managed { shared: Arc::new(shared), watcher: None, _lock: lock };
+        managed.shared.wait_until_ready()?;
+        managed.shared.make_database()?;
+        managed.watch()
+    }
+
+    /// How to connect to it.
+    pub fn url(&self) -> String {
+        self.shared.url("hotrow")
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.shared.cluster.display().to_string()
+    }
+
+    /// Stops it cleanly.
+    pub fn stop(mut self) {
+        self.end(Signal::INT);
+    }
+
+    /// A handle that ends it at once; the next start will replay its log.
+    pub fn killer(&self) -> impl Fn() + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.signal(Signal::QUIT)
+    }
+
+    fn watch(mut self) -> Result<Managed, String> {
+        let shared = Arc::clone(&self.shared);
+        let watcher = thread::Builder::new().name("postgres".into()).spawn(move || shared.watch());
+        self.watcher = Some(watcher.map_err(|e| format!("cannot start a thread: {e}"))?);
+        Ok(self)
+    }
+
+    fn end(&mut self, signal: Signal) {
+        self.shared.state().stopping = true;
+        self.shared.signal(signal);
+        let deadline = Instant::now() + STOP;
+        while self.shared.is_running() {
+            if Instant::now() > deadline {
+                log::warn!("the private PostgreSQL does not stop: stopping it the hard way");
+                self.shared.signal(Signal::QUIT);
+                let _ = self.shared.state().child.as_mut().map(Child::wait);
+                break;
+            }
+            thread::sleep(STEP);
+        }
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
+        }
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        // After `stop` nothing is left to do; on an error's way out the child must not be left behind.
+        self.end(Signal::INT);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a panic of the watcher ends the process")
+    }
+
+    /// A command that runs as PostgreSQL's user.
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.binaries.command(program);
+        if let Some(owner) = &self.owner {
+            command.uid(owner.uid).gid(owner.gid);
+        }
+        // The current folder may be one that this user may not enter.
+        command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C");
+        command
+    }
+
+    /// Makes the cluster beside its place and moves it there when it is whole: a crash leaves no half of one.
+    fn make_cluster(&self, data_dir: &Path) -> Result<(), String> {
+        let unfinished = data_dir.join("postgres.new");
+        let _ = fs::remove_dir_all(&unfinished);
+        make_private_dir(&unfinished, self.owner.as_ref())?;
+        log::info!("making a private PostgreSQL in {}", self.cluster.display());
+        let initdb = |locale: &str| {
+            let mut command = self.command("initdb");
+            // Nobody but its user and root can reach the socket: a password would have to lie beside it.
+            command.args(["--username=hotrow", "--encoding=UTF8", "--auth=trust", "--no-instructions", locale, "-D"]);
+            run(command.arg(&unfinished))
+        };
+        // C.UTF-8 is everywhere but on some old or foreign systems.
+        initdb("--locale=C.UTF-8").or_else(|_| {
+            let _ = fs::remove_dir_all(&unfinished);
+            make_private_dir(&unfinished, self.owner.as_ref())?;
+            initdb("--locale=C")
+        })?;
+        fs::rename(&unfinished, &self.cluster).map_err(|e| unusable(&self.cluster, &e))
+    }
+
+    /// Ends the PostgreSQL that a killed hotrow has left running.
+    fn stop_leftover(&self) -> Result<(), String> {
+        if !self.cluster.join("postmaster.pid").exists() {
+            return Ok(());
+        }
+        if run(self.command("pg_ctl").arg("status").arg("-D").arg(&self.cluster)).is_err() {
+            return Ok(());
+        }
+        log::info!("stopping the PostgreSQL that an earlier hotrow has left in {}", self.cluster.display());
+        let stop = |mode: &str| {
+            run(self.command("pg_ctl").args(["stop", "-w", "-t", "30", "-m", mode, "-D"]).arg(&self.cluster))
+        };
+        stop("fast").or_else(|_| stop("immediate"))
+    }
+
+    fn spawn(&self) -> Result<Child, String> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).map_err(|e| unusable(&self.log, &e))?;
+        let log_too = log.try_clone().map_err(|e| unusable(&self.log, &e))?;
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(&self.cluster);
+        for setting in [
+            "listen_addresses=".to_owned(),
+            format!("unix_socket_directories={}", self.socket_dir.display()),
+            "port=5432".to_owned(),
+            "fsync=on".to_owned(),
+            "synchronous_commit=on".to_owned(),
+            "full_page_writes=on".to_owned(),
+            "logging_collector=off".to_owned(),
+            "log_destination=stderr".to_owned(),
+            format!("max_connections={}", self.max_sessions.max(100)),
+        ] {
+            command.arg("-c").arg(setting);
+        }
+        // A process group of its own: ctrl-C on the terminal is for hotrow, which then stops it in good order.
+        command.stdout(log).stderr(log_too).process_group(0);
+        command.spawn().map_err(|e| format!("cannot start {}: {e}", self.binaries.path("postgres").display()))
+    }
+
+    fn url(&self, database: &str) -> String {
+        let path = self.socket_dir.display().to_string().replace('\\', r"\\").replace('\'', r"\'");
+        format!("host='{path}' port=5432 user=hotrow dbname={database}")
+    }
+
+    fn config(&self, database: &str) -> Result<Config, String> {
+        self.url(database).parse().map_err(|e| format!("the socket's path cannot be used: {e}"))
+    }
+
+    fn wait_until_ready(&self) -> Result<(), String> {
+        let config = self.config("postgres")?;
+        let deadline = Instant::now() + START;
+        loop {
+            let error = match config.connect(NoTls) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            if let Some(Ok(Some(status))) = self.state().child.as_mut().map(Child::try_wait) {
+                return Err(format!("the private PostgreSQL does not start ({status}): {}", self.last_words()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the private PostgreSQL does not get ready: {error}; see {}", self.log.display()));
+            }
+            thread::sleep(STEP);
+        }
+    }
+
+    fn make_database(&self) -> Result<(), String> {
+        let explain = |e: postgres::Error| format!("the private PostgreSQL does not work: {e}");
+        let mut client = self.config("postgres")?.connect(NoTls).map_err(explain)?;
+        let exists = client.query_opt("SELECT 1 FROM pg_database WHERE datname = 'hotrow'", &[]).map_err(explain)?;
+        if exists.is_none() {
+            client.batch_execute("CREATE DATABASE hotrow").map_err(explain)?;
+        }
+        Ok(())
+    }
+
+    /// The end of PostgreSQL's log, where it says why it does not start.
+    fn last_words(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = File::open(&self.log) {
+            let length = file.metadata().map_or(0, |m| m.len());
+            let _ = file.seek(std::io::SeekFrom::Start(length.saturating_sub(4096)));
+            let _ = file.read_to_string(&mut text);
+        }
+        let line = text.lines().rev().find(|line| line.contains("FATAL") || line.contains("PANIC"));
+        format!("{}; see {}", line.unwrap_or("it said nothing").trim(), self.log.display())
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.state().child.as_mut().map(Child::try_wait), Some(Ok(None)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let mut state = self.state();
+        // Only while it has not been waited for: its pid cannot be another's before that.
+        if let Some(child) = state.child.as_mut()
+            && matches!(child.try_wait(), Ok(None))
+            && let Some(pid) = Pid::from_raw(child.id() as i32)
+        {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Starts it again whenever it has ended unasked.
+    fn watch(&self) {
+        let mut pause = STEP;
+        loop {
+            thread::sleep(pause);
+            let mut state = self.state();
+            if state.stopping {
+                return;
+            }
+            match state.child.as_mut().map(Child::try_wait) {
+                Some(Ok(None)) => pause = STEP,
+                ended => {
+                    log::error!("the private PostgreSQL has ended ({ended:?}): starting it again");
+                    match self.spawn() {
+                        Ok(child) => state.child = Some(child),
+                        Err(error) => log::error!("{error}"),
+                    }
+                    // It can fail again at once, as long as backends of the dead one are still going.
+                    pause = (pause * 2).min(RESTART_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<File, String> {
+    let path = data_dir.join("hotrow.lock");
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(|e| unusable(&path, &e))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let _ = file.set_len(0);
+            let _ = writeln!(file, "{}", std::process::id());
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            Err(format!(
+                "another hotrow (process {}) uses {}: stop it, or choose another --data-dir",
+                holder.trim(),
+                data_dir.display()
+            ))
+        }
+        Err(TryLockError::Error(e)) => Err(unusable(&path, &e)),
+    }
+}
+
+/// A folder for the socket: in the data folder, or under the system's temporary folder where that path is too long.
+fn socket_dir(data_dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, String> {
+    let mut dir = data_dir.join("run");
+    if dir.as_os_str().len() > SOCKET_DIR_BYTES {
+        let inode = fs::metadata(data_dir).map_err(|e| unusable(data_dir, &e))?;
+        dir = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
+    }
+    make_private_dir(&dir, owner)?;
+    Ok(dir)
+}
+
+/// A folder that only PostgreSQL's user (and root) may enter.
+fn make_private_dir(dir: &Path, owner: Option<&Owner>) -> Result<(), String> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => {
+            if let Some(owner) = owner {
+                chown(dir, Some(owner.uid), Some(owner.gid)).map_err(|e| unusable(dir, &e))?;
+            }
+            Ok(())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let meta = fs::symlink_metadata(dir).map_err(|e| unusable(dir, &e))?;
+            let user = owner.map_or_else(|| rustix::process::geteuid().as_raw(), |owner| owner.uid);
+            if !meta.is_dir() || meta.uid() != user || meta.permissions().mode() & 0o077 != 0 {
+                return Err(format!("{} is not a folder of PostgreSQL's user alone: remove it", dir.display()));
+            }
+            Ok(())
+        }
+        Err(e) => Err(unusable(dir, &e)),
+    }
+}
+
+/// Runs a command to its end; an error has what it said.
+fn run(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|e| format!("cannot run {name}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Err(format!("{name} failed ({}): {}", output.status, said.join(" ")))
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot use {} (--data-dir): {error}; choose a folder that can be written to", path.display())
+}

@@ -1,0 +1,120 @@
+//! A reader: takes misses from the shared queue, as many as are there, and reads them with one statement. One thread
+//! each, blocking. Started by [`super::pool`].
+
+use super::pool::{Pause, Shared};
+use super::{Answer, Connector, Error, Failure, ReadJob, Reply, Session};
+use crate::engine::shard::Row;
+use crate::limits::READ_BATCH;
+use crossbeam_channel::Receiver;
+use std::sync::Arc;
+
+/// One reader thread's state.
+pub struct Reader<C: Connector> {
+    shared: Arc<Shared<C>>,
+    queue: Receiver<ReadJob>,
+    session: Option<C::Session>,
+    pause: Pause,
+    down: bool,
+    replies: Vec<Reply>,
+}
+
+impl<C: Connector> Reader<C> {
+    /// A reader of this queue, not connected yet.
+    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadJob>, seed: u64) -> Reader<C> {
+        Reader { shared, queue, session: None, pause: Pause::new(seed), down: false, replies: Vec::new() }
+    }
+
+    /// Runs until the queue is closed.
+    pub fn run(mut self) {
+        loop {
+            if self.session.is_none() && !self.connect() {
+                if !self.wait_while_down() {
+                    return;
+                }
+                continue;
+            }
+            // Nothing waits to fill a batch: the first is taken as soon as it is there, with whatever else is.
+            let Ok(first) = self.queue.recv() else { return };
+            let mut jobs = vec![first];
+            jobs.extend(self.queue.try_iter().take(READ_BATCH - 1));
+            self.execute(&jobs);
+        }
+    }
+
+    fn connect(&mut self) -> bool {
+        match self.shared.connector.connect() {
+            Ok(session) => {
+                self.session = Some(session);
+                self.pause.reset();
+                if std::mem::take(&mut self.down) {
+                    self.shared.health.set_reader(false);
+                    self.shared.count_reconnect("reader");
+                }
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.down, true) {
+                    self.shared.health.set_reader(true);
+                    self.shared.report_down("reader", &error);
+                }
+                false
+            }
+        }
+    }
+
+    /// Waits until the next attempt. While some reader still has a connection the queue is left to it; when none
+    /// has, whatever is or gets into the queue is refused at once. False: the queue is closed.
+    fn wait_while_down(&mut self) -> bool {
+        let until = self.pause.next(&self.shared.health);
+        while let Some(left) = until.left() {
+            if !self.shared.health.reads_down() {
+                std::thread::sleep(left.min(Pause::STEP));
+                continue;
+            }
+            match self.queue.recv_timeout(left.min(Pause::STEP)) {
+                Ok(job) => self.fail(&[job], &self.shared.down()),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    fn execute(&mut self, jobs: &[ReadJob]) {
+        let keys: Vec<&str> = jobs.iter().map(|job| &*job.key).collect();
+        // Reading twice does no harm: a connection that broke while it was idle costs a second try, not an error.
+        for _ in 0..2 {
+            if self.session.is_none() && !self.connect() {
+                break;
+            }
+            let session = self.session.as_mut().expect("connected above");
+            match session.read(&keys) {
+                Ok(rows) => return self.done(jobs, &rows),
+                Err(Error::Refused { message, .. }) => {
+                    log::warn!("PostgreSQL refused a read of {} keys: {message}", jobs.len());
+                    return self.fail(jobs, &Failure::Refused(message.into()));
+                }
+                Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
+            }
+        }
+        self.fail(jobs, &self.shared.down());
+    }
+
+    fn done(&mut self, jobs: &[ReadJob], rows: &[Row]) {
+        for (job, row) in jobs.iter().zip(rows) {
+            let waiters = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(row));
+            let reply = |ticket| Reply { ticket, answer: Answer::Found(row.clone()) };
+            self.replies.extend(waiters.into_iter().map(reply));
+        }
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+
+    fn fail(&mut self, jobs: &[ReadJob], failure: &Failure) {
+        for job in jobs {
+            let waiters = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, None);
+            let reply = |ticket| Reply { ticket, answer: Answer::Failed(failure.clone()) };
+            self.replies.extend(waiters.into_iter().map(reply));
+        }
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+}
