@@ -261,8 +261,11 @@ impl Connection {
                 return Turn::Close;
             }
             State::Closing | State::Lingering { .. } => return Turn::Close,
-            State::Head => self.too_slow("--header-timeout", ws, cx),
-            State::Content(_) => self.too_slow("--request-timeout", ws, cx),
+            State::Head => self.too_slow("--header-timeout", LAST, ws, cx),
+            State::Content(incoming) => {
+                let head_only = incoming.frame.head_only;
+                self.too_slow("--request-timeout", Frame { head_only, ..LAST }, ws, cx);
+            }
             State::Waiting(frame, job) => {
                 cx.counters.unanswered_total.add(1);
                 let problem = match job {
@@ -289,10 +292,10 @@ impl Connection {
         self.turn_flushed(io, ws, cx)
     }
 
-    fn too_slow(&mut self, flag: &str, ws: &mut Workspace, cx: &Context<'_>) {
+    fn too_slow(&mut self, flag: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         cx.counters.slow_requests_total.add(1);
         let problem = Problem::new(Kind::SlowRequest, format!("the request did not arrive within {flag}"));
-        self.refuse(&problem, LAST, ws, cx);
+        self.refuse(&problem, frame, ws, cx);
     }
 
     fn turn_flushed(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {

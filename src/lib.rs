@@ -12,5 +12,7 @@ pub mod logging;
 pub mod metrics;
 pub mod output;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod token;

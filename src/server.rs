@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
 use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
+use crate::limits::RECONNECT_MS;
 use crate::metrics::Counters;
 use crate::store::Deliver;
 use crate::store::backend::Backend;
@@ -102,8 +103,14 @@ pub fn start(config: &Config) -> Result<Running, String> {
 
     let deliver: Arc<dyn Deliver> = Arc::new(Inboxes(inboxes.clone()));
     let (engine_too, health_too) = (Arc::clone(&engine), Arc::clone(&health));
-    let pool_shared =
-        Arc::new(pool::Shared { connector: database, engine: engine_too, deliver, health: health_too, clock });
+    let pool_shared = Arc::new(pool::Shared {
+        connector: database,
+        engine: engine_too,
+        deliver,
+        health: health_too,
+        clock,
+        reconnect_ms: RECONNECT_MS,
+    });
     let Pool { reads, writes, threads: workers } =
         Pool::start(&pool_shared, readers, writers, config.queue_depth as usize).map_err(|e| cannot_start_thread(&e))?;
 
@@ -116,7 +123,14 @@ pub fn start(config: &Config) -> Result<Running, String> {
     });
     let ms = |duration: Duration| duration.as_millis() as u64;
     let shared = Arc::new(Shared {
-        backend: Backend { engine, health, reads, writes },
+        backend: Backend {
+            engine,
+            health,
+            reads,
+            writes,
+            #[cfg(test)]
+            planted_any_writer: false,
+        },
         status: Arc::clone(&status),
         bounds: Bounds {
             max_value_bytes: config.max_value_bytes,

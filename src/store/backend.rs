@@ -20,6 +20,9 @@ pub struct Backend {
     pub reads: Sender<ReadJob>,
     /// One for each writer. Shard `i` belongs to writer `i mod W`: writes of one key run in the order they arrived.
     pub writes: Vec<Sender<WriteJob>>,
+    /// A bug for the simulation to find: any writer takes any write.
+    #[cfg(test)]
+    pub planted_any_writer: bool,
 }
 
 /// What a request led to.
@@ -70,6 +73,8 @@ impl Backend {
     pub fn write(&self, key: Box<str>, op: Op, ticket: Ticket, deadline_ms: u64) -> Asked<()> {
         let hash = self.engine.hash(&key);
         let writer = self.engine.shard_index(hash) % self.writes.len();
+        #[cfg(test)]
+        let writer = if self.planted_any_writer { ticket.job as usize % self.writes.len() } else { writer };
         if self.health.writes_down(writer) {
             return Asked::Refused(self.down());
         }

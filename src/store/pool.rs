@@ -7,7 +7,6 @@ use super::writer::Writer;
 use super::{Connector, Deliver, Error, Failure, ReadJob, WriteJob};
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::limits::RECONNECT_MS;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::sync::Arc;
@@ -26,6 +25,8 @@ pub struct Shared<C> {
     pub health: Arc<Health>,
     /// The clock of the deadlines.
     pub clock: Clock,
+    /// The shortest and the longest pause between two attempts to connect, in milliseconds.
+    pub reconnect_ms: (u64, u64),
 }
 
 impl<C> Shared<C> {
@@ -86,6 +87,7 @@ impl Pool {
 /// their database together do not come back together.
 #[derive(Debug)]
 pub struct Pause {
+    bounds_ms: (u64, u64),
     next_ms: u64,
     random: u64,
 }
@@ -107,13 +109,13 @@ impl Pause {
     pub const STEP: Duration = Duration::from_millis(20);
 
     /// Starts at the shortest. `seed` parts the workers from each other.
-    pub fn new(seed: u64) -> Pause {
-        Pause { next_ms: RECONNECT_MS.0, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
+    pub fn new(bounds_ms: (u64, u64), seed: u64) -> Pause {
+        Pause { bounds_ms, next_ms: bounds_ms.0, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 
     /// Back to the shortest.
     pub fn reset(&mut self) {
-        self.next_ms = RECONNECT_MS.0;
+        self.next_ms = self.bounds_ms.0;
     }
 
     /// The next pause, from now; also what refused clients are told to wait.
@@ -124,7 +126,7 @@ impl Pause {
         self.random ^= self.random << 17;
         let half = self.next_ms / 2;
         let pause_ms = half + self.random % (half + 1);
-        self.next_ms = (self.next_ms * 2).min(RECONNECT_MS.1);
+        self.next_ms = (self.next_ms * 2).min(self.bounds_ms.1);
         health.set_retry_after(pause_ms);
         Until(Instant::now() + Duration::from_millis(pause_ms))
     }

@@ -21,7 +21,8 @@ pub struct Reader<C: Connector> {
 impl<C: Connector> Reader<C> {
     /// A reader of this queue, not connected yet.
     pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadJob>, seed: u64) -> Reader<C> {
-        Reader { shared, queue, session: None, pause: Pause::new(seed), down: false, replies: Vec::new() }
+        let pause = Pause::new(shared.reconnect_ms, seed);
+        Reader { shared, queue, session: None, pause, down: false, replies: Vec::new() }
     }
 
     /// Runs until the queue is closed.
@@ -35,10 +36,22 @@ impl<C: Connector> Reader<C> {
             }
             // Nothing waits to fill a batch: the first is taken as soon as it is there, with whatever else is.
             let Ok(first) = self.queue.recv() else { return };
-            let mut jobs = vec![first];
-            jobs.extend(self.queue.try_iter().take(READ_BATCH - 1));
-            self.execute(&jobs);
+            self.execute_with(first);
         }
+    }
+
+    /// Executes what is queued, once: the simulation's way to run a reader.
+    #[cfg(test)]
+    pub fn run_queued(&mut self) {
+        if let Ok(first) = self.queue.try_recv() {
+            self.execute_with(first);
+        }
+    }
+
+    fn execute_with(&mut self, first: ReadJob) {
+        let mut jobs = vec![first];
+        jobs.extend(self.queue.try_iter().take(READ_BATCH - 1));
+        self.execute(&jobs);
     }
 
     fn connect(&mut self) -> bool {

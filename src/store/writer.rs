@@ -49,13 +49,14 @@ enum Attempt {
 impl<C: Connector> Writer<C> {
     /// The writer with this number, not connected yet.
     pub fn new(shared: Arc<Shared<C>>, queue: Receiver<WriteJob>, number: usize) -> Writer<C> {
+        let pause = Pause::new(shared.reconnect_ms, 1_000 + number as u64);
         Writer {
             shared,
             queue,
             number,
             session: None,
             lost: Vec::new(),
-            pause: Pause::new(1_000 + number as u64),
+            pause,
             down: false,
             last_used: Instant::now(),
             replies: Vec::new(),
@@ -76,6 +77,18 @@ impl<C: Connector> Writer<C> {
             if !batch.is_empty() {
                 self.execute(batch);
             }
+        }
+    }
+
+    /// Executes what is queued, once: the simulation's way to run a writer.
+    #[cfg(test)]
+    pub fn run_queued(&mut self) {
+        if self.session.is_none() && !self.connect() {
+            return;
+        }
+        if let Ok(first) = self.queue.try_recv() {
+            let batch = self.collect(first);
+            self.execute(batch);
         }
     }
 
