@@ -174,7 +174,8 @@ fn event_loops(text: &str) -> Result<Count, String> {
 }
 
 fn size(text: &str) -> Result<usize, String> {
-    let rule = || "a size is a whole number of bytes, or one with KiB, MiB or GiB behind it, like 256MiB".to_owned();
+    let rule =
+        || "a size is a whole number of bytes, or one with KiB, MiB or GiB behind it, like 256MiB".to_owned();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let unit: usize = match &text[digits..] {
         "" | "B" => 1,
@@ -195,7 +196,10 @@ fn value_size(text: &str) -> Result<usize, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let rule = || "a duration is a whole number with ms, s or m behind it, like 500ms or 10s, from 1ms to 1440m".to_owned();
+    let rule = || {
+        "a duration is a whole number with ms, s or m behind it, like 500ms or 10s, from 1ms to 1440m"
+            .to_owned()
+    };
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let unit_ms: u64 = match &text[digits..] {
         "ms" => 1,

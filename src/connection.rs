@@ -24,8 +24,8 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
 use crate::http::response::{CONTINUE, Encoder, Frame, Reuse};
 use crate::limits::{
-    DISCARD_BYTES, DRAIN_IDLE_MS, LINGER_BYTES, LINGER_MS, OUTPUT_BYTES, READ_BYTES, READS_A_TURN, REQUEST_LINE_BYTES,
-    REQUESTS_A_TURN,
+    DISCARD_BYTES, DRAIN_IDLE_MS, LINGER_BYTES, LINGER_MS, OUTPUT_BYTES, READ_BYTES, READS_A_TURN,
+    REQUEST_LINE_BYTES, REQUESTS_A_TURN,
 };
 use crate::metrics::Counters;
 use crate::output::{Flush, Output};
@@ -232,7 +232,13 @@ impl Connection {
 
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
     /// are small. `reply` is the answer to the job that is out.
-    pub fn turn(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>, reply: Option<&Answer>) -> Turn {
+    pub fn turn(
+        &mut self,
+        io: &mut impl Socket,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+        reply: Option<&Answer>,
+    ) -> Turn {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
         if let Some(answer) = reply {
             self.take_reply(answer, ws, cx);
@@ -509,7 +515,8 @@ impl Connection {
             Role::Data | Role::TurnedAway => api::route(head.method, head.target),
             Role::Admin => admin::route(head.method, head.target),
         };
-        let checked = routed.and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes));
+        let checked =
+            routed.and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes));
         if !head.framing.has_content() {
             return match checked {
                 Ok(Command::Set(key)) => self.set(key.into(), Vec::new(), frame, ws, cx),
@@ -523,7 +530,9 @@ impl Connection {
         let purpose = match checked {
             Ok(Command::Set(key)) => Purpose::Set(key.into()),
             Ok(command) if droppable => Purpose::Drop(Owned::Command(own(command))),
-            Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => Purpose::Drop(Owned::Refusal(problem)),
+            Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
+                Purpose::Drop(Owned::Refusal(problem))
+            }
             Ok(command) => {
                 return self.execute(command, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
             }
@@ -534,7 +543,8 @@ impl Connection {
             ws.output.bytes.extend_from_slice(CONTINUE);
         }
         let decoder = Decoder::new(head.framing);
-        self.state = State::Content(Box::new(Incoming { purpose, frame, decoder, content: Vec::new(), bytes: 0 }));
+        self.state =
+            State::Content(Box::new(Incoming { purpose, frame, decoder, content: Vec::new(), bytes: 0 }));
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
     }
 
@@ -693,13 +703,19 @@ impl Incoming {
 }
 
 /// A write needs a length, and one that fits.
-fn check_length(command: Command<'_>, framing: Framing, max_value_bytes: usize) -> Result<Command<'_>, Problem> {
+fn check_length(
+    command: Command<'_>,
+    framing: Framing,
+    max_value_bytes: usize,
+) -> Result<Command<'_>, Problem> {
     match (&command, framing) {
         (Command::Set(_), Framing::None) => {
             let detail = "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0";
             Err(Problem::new(Kind::LengthRequired, detail))
         }
-        (Command::Set(_), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => Err(too_large(max_value_bytes)),
+        (Command::Set(_), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
+            Err(too_large(max_value_bytes))
+        }
         _ => Ok(command),
     }
 }
@@ -718,3 +734,6 @@ fn own(command: Command<'_>) -> Command<'static> {
         Command::Admin(page) => Command::Admin(page),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,8 @@ pub fn start(config: &Config) -> Result<Running, String> {
         reconnect_ms: RECONNECT_MS,
     });
     let Pool { reads, writes, threads: workers } =
-        Pool::start(&pool_shared, readers, writers, config.queue_depth as usize).map_err(|e| cannot_start_thread(&e))?;
+        Pool::start(&pool_shared, readers, writers, config.queue_depth as usize)
+            .map_err(|e| cannot_start_thread(&e))?;
 
     let status = Arc::new(Status {
         engine: Arc::clone(&engine),
@@ -244,8 +245,9 @@ fn open_database(
             (managed.url(), Some(managed))
         }
     };
-    let database = Postgres::new(&url, &instance, config.request_timeout)
-        .map_err(|e| format!("cannot use --database-url: {e}; it looks like postgresql://user:password@host:5432/name"))?;
+    let database = Postgres::new(&url, &instance, config.request_timeout).map_err(|e| {
+        format!("cannot use --database-url: {e}; it looks like postgresql://user:password@host:5432/name")
+    })?;
     Ok((database, managed))
 }
 
@@ -273,7 +275,9 @@ fn remedy(cause: &str) -> &'static str {
             "check user and password, and the server's pg_hba.conf"
         }
         _ if cause.contains("3D000") => "make it with: createdb --encoding=UTF8 NAME",
-        _ if cause.contains("42501") => "grant CREATE on its schema, or apply sql/migrations as an administrator",
+        _ if cause.contains("42501") => {
+            "grant CREATE on its schema, or apply sql/migrations as an administrator"
+        }
         _ if cause.contains("encoded in") => "choose another database",
         _ if cause.contains("TLS") => "only sslmode=disable and sslmode=prefer are spoken",
         _ => "check that PostgreSQL runs there and takes connections",

@@ -167,7 +167,8 @@ impl Session for FakeSession {
         let fate = world.state().rng.u8(..24);
         let result = match fate {
             0 if faults.refused => {
-                let blame = [Blame::Conflict, Blame::Row, Blame::Server, Blame::ReadOnly][world.state().rng.usize(..4)];
+                let blame = [Blame::Conflict, Blame::Row, Blame::Server, Blame::ReadOnly]
+                    [world.state().rng.usize(..4)];
                 Err(Error::Refused { message: "no".into(), blame })
             }
             1 if faults.lost => Err(Error::NotSent("closed".into())),
@@ -273,7 +274,10 @@ impl State {
         match history.iter().enumerate().skip(asking.floor).find(|(_, state)| matches(state)) {
             Some((at, _)) => self.raise_floor(asking.key, at),
             None => {
-                let what = format!("{how} of {} gave {row:?}, from before its beginning or from nowhere", asking.key);
+                let what = format!(
+                    "{how} of {} gave {row:?}, from before its beginning or from nowhere",
+                    asking.key
+                );
                 self.violate(what);
             }
         }
@@ -392,7 +396,9 @@ impl World {
                 state.check_read(asking, &row, "a hit");
             }
             Asked::Waiting => {}
-            Asked::Refused(_) => self.finish(client, &Answer::Failed(Failure::Down { retry_after_seconds: 1 })),
+            Asked::Refused(_) => {
+                self.finish(client, &Answer::Failed(Failure::Down { retry_after_seconds: 1 }))
+            }
             Asked::Queued(_) => panic!("a read is not queued as a write"),
         }
     }
@@ -461,7 +467,10 @@ impl World {
                 return;
             }
             let client = state.rng.usize(..CLIENTS);
-            state.clients[client].as_ref().and_then(|asking| asking.claim.clone()).map(|claim| (client, claim))
+            state.clients[client]
+                .as_ref()
+                .and_then(|asking| asking.claim.clone())
+                .map(|claim| (client, claim))
         };
         if let Some((client, claim)) = waiting {
             let failure = if claim.withdraw() { Failure::NotStarted } else { Failure::Unknown };
@@ -522,7 +531,8 @@ impl World {
         if (stats.in_flight, stats.in_doubt) != (0, 0) {
             state.violate(format!("left in flight: {stats:?}"));
         }
-        let happened = state.history.values().flatten().flatten().find(|(value, _)| state.refused.contains(value));
+        let happened =
+            state.history.values().flatten().flatten().find(|(value, _)| state.refused.contains(value));
         if let Some((value, _)) = happened.cloned() {
             state.violate(format!("{value} was refused and happened all the same"));
         }

@@ -86,14 +86,54 @@ impl Status {
         }
         let stats = self.engine.stats();
         for (name, kind, help, value) in [
-            ("hotrow_cache_entries", "gauge", "Keys in the cache, absent ones included.", stats.entries as u64),
-            ("hotrow_cache_bytes", "gauge", "Bytes of keys, values and overhead in the cache.", stats.bytes as u64),
-            ("hotrow_cache_evictions_total", "counter", "Entries pushed out of the cache by others.", stats.evicted),
-            ("hotrow_late_fills_total", "counter", "Reads not cached because a write had overtaken them.", stats.late_fills),
-            ("hotrow_keys_in_flight", "gauge", "Keys with a read or a write under way.", stats.in_flight as u64),
-            ("hotrow_keys_in_doubt", "gauge", "Keys whose last write has an unknown outcome.", stats.in_doubt as u64),
-            ("hotrow_database_up", "gauge", "1 while every worker can reach PostgreSQL.", u64::from(!self.health.any_down())),
-            ("hotrow_database_reconnects_total", "counter", "Workers that reached PostgreSQL again.", self.health.reconnects()),
+            (
+                "hotrow_cache_entries",
+                "gauge",
+                "Keys in the cache, absent ones included.",
+                stats.entries as u64,
+            ),
+            (
+                "hotrow_cache_bytes",
+                "gauge",
+                "Bytes of keys, values and overhead in the cache.",
+                stats.bytes as u64,
+            ),
+            (
+                "hotrow_cache_evictions_total",
+                "counter",
+                "Entries pushed out of the cache by others.",
+                stats.evicted,
+            ),
+            (
+                "hotrow_late_fills_total",
+                "counter",
+                "Reads not cached because a write had overtaken them.",
+                stats.late_fills,
+            ),
+            (
+                "hotrow_keys_in_flight",
+                "gauge",
+                "Keys with a read or a write under way.",
+                stats.in_flight as u64,
+            ),
+            (
+                "hotrow_keys_in_doubt",
+                "gauge",
+                "Keys whose last write has an unknown outcome.",
+                stats.in_doubt as u64,
+            ),
+            (
+                "hotrow_database_up",
+                "gauge",
+                "1 while every worker can reach PostgreSQL.",
+                u64::from(!self.health.any_down()),
+            ),
+            (
+                "hotrow_database_reconnects_total",
+                "counter",
+                "Workers that reached PostgreSQL again.",
+                self.health.reconnects(),
+            ),
         ] {
             metric(name, kind, help, value);
         }

@@ -17,7 +17,9 @@ pub fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
         Cow::Borrowed(raw)
     } else {
         if !escapes_are_whole(raw.as_bytes()) {
-            return Err(bad_key("a % in a key needs two hexadecimal digits behind it; a % itself is sent as %25"));
+            return Err(bad_key(
+                "a % in a key needs two hexadecimal digits behind it; a % itself is sent as %25",
+            ));
         }
         percent_decode_str(raw).decode_utf8().map_err(|_| bad_key("a key must be UTF-8"))?
     };

@@ -118,7 +118,9 @@ impl Entry {
 impl Payload {
     fn new(key: &str, value: Option<&Arc<str>>) -> Payload {
         match value {
-            Some(value) if value.len() >= SHARED_VALUE_BYTES => Payload::Split(Box::new((key.into(), Arc::clone(value)))),
+            Some(value) if value.len() >= SHARED_VALUE_BYTES => {
+                Payload::Split(Box::new((key.into(), Arc::clone(value))))
+            }
             _ => {
                 let value = value.map_or(&[][..], |v| v.as_bytes());
                 let mut bytes = Vec::with_capacity(key.len() + value.len());
@@ -182,7 +184,9 @@ impl Cache {
         if cost > self.limit_of(queue) {
             return;
         }
-        while self.queues[QueueName::Absent as usize].bytes + cost > self.limit_of(queue) && queue == QueueName::Absent {
+        while self.queues[QueueName::Absent as usize].bytes + cost > self.limit_of(queue)
+            && queue == QueueName::Absent
+        {
             self.drop_oldest(QueueName::Absent);
         }
         while queue != QueueName::Absent && self.value_bytes() + cost > self.capacity_bytes {
@@ -271,7 +275,8 @@ impl Cache {
     }
 
     fn remove_at(&mut self, hash: u64, at: u32) {
-        let place = self.index.find_entry(hash, |other| *other == at).expect("an entry in a queue is in the index");
+        let place =
+            self.index.find_entry(hash, |other| *other == at).expect("an entry in a queue is in the index");
         place.remove();
         self.unlink(at);
         let entry = &mut self.entries[at as usize];
@@ -379,7 +384,8 @@ mod tests {
     fn a_scan_does_not_evict_what_is_used() {
         let (mut cache, hasher) = cache(100 * (OVERHEAD_BYTES + 10));
         let value: Arc<str> = "value".into();
-        let put = |cache: &mut Cache, key: &str| cache.put(hasher.hash_one(key.as_bytes()), key, Some(&value), 1);
+        let put =
+            |cache: &mut Cache, key: &str| cache.put(hasher.hash_one(key.as_bytes()), key, Some(&value), 1);
         let hash = |key: &str| RandomState::with_seeds(1, 2, 3, 4).hash_one(key.as_bytes());
         for i in 0..50 {
             put(&mut cache, &format!("h{i:03}"));
@@ -390,7 +396,8 @@ mod tests {
         for i in 0..10_000 {
             put(&mut cache, &format!("{i:05}"));
         }
-        let kept = (0..50).filter(|i| cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}")).is_some()).count();
+        let kept =
+            (0..50).filter(|i| cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}")).is_some()).count();
         assert_eq!(kept, 50);
     }
 

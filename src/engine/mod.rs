@@ -99,9 +99,13 @@ mod tests {
 
     #[test]
     fn every_shard_has_room_for_some_of_the_largest_values() {
-        for (cache_bytes, max_value_bytes, shards) in
-            [(256 << 20, 1 << 20, 64), (16 << 20, 1 << 20, 4), (1 << 10, 1 << 20, 1), (0, 1, 1), (1 << 40, 1, 64)]
-        {
+        for (cache_bytes, max_value_bytes, shards) in [
+            (256 << 20, 1 << 20, 64),
+            (16 << 20, 1 << 20, 4),
+            (1 << 10, 1 << 20, 1),
+            (0, 1, 1),
+            (1 << 40, 1, 64),
+        ] {
             assert_eq!(Engine::new(cache_bytes, max_value_bytes).shard_count(), shards);
         }
     }

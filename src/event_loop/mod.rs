@@ -184,7 +184,9 @@ impl EventLoop {
 
     /// An event: remember what it says, and turn the connection later in this turn.
     fn mark(&mut self, id: Id, event: &Event) {
-        let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) else { return };
+        let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) else {
+            return;
+        };
         if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
             return self.close(id);
         }
@@ -245,7 +247,9 @@ impl EventLoop {
     /// Gives a new connection its slot, or turns it away.
     fn open(&mut self, mut stream: TcpStream, role: Role) {
         let role = match role {
-            Role::Data if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections => {
+            Role::Data
+                if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections =>
+            {
                 self.shared.connections.fetch_sub(1, Ordering::Relaxed);
                 Role::TurnedAway
             }
@@ -262,8 +266,11 @@ impl EventLoop {
         let slot = u32::try_from(entry.key()).expect("descriptors are bounded far below 2^32");
         let id = Id { slot, generation: self.next_generation };
         self.next_generation = self.next_generation.wrapping_add(1);
-        let registered =
-            self.poll.registry().register(&mut stream, Token(id.to_token()), Interest::READABLE | Interest::WRITABLE);
+        let registered = self.poll.registry().register(
+            &mut stream,
+            Token(id.to_token()),
+            Interest::READABLE | Interest::WRITABLE,
+        );
         if let Err(error) = registered {
             if role == Role::Data {
                 self.shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -358,7 +365,8 @@ impl EventLoop {
         for listener in &mut self.listeners {
             listener.ready = true;
         }
-        while self.listeners.iter().any(|listener| listener.ready && listener.paused_until_ms <= self.now_ms) {
+        while self.listeners.iter().any(|listener| listener.ready && listener.paused_until_ms <= self.now_ms)
+        {
             self.accept();
         }
         self.listeners.retain(|listener| listener.role == Role::Admin);

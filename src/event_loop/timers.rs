@@ -58,7 +58,9 @@ impl Wheel {
 
     /// Forgets `slot`.
     pub fn disarm(&mut self, slot: u32) {
-        let Some(link) = self.links.get(slot as usize).copied().filter(|link| link.bucket != NONE) else { return };
+        let Some(link) = self.links.get(slot as usize).copied().filter(|link| link.bucket != NONE) else {
+            return;
+        };
         match link.previous {
             NONE => self.heads[link.bucket as usize] = link.next,
             previous => self.links[previous as usize].next = link.next,

@@ -135,7 +135,11 @@ impl Decoder {
     fn count(&mut self, state: State) -> Result<(), Problem> {
         self.line_bytes += 1;
         match state {
-            State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::EndLf => {
+            State::TrailerStart
+            | State::TrailerName
+            | State::TrailerValue
+            | State::TrailerLf
+            | State::EndLf => {
                 if self.line_bytes > TRAILER_BYTES {
                     let detail = format!("a trailer section has at most {TRAILER_BYTES} bytes");
                     return Err(Problem::new(Kind::HeadTooLarge, detail));
@@ -230,9 +234,15 @@ mod tests {
                 let got = decode(Framing::Chunked, bytes.as_bytes(), step);
                 match (got, expected) {
                     (Ok((content, used, done)), Ok(text)) => {
-                        assert_eq!((content.as_slice(), used, done), (text.as_bytes(), bytes.len(), true), "{bytes:?}");
+                        assert_eq!(
+                            (content.as_slice(), used, done),
+                            (text.as_bytes(), bytes.len(), true),
+                            "{bytes:?}"
+                        );
                     }
-                    (got, expected) => assert_eq!(got.map(|_| ()), expected.map(|_| ()), "{bytes:?} by {step}"),
+                    (got, expected) => {
+                        assert_eq!(got.map(|_| ()), expected.map(|_| ()), "{bytes:?} by {step}")
+                    }
                 }
             }
         }

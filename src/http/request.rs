@@ -68,6 +68,8 @@ pub enum Parsed<'b> {
 /// whatever follows. Every error means that the next message's beginning is not known, or that the client
 /// tries something: answer it and close.
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
+    // What stands behind the bound may not change the answer.
+    let bytes = &bytes[..bytes.len().min(HEAD_BYTES)];
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
@@ -75,21 +77,26 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
         Ok(httparse::Status::Partial) => return partial(bytes),
         // Whether a version is malformed or only not ours is known at the end of its line.
         Err(httparse::Error::Version) if request_line(bytes).is_none() => return partial(bytes),
-        Err(error) => return Err(syntax_problem(error, bytes)),
+        Err(error) => {
+            return match line_problem(bytes) {
+                // Of two errors the first counts: without what follows there would be no other.
+                Some((end, _)) if end < bytes.len() => parse(&bytes[..end]),
+                _ => Err(syntax_problem(error, bytes)),
+            };
+        }
     };
     let head = &bytes[..length];
-    only_crlf(head)?;
     let (method, target, version) = match (request.method, request.path, request.version) {
         (Some(method), Some(target), Some(1)) => (method, target, Version::Http11),
         (Some(method), Some(target), Some(_)) => (method, target, Version::Http10),
         _ => return Err(malformed("the request line is incomplete")),
     };
     // Method, target and version with the two blanks.
-    if method.len() + target.len() + 10 > REQUEST_LINE_BYTES {
-        return Err(target_too_long());
-    }
-    if length > HEAD_BYTES {
-        return Err(head_too_large());
+    let is_long = method.len() + target.len() + 10 > REQUEST_LINE_BYTES;
+    if (is_long || bare_lf(head).is_some())
+        && let Some((_, problem)) = line_problem(head)
+    {
+        return Err(problem);
     }
     let target = path_of(target, method)?;
     let fields = Fields::read(request.headers, version)?;
@@ -102,7 +109,15 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
         Version::Http10 => fields.keep_alive && !fields.close,
     };
     let expects_continue = fields.expects_continue && version == Version::Http11;
-    Ok(Parsed::Complete(Head { method, target, version, framing, keep_alive, expects_continue, bytes: length }))
+    Ok(Parsed::Complete(Head {
+        method,
+        target,
+        version,
+        framing,
+        keep_alive,
+        expects_continue,
+        bytes: length,
+    }))
 }
 
 /// The fields that decide about framing and the connection, gathered in one pass over the head.
@@ -190,29 +205,38 @@ impl<'b> Fields<'b> {
 
 /// Finds out what is wrong with bytes that are no whole head yet, if anything is.
 fn partial(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
-    // Empty lines before a request are skipped (RFC 9112 section 2.2), and count for the head.
-    let blank = blank_bytes(bytes);
-    let line = memchr(b'\n', &bytes[blank..]).unwrap_or(bytes.len() - blank);
-    if line > REQUEST_LINE_BYTES {
-        return Err(target_too_long());
+    if let Some((_, problem)) = line_problem(bytes) {
+        return Err(problem);
     }
     if bytes.len() >= HEAD_BYTES {
         return Err(head_too_large());
     }
-    // The last byte may be the CR of a CRLF whose LF is still on its way; every LF has its CR before it.
-    only_crlf(bytes)?;
     Ok(Parsed::Partial)
 }
 
-/// RFC 9112 section 2.2 allows to take a bare LF for a line end. We do not: two readers of one head that disagree
-/// about where a line ends are how requests are smuggled, and no client in use sends it.
-fn only_crlf(head: &[u8]) -> Result<(), Problem> {
-    for at in memchr_iter(b'\n', head) {
-        if at == 0 || head[at - 1] != b'\r' {
-            return Err(malformed("a line ends in LF without CR"));
-        }
+/// The first thing wrong with the lines of a head that httparse leaves to us, and the bytes up to where it shows.
+fn line_problem(bytes: &[u8]) -> Option<(usize, Problem)> {
+    let bare = bare_lf(bytes).map(|at| (at + 1, malformed("a line ends in LF without CR")));
+    // Empty lines before a request are skipped (RFC 9112 section 2.2), and count for the head.
+    let blank = blank_bytes(bytes);
+    let end = memchr(b'\n', &bytes[blank..]).map_or(bytes.len(), |end| blank + end);
+    // The CR belongs to the line end, even if the LF is still on its way.
+    let line = &bytes[blank..end];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let long = (line.len() > REQUEST_LINE_BYTES).then(|| {
+        let may_be_its_end = usize::from(line[REQUEST_LINE_BYTES] == b'\r');
+        (blank + REQUEST_LINE_BYTES + 1 + may_be_its_end, target_too_long())
+    });
+    match (bare, long) {
+        (Some(bare), Some(long)) => Some(if bare.0 < long.0 { bare } else { long }),
+        (bare, long) => bare.or(long),
     }
-    Ok(())
+}
+
+/// The first LF without CR. RFC 9112 section 2.2 allows to take it for a line end. We do not: two readers of one head
+/// that disagree about where a line ends are how requests are smuggled, and no client in use sends it.
+fn bare_lf(head: &[u8]) -> Option<usize> {
+    memchr_iter(b'\n', head).find(|at| *at == 0 || head[at - 1] != b'\r')
 }
 
 /// The path and query of a target in origin-form or absolute-form, or `*` (RFC 9112 section 3.2).
@@ -259,7 +283,8 @@ fn is_host(value: &[u8]) -> bool {
         Some(literal) => match literal.iter().position(|b| *b == b']') {
             Some(end) => {
                 let (address, rest) = (&literal[..end], &literal[end + 1..]);
-                let is_ipv6 = std::str::from_utf8(address).is_ok_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok());
+                let is_ipv6 =
+                    std::str::from_utf8(address).is_ok_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok());
                 if !is_ipv6 || !(rest.is_empty() || rest[0] == b':') {
                     return false;
                 }
@@ -294,12 +319,15 @@ fn syntax_problem(error: httparse::Error, bytes: &[u8]) -> Problem {
 /// True where the request line ends in a version, well-formed, that is not ours: 505 rather than 400.
 fn is_other_version(bytes: &[u8]) -> bool {
     let mut parts = request_line(bytes).unwrap_or_default().split(|b| *b == b' ');
-    let (Some(_), Some(_), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(_), Some(_), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return false;
     };
     match version {
         b"HTTP/1.0" | b"HTTP/1.1" => false,
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => major.is_ascii_digit() && minor.is_ascii_digit(),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => {
+            major.is_ascii_digit() && minor.is_ascii_digit()
+        }
         _ => false,
     }
 }

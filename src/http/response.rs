@@ -261,9 +261,11 @@ mod tests {
 
     #[test]
     fn the_connection_field_is_there_where_it_says_something() {
-        for (reuse, field) in
-            [(Reuse::Silent, ""), (Reuse::KeepAlive, "Connection: keep-alive\r\n"), (Reuse::Close, "Connection: close\r\n")]
-        {
+        for (reuse, field) in [
+            (Reuse::Silent, ""),
+            (Reuse::KeepAlive, "Connection: keep-alive\r\n"),
+            (Reuse::Close, "Connection: close\r\n"),
+        ] {
             let frame = Frame { reuse, ..PLAIN };
             let hit = sent(|e, out| e.hit(out, Lent::Bytes(b""), 0, frame));
             let other = sent(|e, out| e.start(out, 204, frame).no_content());

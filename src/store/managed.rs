@@ -177,7 +177,14 @@ impl Shared {
         let initdb = |locale: &str| {
             let mut command = self.command("initdb");
             // Nobody but its user and root can reach the socket: a password would have to lie beside it.
-            command.args(["--username=hotrow", "--encoding=UTF8", "--auth=trust", "--no-instructions", locale, "-D"]);
+            command.args([
+                "--username=hotrow",
+                "--encoding=UTF8",
+                "--auth=trust",
+                "--no-instructions",
+                locale,
+                "-D",
+            ]);
             run(command.arg(&unfinished))
         };
         // C.UTF-8 is everywhere but on some old or foreign systems.
@@ -205,7 +212,11 @@ impl Shared {
     }
 
     fn spawn(&self) -> Result<Child, String> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log).map_err(|e| unusable(&self.log, &e))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .map_err(|e| unusable(&self.log, &e))?;
         let log_too = log.try_clone().map_err(|e| unusable(&self.log, &e))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.cluster);
@@ -245,10 +256,16 @@ impl Shared {
                 Err(error) => error,
             };
             if let Some(Ok(Some(status))) = self.state().child.as_mut().map(Child::try_wait) {
-                return Err(format!("the private PostgreSQL does not start ({status}): {}", self.last_words()));
+                return Err(format!(
+                    "the private PostgreSQL does not start ({status}): {}",
+                    self.last_words()
+                ));
             }
             if Instant::now() > deadline {
-                return Err(format!("the private PostgreSQL does not get ready: {error}; see {}", self.log.display()));
+                return Err(format!(
+                    "the private PostgreSQL does not get ready: {error}; see {}",
+                    self.log.display()
+                ));
             }
             thread::sleep(STEP);
         }
@@ -257,7 +274,8 @@ impl Shared {
     fn make_database(&self) -> Result<(), String> {
         let explain = |e: postgres::Error| format!("the private PostgreSQL does not work: {e}");
         let mut client = self.config("postgres")?.connect(NoTls).map_err(explain)?;
-        let exists = client.query_opt("SELECT 1 FROM pg_database WHERE datname = 'hotrow'", &[]).map_err(explain)?;
+        let exists =
+            client.query_opt("SELECT 1 FROM pg_database WHERE datname = 'hotrow'", &[]).map_err(explain)?;
         if exists.is_none() {
             client.batch_execute("CREATE DATABASE hotrow").map_err(explain)?;
         }
@@ -318,8 +336,13 @@ impl Shared {
 
 fn lock(data_dir: &Path) -> Result<File, String> {
     let path = data_dir.join("hotrow.lock");
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(|e| unusable(&path, &e))?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| unusable(&path, &e))?;
     match file.try_lock() {
         Ok(()) => {
             let _ = file.set_len(0);
@@ -363,7 +386,10 @@ fn make_private_dir(dir: &Path, owner: Option<&Owner>) -> Result<(), String> {
             let meta = fs::symlink_metadata(dir).map_err(|e| unusable(dir, &e))?;
             let user = owner.map_or_else(|| rustix::process::geteuid().as_raw(), |owner| owner.uid);
             if !meta.is_dir() || meta.uid() != user || meta.permissions().mode() & 0o077 != 0 {
-                return Err(format!("{} is not a folder of PostgreSQL's user alone: remove it", dir.display()));
+                return Err(format!(
+                    "{} is not a folder of PostgreSQL's user alone: remove it",
+                    dir.display()
+                ));
             }
             Ok(())
         }

@@ -4,8 +4,7 @@
 use postgres::{Client, Error};
 
 /// Number, name and statements; the number is the position.
-const MIGRATIONS: [(&str, &str); 1] =
-    [("kv_store", include_str!("../../sql/migrations/0001_kv_store.sql"))];
+const MIGRATIONS: [(&str, &str); 1] = [("kv_store", include_str!("../../sql/migrations/0001_kv_store.sql"))];
 
 /// Any number that nobody else would take for an advisory lock: "hotrow" in ASCII.
 const LOCK: i64 = 0x686f_7472_6f77;

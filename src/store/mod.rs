@@ -160,7 +160,9 @@ pub enum Blame {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::NotSent(message) | Error::Lost(message) | Error::Refused { message, .. } => f.write_str(message),
+            Error::NotSent(message) | Error::Lost(message) | Error::Refused { message, .. } => {
+                f.write_str(message)
+            }
         }
     }
 }

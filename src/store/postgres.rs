@@ -83,7 +83,8 @@ impl Postgres {
     fn open(&self) -> Result<Client, Error> {
         let mut client = self.config.connect(NoTls).map_err(|e| Error::NotSent(describe(&e)))?;
         let timeout_ms = self.statement_timeout.as_millis();
-        let settings = format!("{}SET statement_timeout = {timeout_ms};", include_str!("../../sql/session.sql"));
+        let settings =
+            format!("{}SET statement_timeout = {timeout_ms};", include_str!("../../sql/session.sql"));
         client.batch_execute(&settings).map_err(|e| Error::NotSent(describe(&e)))?;
         Ok(client)
     }
@@ -139,8 +140,10 @@ impl Session for PostgresSession {
         self.check_open()?;
         let found = self.client.query(&self.read, &[&keys]).map_err(sort)?;
         // Rows come in any order, and only those that there are.
-        let mut found: Vec<(&str, &str, u32)> =
-            found.iter().map(|row| Ok((row.get(0), row.get(1), version(row.get(2))?))).collect::<Result<_, Error>>()?;
+        let mut found: Vec<(&str, &str, u32)> = found
+            .iter()
+            .map(|row| Ok((row.get(0), row.get(1), version(row.get(2))?)))
+            .collect::<Result<_, Error>>()?;
         found.sort_unstable_by_key(|row| row.0);
         let row_of = |key: &&str| {
             let at = found.binary_search_by_key(key, |row| row.0).ok()?;
@@ -152,7 +155,8 @@ impl Session for PostgresSession {
     fn write(&mut self, sets: &[(&str, &str)], deletes: &[&str]) -> Result<Written, Error> {
         self.check_open()?;
         let (keys, values): (Vec<&str>, Vec<&str>) = sets.iter().copied().unzip();
-        let mut written = Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
+        let mut written =
+            Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
         let rows = match (sets.is_empty(), deletes.is_empty()) {
             (_, true) => self.client.query(&self.set, &[&keys, &values]),
             (true, false) => self.client.query(&self.delete, &[&deletes]),
@@ -168,7 +172,8 @@ impl Session for PostgresSession {
                 let at = at.map_err(|_| strange("a key came back that was not sent"))?;
                 written.stored[at] = (version(xmin)?, row.get(2));
             } else {
-                let at = deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
+                let at =
+                    deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
                 written.deleted[at] = true;
             }
         }

@@ -228,7 +228,9 @@ impl<C: Connector> Writer<C> {
                     }
                     attempt = Attempt::AfterDoubt;
                 }
-                Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => conflicts += 1,
+                Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
+                    conflicts += 1
+                }
                 Err(Error::Refused { blame: Blame::Row, .. }) if batch.keys().nth(1).is_some() => {
                     // One row is at fault; the others must not suffer for it.
                     for single in batch.split() {
@@ -302,7 +304,12 @@ impl<C: Connector> Writer<C> {
                 Op::Delete => deleted.next().map(|existed| (*existed, 0)),
             }
             .expect("a statement answers for every row");
-            self.shared.engine.shard(key.hash()).committed(key.hash(), key.key(), key.count(), &key.row(version));
+            self.shared.engine.shard(key.hash()).committed(
+                key.hash(),
+                key.key(),
+                key.count(),
+                &key.row(version),
+            );
             key.answer(existed, version, &mut self.replies);
         }
         self.shared.deliver.deliver(&mut self.replies);

@@ -144,7 +144,10 @@ fn rows() -> Vec<(Vec<u8>, u16)> {
             rows.push(([b"GET /kv/", &[byte][..], b" HTTP/1.1\r\nHost: h\r\n\r\n"].concat(), 400));
             rows.push(([b"G", &[byte][..], b"T /kv/a HTTP/1.1\r\nHost: h\r\n\r\n"].concat(), 400));
             if byte != b'\t' {
-                rows.push(([b"GET /kv/a HTTP/1.1\r\nHost: h\r\nX: a", &[byte][..], b"\r\n\r\n"].concat(), 400));
+                rows.push((
+                    [b"GET /kv/a HTTP/1.1\r\nHost: h\r\nX: a", &[byte][..], b"\r\n\r\n"].concat(),
+                    400,
+                ));
             }
         }
     }

@@ -1,0 +1,401 @@
+//! A connection on a scripted socket: what it reads, what it writes, and with how many calls.
+
+use super::*;
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::engine::shard::Row;
+use crate::store::health::Health;
+use crate::store::{ReadJob, WriteJob};
+use crossbeam_channel::{Receiver, bounded};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+/// What the client sends, piece by piece, and how much it takes.
+#[derive(Default)]
+struct Script {
+    pieces: VecDeque<Vec<u8>>,
+    /// After the pieces: end of stream rather than "would block".
+    ends: bool,
+    written: Vec<u8>,
+    /// Bytes that the client takes before a write would block.
+    room: usize,
+    reads: usize,
+    writes: usize,
+    shut: bool,
+}
+
+impl Read for Script {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.reads += 1;
+        match self.pieces.pop_front() {
+            Some(piece) => {
+                buf[..piece.len()].copy_from_slice(&piece);
+                Ok(piece.len())
+            }
+            None if self.ends => Ok(0),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Script {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.writes += 1;
+        let n = buf.len().min(self.room);
+        if n == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.room -= n;
+        self.written.extend_from_slice(&buf[..n]);
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for Script {
+    fn shutdown_write(&mut self) {
+        self.shut = true;
+    }
+}
+
+/// A connection with everything around it, and the workers' ends of the queues.
+struct World {
+    connection: Connection,
+    io: Script,
+    ws: Workspace,
+    backend: Backend,
+    status: admin::Status,
+    bounds: Bounds,
+    counters: Counters,
+    reads: Receiver<ReadJob>,
+    writes: Receiver<WriteJob>,
+    now_ms: u64,
+    draining: bool,
+}
+
+const ID: Id = Id { slot: 3, generation: 7 };
+
+impl World {
+    fn new() -> World {
+        let engine = Arc::new(Engine::new(1 << 20, 1 << 10));
+        let health = Arc::new(Health::new(1, 1));
+        let (read_sender, reads) = bounded(8);
+        let (write_sender, writes) = bounded(8);
+        let status = admin::Status {
+            engine: Arc::clone(&engine),
+            health: Arc::clone(&health),
+            counters: Vec::new(),
+            draining: AtomicBool::new(false),
+            version: String::new(),
+        };
+        let backend = Backend {
+            engine,
+            health,
+            reads: read_sender,
+            writes: vec![write_sender],
+            planted_any_writer: false,
+        };
+        let bounds = Bounds {
+            max_value_bytes: 1_000,
+            request_timeout_ms: 5_000,
+            header_timeout_ms: 1_000,
+            idle_timeout_ms: 60_000,
+        };
+        let now_ms = Clock::start().now_ms();
+        let ws = Workspace::new(Encoder::new(now_ms, SystemTime::UNIX_EPOCH));
+        let counters = Counters::default();
+        let io = Script { room: usize::MAX, ..Script::default() };
+        let cx = Context {
+            backend: &backend,
+            status: &status,
+            bounds: &bounds,
+            counters: &counters,
+            event_loop: 0,
+            now_ms,
+            draining: false,
+        };
+        let connection = Connection::new(ID, Role::Data, &cx);
+        World {
+            connection,
+            io,
+            ws,
+            backend,
+            status,
+            bounds,
+            counters,
+            reads,
+            writes,
+            now_ms,
+            draining: false,
+        }
+    }
+
+    /// A world whose cache knows `key`.
+    fn knowing(key: &str, value: &str) -> World {
+        let world = World::new();
+        let hash = world.backend.engine.hash(key);
+        let mut shard = world.backend.engine.shard(hash);
+        shard.write_sent(hash, key);
+        shard.committed(hash, key, 1, &Some((value.into(), 9)));
+        drop(shard);
+        world
+    }
+
+    fn with<R>(
+        &mut self,
+        act: impl FnOnce(&mut Connection, &mut Script, &mut Workspace, &Context<'_>) -> R,
+    ) -> R {
+        let cx = Context {
+            backend: &self.backend,
+            status: &self.status,
+            bounds: &self.bounds,
+            counters: &self.counters,
+            event_loop: 0,
+            now_ms: self.now_ms,
+            draining: self.draining,
+        };
+        act(&mut self.connection, &mut self.io, &mut self.ws, &cx)
+    }
+
+    fn turn(&mut self, reply: Option<&Answer>) -> Turn {
+        self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, reply))
+    }
+
+    /// The client sends this; the connection is turned until it waits.
+    fn send(&mut self, bytes: &[u8]) -> Turn {
+        self.io.pieces.push_back(bytes.to_vec());
+        self.connection.set_readable(false);
+        self.turn_until_it_waits()
+    }
+
+    fn turn_until_it_waits(&mut self) -> Turn {
+        loop {
+            match self.turn(None) {
+                Turn::Again => {}
+                turn => return turn,
+            }
+        }
+    }
+
+    fn expire(&mut self) -> Turn {
+        self.now_ms = self.connection.deadline_ms();
+        self.with(|connection, io, ws, cx| connection.expire(io, ws, cx))
+    }
+
+    /// The status codes written so far.
+    fn statuses(&self) -> Vec<u16> {
+        let text = String::from_utf8_lossy(&self.io.written).into_owned();
+        text.match_indices("HTTP/1.1 ").map(|(at, _)| text[at + 9..at + 12].parse().unwrap()).collect()
+    }
+
+    fn found(value: &str) -> Answer {
+        let row: Row = Some((value.into(), 5));
+        Answer::Found(row)
+    }
+}
+
+fn get(key: &str) -> Vec<u8> {
+    format!("GET /kv/{key} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn a_hit_costs_one_read_and_one_write_and_so_do_sixteen() {
+    for count in [1, 16] {
+        let mut world = World::knowing("a", "value");
+        assert_eq!(world.send(&get("a").repeat(count)), Turn::Wait);
+        assert_eq!((world.io.reads, world.io.writes), (1, 1));
+        assert_eq!(world.statuses(), vec![200; count]);
+    }
+}
+
+#[test]
+fn an_idle_connection_owns_no_buffer() {
+    assert!(size_of::<Connection>() <= 128, "{}", size_of::<Connection>());
+    let mut world = World::knowing("a", "value");
+    world.send(&get("a")[..10]);
+    assert!(world.connection.input.capacity() > 0);
+    world.send(&get("a")[10..]);
+    assert_eq!(world.statuses(), [200]);
+    assert_eq!(world.connection.input.capacity(), 0);
+    assert!(world.connection.backlog.is_none());
+}
+
+#[test]
+fn while_a_job_is_out_nothing_more_is_parsed_or_read() {
+    let mut world = World::knowing("hit", "value");
+    world.send(&[get("miss"), get("hit")].concat());
+    assert_eq!((world.reads.len(), world.statuses()), (1, vec![]));
+    let reads = world.io.reads;
+    world.send(&get("hit"));
+    assert_eq!(world.io.reads, reads, "bytes stay in the kernel");
+    world.turn(Some(&World::found("read")));
+    world.turn_until_it_waits();
+    assert_eq!(world.statuses(), [200, 200, 200]);
+    let text = String::from_utf8(world.io.written).unwrap();
+    assert!(text.find("read").unwrap() < text.find("value").unwrap());
+}
+
+#[test]
+fn a_reply_that_is_late_or_for_another_is_not_taken() {
+    let mut world = World::new();
+    let ticket = |id, job| Ticket { event_loop: 0, id, job };
+    assert!(!world.connection.waits_for(ticket(ID, 0)));
+    world.send(&get("a"));
+    assert!(world.connection.waits_for(ticket(ID, 1)));
+    assert!(!world.connection.waits_for(ticket(Id { generation: 8, ..ID }, 1)));
+    world.expire();
+    world.send(&get("b"));
+    assert!(!world.connection.waits_for(ticket(ID, 1)), "the first job's time was over");
+    assert!(world.connection.waits_for(ticket(ID, 2)));
+    assert_eq!(world.statuses(), [504]);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_read_from() {
+    let mut world = World::knowing("a", &"v".repeat(900));
+    world.io.room = 100;
+    assert_eq!(world.send(&get("a").repeat(600)), Turn::Wait);
+    let backlog = world.connection.backlog.as_ref().unwrap().len();
+    assert!(backlog <= OUTPUT_BYTES + 2_000, "{backlog}");
+    let reads = world.io.reads;
+    assert_eq!(world.turn(None), Turn::Wait);
+    assert_eq!(world.io.reads, reads);
+    world.io.room = usize::MAX;
+    assert_eq!(world.turn_until_it_waits(), Turn::Wait);
+    assert_eq!(world.statuses(), vec![200; 600]);
+    assert!(world.connection.backlog.is_none());
+}
+
+#[test]
+fn a_client_that_never_reads_is_closed() {
+    let mut world = World::knowing("a", "value");
+    world.io.room = 10;
+    world.send(&get("a"));
+    assert_eq!(world.expire(), Turn::Close);
+    assert_eq!(world.counters.slow_readers_total.get(), 1);
+}
+
+#[test]
+fn a_reply_leaves_behind_what_waits_to_be_sent() {
+    let mut world = World::knowing("a", "value");
+    world.io.room = 10;
+    world.send(&[get("a"), get("miss")].concat());
+    assert_eq!(world.reads.len(), 1);
+    assert_eq!(world.turn(Some(&World::found("read"))), Turn::Wait);
+    world.io.room = usize::MAX;
+    world.turn_until_it_waits();
+    let text = String::from_utf8(world.io.written.clone()).unwrap();
+    assert_eq!(world.statuses(), [200, 200]);
+    assert!(text.find("value").unwrap() < text.find("read").unwrap());
+}
+
+#[test]
+fn every_state_has_its_deadline() {
+    let mut idle = World::new();
+    assert_eq!((idle.expire(), idle.statuses()), (Turn::Close, vec![]));
+
+    let mut head = World::new();
+    head.send(b"GET /kv/");
+    assert_eq!(head.connection.deadline_ms() - head.now_ms, head.bounds.header_timeout_ms);
+    head.expire();
+    assert_eq!(head.statuses(), [408]);
+    assert!(head.io.shut, "the client is told that this was all");
+
+    let mut content = World::new();
+    content.send(b"PUT /kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nva");
+    content.expire();
+    assert_eq!(content.statuses(), [408]);
+
+    let mut queued = World::new();
+    queued.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
+    queued.expire();
+    assert_eq!(queued.statuses(), [503], "withdrawn: it certainly never happens");
+    assert!(!queued.writes.recv().unwrap().claim.take());
+
+    let mut taken = World::new();
+    taken.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(taken.writes.recv().unwrap().claim.take());
+    taken.expire();
+    assert_eq!(taken.statuses(), [504], "it was sent: nobody knows");
+    assert_eq!(taken.send(&get("a")), Turn::Wait, "and the connection goes on");
+    assert_eq!(taken.reads.len(), 1);
+}
+
+#[test]
+fn trickled_bytes_do_not_move_the_deadline_of_a_head() {
+    let mut world = World::new();
+    world.send(b"GET /kv/a HTTP/1.1\r\n");
+    let deadline = world.connection.deadline_ms();
+    for _ in 0..5 {
+        world.now_ms += 100;
+        world.send(b"X: y\r\n");
+        assert_eq!(world.connection.deadline_ms(), deadline);
+    }
+}
+
+#[test]
+fn a_half_closed_client_gets_its_answer() {
+    let mut world = World::new();
+    world.io.ends = true;
+    world.io.pieces.push_back(get("miss"));
+    world.connection.set_readable(true);
+    assert_eq!(world.turn_until_it_waits(), Turn::Wait);
+    world.turn(Some(&World::found("read")));
+    assert_eq!(world.turn_until_it_waits(), Turn::Close);
+    assert_eq!(world.statuses(), [200]);
+}
+
+#[test]
+fn a_refused_content_is_read_if_small_and_cut_off_if_not() {
+    let refused = |length: usize, body: usize| {
+        let head = format!("POST /kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        [head.as_bytes(), &vec![b'x'; body]].concat()
+    };
+    let mut small = World::knowing("a", "value");
+    small.send(&[refused(100, 100), get("a")].concat());
+    assert_eq!(small.statuses(), [405, 200]);
+    let mut large = World::knowing("a", "value");
+    assert_eq!(large.send(&refused(1 << 30, 1_000)), Turn::Wait);
+    assert_eq!(large.statuses(), [405]);
+    assert!(large.io.shut);
+    large.io.ends = true;
+    assert_eq!(large.send(&[]), Turn::Close);
+}
+
+#[test]
+fn a_client_that_waits_for_100_is_told_to_go_on_or_refused() {
+    let put = |length: usize| {
+        format!("PUT /kv/a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")
+            .into_bytes()
+    };
+    let mut world = World::new();
+    world.send(&put(5));
+    assert_eq!(world.statuses(), [100]);
+    world.send(b"value");
+    assert_eq!(world.writes.len(), 1);
+    let mut eager = World::new();
+    eager.send(&[put(5), b"value".to_vec()].concat());
+    assert_eq!((eager.statuses(), eager.writes.len()), (vec![], 1));
+    let mut large = World::new();
+    large.send(&put(5_000));
+    assert_eq!(large.statuses(), [413]);
+}
+
+#[test]
+fn draining_ends_a_connection_with_its_next_answer() {
+    let mut world = World::knowing("a", "value");
+    world.send(&get("miss"));
+    world.draining = true;
+    world.turn(Some(&World::found("read")));
+    assert!(String::from_utf8_lossy(&world.io.written).contains("Connection: close"));
+    assert!(world.io.shut);
+    let mut idle = World::knowing("a", "value");
+    idle.draining = true;
+    idle.with(|connection, _, _, cx| connection.drain(cx));
+    assert!(idle.connection.deadline_ms() <= idle.now_ms + DRAIN_IDLE_MS);
+}
