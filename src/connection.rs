@@ -285,6 +285,21 @@ impl Connection {
         self.turn_flushed(io, ws, cx)
     }
 
+    /// The server cannot wait any longer: whoever still waits is told what is known, as far as the socket takes it.
+    pub fn abandon(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) {
+        if self.backlog.is_some() {
+            return;
+        }
+        if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
+            let problem = match job {
+                Job::Write(claim) if !claim.withdraw() => answer::outcome_unknown(),
+                Job::Read | Job::Write(_) => answer::draining(),
+            };
+            self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
+            self.turn_flushed(io, ws, cx);
+        }
+    }
+
     /// True when this reply is for the job that is out.
     pub fn waits_for(&self, ticket: Ticket) -> bool {
         matches!(self.state, State::Waiting(..)) && ticket.id == self.id && ticket.job == self.jobs
@@ -391,8 +406,15 @@ impl Connection {
         cx: &Context<'_>,
     ) -> Option<Turn> {
         let bytes = match result {
-            // Half-closed in the middle of a request: nothing to answer. Elsewhere: it is over.
-            Ok(0) => return Some(if ws.output.is_empty() { Turn::Close } else { self.close_after_output() }),
+            Ok(0) => {
+                // Half-closed in the middle of a request: nothing to answer, unless what is left over, which is
+                // looked at by lines, is none. Elsewhere: it is over.
+                if matches!(self.state, State::Head) {
+                    let bytes = std::mem::take(&mut self.input);
+                    self.serve(&bytes, requests, ws, cx);
+                }
+                return Some(if ws.output.is_empty() { Turn::Close } else { self.close_after_output() });
+            }
             Ok(n) => &scratch[..n],
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 self.readable = false;

@@ -103,6 +103,13 @@ pub fn outcome_unknown() -> Problem {
     Problem::new(Kind::OutcomeUnknown, detail)
 }
 
+/// A request that was not answered when the server had to go.
+pub fn draining() -> Problem {
+    let detail =
+        "the server is going away and could not wait for the database any longer; nothing was changed";
+    Problem::new(Kind::Draining, detail).retry_after(1)
+}
+
 /// A read whose time was over.
 pub fn deadline_exceeded() -> Problem {
     Problem::new(Kind::DeadlineExceeded, "the database did not answer within --request-timeout")

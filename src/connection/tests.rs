@@ -399,3 +399,16 @@ fn draining_ends_a_connection_with_its_next_answer() {
     idle.with(|connection, _, _, cx| connection.drain(cx));
     assert!(idle.connection.deadline_ms() <= idle.now_ms + DRAIN_IDLE_MS);
 }
+
+#[test]
+fn who_still_waits_when_the_server_must_go_is_told_what_is_known() {
+    for (request, take, expected) in [("GET", false, 503), ("DELETE", false, 503), ("DELETE", true, 504)] {
+        let mut world = World::new();
+        world.send(format!("{request} /kv/a HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+        if take {
+            assert!(world.writes.recv().unwrap().claim.take());
+        }
+        world.with(|connection, io, ws, cx| connection.abandon(io, ws, cx));
+        assert_eq!(world.statuses(), [expected]);
+    }
+}

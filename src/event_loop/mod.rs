@@ -162,7 +162,16 @@ impl EventLoop {
             self.turn_ready();
             self.look_at_deadlines();
         }
+        self.abandon_all();
         Ok(())
+    }
+
+    /// The time to drain is over: whoever still waits is told so.
+    fn abandon_all(&mut self) {
+        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        for (_, Client { stream, connection, .. }) in &mut self.clients {
+            connection.abandon(stream, &mut self.ws, &cx);
+        }
     }
 
     /// How long poll may sleep: not at all while something is left to do.

@@ -134,19 +134,16 @@ impl Decoder {
 
     fn count(&mut self, state: State) -> Result<(), Problem> {
         self.line_bytes += 1;
-        match state {
-            State::TrailerStart
-            | State::TrailerName
-            | State::TrailerValue
-            | State::TrailerLf
-            | State::EndLf => {
-                if self.line_bytes > TRAILER_BYTES {
-                    let detail = format!("a trailer section has at most {TRAILER_BYTES} bytes");
-                    return Err(Problem::new(Kind::HeadTooLarge, detail));
-                }
-            }
-            _ if self.line_bytes > CHUNK_LINE_BYTES => return Err(bad("a chunk line is too long")),
-            _ => {}
+        let in_trailer = matches!(
+            state,
+            State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::EndLf
+        );
+        if in_trailer && self.line_bytes > TRAILER_BYTES {
+            let detail = format!("a trailer section has at most {TRAILER_BYTES} bytes");
+            return Err(Problem::new(Kind::HeadTooLarge, detail));
+        }
+        if !in_trailer && self.line_bytes > CHUNK_LINE_BYTES {
+            return Err(bad("a chunk line is too long"));
         }
         Ok(())
     }
