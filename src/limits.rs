@@ -45,8 +45,9 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How long a closed connection is read from, so that the client sees the answer and not a reset.
 pub const LINGER_MS: u64 = 1_000;
-/// How much a closed connection may still send before it is cut off.
-pub const LINGER_BYTES: usize = 1024 * 1024;
+/// How much a closed connection may still send before it is cut off. More than the kernel's buffers hold on their
+/// way: else whoever sends without looking finds a reset, and some systems then throw the unread answer away.
+pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// The unwanted content of a refused request that is read and dropped to keep its connection; more closes it.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// How long an idle connection may still send one last request once draining has begun.

@@ -4,7 +4,8 @@
 use crate::api::admin::Status;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
-use crate::connection::{Bounds, Role};
+use crate::connection::Role;
+use crate::connection::context::Bounds;
 use crate::engine::Engine;
 use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
@@ -27,7 +28,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a database may take to answer for the first time.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// How long workers may take to end once nobody needs them: a stuck statement does not hold up the exit.
 const WORKERS_END: Duration = Duration::from_secs(5);
 

@@ -1,9 +1,15 @@
 //! A connection on a scripted socket: what it reads, what it writes, and with how many calls.
 
+use super::context::Bounds;
 use super::*;
+use crate::api::admin;
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::shard::Row;
+use crate::http::response::Encoder;
+use crate::limits::OUTPUT_BYTES;
+use crate::metrics::Counters;
+use crate::store::backend::Backend;
 use crate::store::health::Health;
 use crate::store::{ReadJob, WriteJob};
 use crossbeam_channel::{Receiver, bounded};

@@ -1,5 +1,5 @@
 //! Every decision about keys: hit, miss, join, fill, forget. No I/O, no clock, no threads of its own; a seeded
-//! simulation drives it ([`crate::simulation`]). Called by event loops through [`crate::store`], and by the store's
+//! simulation drives it (`src/simulation.rs`). Called by event loops through [`crate::store`], and by the store's
 //! workers with outcomes.
 
 pub mod cache;

@@ -16,7 +16,8 @@ pub mod timers;
 
 use crate::api::admin::Status;
 use crate::clock::Clock;
-use crate::connection::{Bounds, Connection, Context, Role, Turn, Workspace};
+use crate::connection::context::{Bounds, Context, Workspace};
+use crate::connection::{Connection, Role, Turn};
 use crate::http::response::Encoder;
 use crate::limits::{ACCEPTS_A_TURN, ADMIN_CONNECTIONS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY};
 use crate::metrics::Counters;
@@ -196,7 +197,9 @@ impl EventLoop {
         let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) else {
             return;
         };
-        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+        // Both directions closed is no reason yet: a socket that is closed over unread bytes sends a reset, which takes
+        // the end of the answer with it. It is read to its end first.
+        if event.is_error() {
             return self.close(id);
         }
         if event.is_readable() || event.is_read_closed() {

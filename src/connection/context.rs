@@ -1,0 +1,59 @@
+//! What the connections of one loop share: buffers to work in, and what they may look at. Made by
+//! [`crate::event_loop`], used by [`super`].
+
+use crate::api::admin;
+use crate::http::response::Encoder;
+use crate::limits::READ_BYTES;
+use crate::metrics::Counters;
+use crate::output::Output;
+use crate::store::backend::Backend;
+
+/// What one loop's connections share, one at a time.
+#[derive(Debug)]
+pub struct Workspace {
+    /// Where sockets are read into.
+    pub(super) input: Box<[u8]>,
+    /// Where answers are encoded to.
+    pub(super) output: Output,
+    /// Encodes them.
+    pub encoder: Encoder,
+}
+
+impl Workspace {
+    /// Buffers for one loop.
+    pub fn new(encoder: Encoder) -> Workspace {
+        Workspace { input: vec![0; READ_BYTES].into_boxed_slice(), output: Output::default(), encoder }
+    }
+}
+
+/// The bounds that are flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The largest value.
+    pub max_value_bytes: usize,
+    /// For the content to arrive, and for the answer to be found.
+    pub request_timeout_ms: u64,
+    /// For the head to arrive.
+    pub header_timeout_ms: u64,
+    /// For silence, and for not reading answers.
+    pub idle_timeout_ms: u64,
+}
+
+/// What a turn of a connection may look at, besides its socket.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The engine and the queues.
+    pub backend: &'a Backend,
+    /// What the admin socket tells about.
+    pub status: &'a admin::Status,
+    /// The bounds that are flags.
+    pub bounds: &'a Bounds,
+    /// This loop's counters.
+    pub counters: &'a Counters,
+    /// The number of this loop.
+    pub event_loop: u16,
+    /// The time of this turn.
+    pub now_ms: u64,
+    /// The server is going away: every answer ends its connection.
+    pub draining: bool,
+}

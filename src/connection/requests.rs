@@ -1,0 +1,307 @@
+//! What a connection does with its requests: takes them out of bytes, answers what the cache knows, sends jobs for the
+//! rest, takes the replies. Called by [`super`] with whatever it has read.
+
+use super::{Connection, Context, Role, State, Workspace};
+use crate::api::{self, Command, admin, answer};
+use crate::http::content::Decoder;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request::{self, Framing, Head, Parsed, Version};
+use crate::http::response::{CONTINUE, Frame, Reuse};
+use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES};
+use crate::store::backend::Asked;
+use crate::store::{Answer, Claim, Op};
+use crate::token::Ticket;
+use memchr::memchr;
+
+/// What is waited for: decides what a deadline means.
+#[derive(Debug)]
+pub(super) enum Job {
+    Read,
+    Write(Claim),
+}
+
+/// A request whose content is arriving.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    purpose: Purpose,
+    pub(super) frame: Frame,
+    decoder: Decoder,
+    content: Vec<u8>,
+    /// Bytes of content so far, kept or not.
+    bytes: u64,
+}
+
+/// What becomes of a content.
+#[derive(Debug)]
+enum Purpose {
+    /// It is the value of this key.
+    Set(Box<str>),
+    /// It is dropped, and then this is done.
+    Drop(Owned),
+}
+
+/// A command that outlives the bytes it was parsed from.
+#[derive(Debug)]
+enum Owned {
+    Command(Command<'static>),
+    Refusal(Problem),
+}
+
+impl Connection {
+    /// Answers the requests in `bytes`, in their order, as far as they are whole and may be answered now. Returns the
+    /// bytes used; `unparsed` says whether the rest may be a whole request.
+    pub(super) fn serve(
+        &mut self,
+        bytes: &[u8],
+        requests: &mut usize,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) -> usize {
+        let mut used = 0;
+        self.unparsed = false;
+        while used < bytes.len() {
+            match &mut self.state {
+                State::Idle | State::Head => {
+                    if *requests == 0 || ws.output.len() >= OUTPUT_BYTES {
+                        self.unparsed = true;
+                        break;
+                    }
+                    match request::parse(&bytes[used..]) {
+                        Ok(Parsed::Complete(head)) => {
+                            *requests -= 1;
+                            used += head.bytes;
+                            cx.counters.requests_total.add(1);
+                            self.begin(&head, used < bytes.len(), ws, cx);
+                        }
+                        Ok(Parsed::Partial) => {
+                            if matches!(self.state, State::Idle) {
+                                self.state = State::Head;
+                                self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
+                            }
+                            break;
+                        }
+                        Err(problem) => {
+                            cx.counters.malformed_requests_total.add(1);
+                            self.refuse(&problem, LAST, ws, cx);
+                        }
+                    }
+                }
+                State::Content(incoming) => match incoming.take(&bytes[used..], cx.bounds.max_value_bytes) {
+                    Ok(n) => {
+                        used += n;
+                        if incoming.decoder.is_done() {
+                            self.content_whole(ws, cx);
+                        }
+                    }
+                    Err(problem) => {
+                        let head_only = incoming.frame.head_only;
+                        self.refuse(&problem, Frame { head_only, ..LAST }, ws, cx);
+                    }
+                },
+                State::Waiting(..) => {
+                    self.unparsed = true;
+                    break;
+                }
+                State::Closing | State::Lingering { .. } => break,
+            }
+        }
+        used
+    }
+
+    /// A head is whole. Decides what is done with it before any content is read.
+    fn begin(&mut self, head: &Head<'_>, more_follows: bool, ws: &mut Workspace, cx: &Context<'_>) {
+        let reuse = match head.version {
+            _ if !head.keep_alive || cx.draining => Reuse::Close,
+            Version::Http10 => Reuse::KeepAlive,
+            Version::Http11 => Reuse::Silent,
+        };
+        let frame = Frame { head_only: head.method == "HEAD", reuse };
+        let routed = match self.role {
+            Role::Data | Role::TurnedAway => api::route(head.method, head.target),
+            Role::Admin => admin::route(head.method, head.target),
+        };
+        let checked =
+            routed.and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes));
+        if !head.framing.has_content() {
+            return match checked {
+                Ok(Command::Set(key)) => self.set(key.into(), Vec::new(), frame, ws, cx),
+                Ok(command) => self.execute(command, frame, ws, cx),
+                Err(problem) => self.refuse(&problem, frame, ws, cx),
+            };
+        }
+        // Content that is not wanted is read to keep the connection, if it is small and on its way; else the answer
+        // comes first, and the connection ends with it.
+        let droppable = matches!(head.framing, Framing::Length(..=DISCARD_BYTES)) && !head.expects_continue;
+        let purpose = match checked {
+            Ok(Command::Set(key)) => Purpose::Set(key.into()),
+            Ok(command) if droppable => Purpose::Drop(Owned::Command(own(command))),
+            Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
+                Purpose::Drop(Owned::Refusal(problem))
+            }
+            Ok(command) => {
+                return self.execute(command, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
+            }
+            Err(problem) => return self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx),
+        };
+        // RFC 9110 section 10.1.1: not needed where the content is on its way already.
+        if head.expects_continue && !more_follows {
+            ws.output.bytes.extend_from_slice(CONTINUE);
+        }
+        let decoder = Decoder::new(head.framing);
+        self.state =
+            State::Content(Box::new(Incoming { purpose, frame, decoder, content: Vec::new(), bytes: 0 }));
+        self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
+    }
+
+    fn content_whole(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+        let State::Content(incoming) = std::mem::replace(&mut self.state, State::Idle) else { return };
+        let Incoming { purpose, frame, content, .. } = *incoming;
+        match purpose {
+            Purpose::Set(key) => self.set(key, content, frame, ws, cx),
+            Purpose::Drop(Owned::Command(command)) => self.execute(command, frame, ws, cx),
+            Purpose::Drop(Owned::Refusal(problem)) => self.refuse(&problem, frame, ws, cx),
+        }
+    }
+
+    /// Executes a request that has no content, or whose content did not matter.
+    fn execute(&mut self, command: Command<'_>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        match command {
+            Command::Get(key) => {
+                let ticket = self.ticket(cx);
+                let Workspace { output, encoder, .. } = ws;
+                match cx.backend.get(&key, ticket, |hit| answer::hit(encoder, output, &hit, frame)) {
+                    Asked::Answered(()) => {
+                        cx.counters.cache_hits_total.add(1);
+                        self.answered(frame, cx);
+                    }
+                    Asked::Waiting => {
+                        cx.counters.cache_misses_total.add(1);
+                        self.wait(frame, Job::Read, cx);
+                    }
+                    Asked::Queued(_) => unreachable!("a read is not queued as a write"),
+                    Asked::Refused(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+                }
+            }
+            Command::Delete(key) => self.write(key.into(), Op::Delete, frame, ws, cx),
+            Command::Set(key) => self.set(key.into(), Vec::new(), frame, ws, cx),
+            Command::Options(allow) => {
+                answer::options(&ws.encoder, &mut ws.output, allow, frame);
+                self.answered(frame, cx);
+            }
+            Command::Admin(page) => {
+                admin::page(&ws.encoder, &mut ws.output, page, cx.status, frame);
+                self.answered(frame, cx);
+            }
+        }
+    }
+
+    fn set(&mut self, key: Box<str>, content: Vec<u8>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let value = String::from_utf8(content).ok().filter(|value| memchr(0, value.as_bytes()).is_none());
+        match value {
+            Some(value) => self.write(key, Op::Set(value.into()), frame, ws, cx),
+            None => {
+                let detail = "a value is UTF-8 text without U+0000: PostgreSQL's text holds nothing else";
+                self.refuse(&Problem::new(Kind::ValueNotText, detail), frame, ws, cx);
+            }
+        }
+    }
+
+    fn write(&mut self, key: Box<str>, op: Op, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let (ticket, deadline_ms) = (self.ticket(cx), cx.now_ms + cx.bounds.request_timeout_ms);
+        match cx.backend.write(key, op, ticket, deadline_ms) {
+            Asked::Queued(claim) => {
+                cx.counters.writes_total.add(1);
+                self.wait(frame, Job::Write(claim), cx);
+            }
+            Asked::Answered(()) | Asked::Waiting => unreachable!("a write is queued or refused"),
+            Asked::Refused(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+        }
+    }
+
+    /// The ticket of the next job.
+    fn ticket(&self, cx: &Context<'_>) -> Ticket {
+        Ticket { event_loop: cx.event_loop, id: self.id, job: self.jobs.wrapping_add(1) }
+    }
+
+    fn wait(&mut self, frame: Frame, job: Job, cx: &Context<'_>) {
+        self.jobs = self.jobs.wrapping_add(1);
+        self.state = State::Waiting(frame, job);
+        self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
+    }
+
+    pub(super) fn take_reply(&mut self, reply: &Answer, ws: &mut Workspace, cx: &Context<'_>) {
+        let State::Waiting(frame, _) = std::mem::replace(&mut self.state, State::Idle) else { return };
+        // Draining may have begun since the request was taken.
+        let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+        answer::answer(&ws.encoder, &mut ws.output, reply, frame);
+        self.answered(frame, cx);
+    }
+
+    pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        cx.counters.refusals_total.add(1);
+        ws.encoder.problem(&mut ws.output, problem, frame);
+        self.answered(frame, cx);
+    }
+
+    /// An answer has been encoded.
+    fn answered(&mut self, frame: Frame, cx: &Context<'_>) {
+        self.state = match frame.reuse {
+            Reuse::Silent | Reuse::KeepAlive => State::Idle,
+            Reuse::Close => State::Closing,
+        };
+        self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
+    }
+}
+
+/// The frame of an answer after which the connection cannot go on.
+pub(super) const LAST: Frame = Frame { head_only: false, reuse: Reuse::Close };
+
+impl Incoming {
+    /// Takes content from the front of `bytes`; returns how much.
+    fn take(&mut self, bytes: &[u8], max_value_bytes: usize) -> Result<usize, Problem> {
+        let Incoming { purpose, decoder, content, bytes: total, .. } = self;
+        decoder.decode(bytes, |piece| {
+            *total += piece.len() as u64;
+            if let Purpose::Set(_) = purpose {
+                if *total > max_value_bytes as u64 {
+                    return Err(too_large(max_value_bytes));
+                }
+                content.extend_from_slice(piece);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A write needs a length, and one that fits.
+fn check_length(
+    command: Command<'_>,
+    framing: Framing,
+    max_value_bytes: usize,
+) -> Result<Command<'_>, Problem> {
+    match (&command, framing) {
+        (Command::Set(_), Framing::None) => {
+            let detail = "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0";
+            Err(Problem::new(Kind::LengthRequired, detail))
+        }
+        (Command::Set(_), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
+            Err(too_large(max_value_bytes))
+        }
+        _ => Ok(command),
+    }
+}
+
+fn too_large(max_value_bytes: usize) -> Problem {
+    let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
+    Problem::new(Kind::ValueTooLarge, detail)
+}
+
+fn own(command: Command<'_>) -> Command<'static> {
+    match command {
+        Command::Get(key) => Command::Get(key.into_owned().into()),
+        Command::Set(key) => Command::Set(key.into_owned().into()),
+        Command::Delete(key) => Command::Delete(key.into_owned().into()),
+        Command::Options(allow) => Command::Options(allow),
+        Command::Admin(page) => Command::Admin(page),
+    }
+}

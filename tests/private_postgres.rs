@@ -1,0 +1,213 @@
+//! The private PostgreSQL: made, kept, recovered, guarded, stopped. With real kills of real processes.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::{Client, Server, wait_until};
+use tempfile::TempDir;
+
+/// A folder that PostgreSQL's user can get to, and the data folder in it.
+fn folder() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let data = dir.path().join("data");
+    (dir, data)
+}
+
+fn command(data: &Path, flags: &[&str]) -> Command {
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.arg("--data-dir").arg(data).args(flags);
+    command
+}
+
+/// The process of the PostgreSQL that lives there.
+fn postmaster(data: &Path) -> Pid {
+    let text = fs::read_to_string(data.join("postgres/postmaster.pid")).expect("PostgreSQL runs");
+    text.lines().next().and_then(|line| Pid::from_raw(line.parse().ok()?)).expect("the first line is its pid")
+}
+
+fn is_alive(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+fn put(client: &mut Client, key: &str, value: &str) -> u16 {
+    client.put(key, value).status
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_hotrow_was_killed() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    let mut client = server.connect();
+    for i in 0..100 {
+        assert_eq!(put(&mut client, &format!("k{i}"), &format!("v{i}")), 201);
+    }
+    let left = postmaster(&data);
+    server.kill();
+    assert!(is_alive(left), "PostgreSQL is not hotrow's to take along when it is killed");
+    // The next one ends what was left, and starts its own.
+    let server = Server::spawn(command(&data, &[]));
+    assert!(postmaster(&data) != left);
+    let mut client = server.connect();
+    for i in 0..100 {
+        assert_eq!(client.get(&format!("k{i}")).text(), format!("v{i}"));
+    }
+    let (status, _) = server.stop();
+    assert!(status.success());
+}
+
+#[test]
+fn a_killed_postgresql_is_brought_back_and_has_lost_nothing() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    let mut client = server.connect();
+    assert_eq!(put(&mut client, "before", "value"), 201);
+    assert_eq!(client.get("before").field("Cache-Status"), Some("hotrow; hit"));
+    kill_process(postmaster(&data), Signal::KILL).unwrap();
+    let hit = client.get("before");
+    assert_eq!(
+        (hit.status, hit.field("Cache-Status")),
+        (200, Some("hotrow; hit")),
+        "hits go on being served"
+    );
+    // Refused at once while it is down, or caught and settled; in the end it works without anybody's help.
+    wait_until("a write succeeds again", || matches!(put(&mut client, "after", "value"), 200 | 201));
+    wait_until("it is ready again", || {
+        server.connect_admin().request("GET", "/readyz", "", b"").status == 200
+    });
+    // The server that has cached nothing of it reads it from the table.
+    let (status, stderr) = server.stop();
+    assert!(status.success() && stderr.contains("starting it again"), "{stderr}");
+    let server = Server::spawn(command(&data, &[]));
+    let mut client = server.connect();
+    assert_eq!((client.get("before").text(), client.get("after").text()), ("value".into(), "value".into()));
+}
+
+#[test]
+fn a_second_server_on_the_same_folder_is_refused() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    let mut second = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
+    let output = second.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let line = stderr.lines().last().unwrap();
+    let pid = format!("(process {})", server.pid());
+    assert!(line.contains("another hotrow") && line.contains(&pid) && line.contains("--data-dir"), "{line}");
+    assert_eq!(put(&mut server.connect(), "k", "the first goes on"), 201);
+}
+
+#[test]
+fn ctrl_c_stops_both_and_a_second_one_at_once() {
+    let (_dir, data) = folder();
+    for signals in [1, 2] {
+        let mut server = Server::spawn(command(&data, &[]));
+        assert!(matches!(put(&mut server.connect(), "k", "v"), 200 | 201));
+        let postgres = postmaster(&data);
+        // A request under way keeps the server draining, so that there is something for a second signal to end.
+        let mut slow = server.connect();
+        slow.send("GET /kv/");
+        for _ in 0..signals {
+            server.signal(Signal::INT);
+            wait_until("it has heard it", || TcpStream::connect(server.address).is_err());
+        }
+        if signals == 1 {
+            slow.send("k HTTP/1.1\r\nHost: h\r\n\r\n");
+            let response = slow.response();
+            assert!(response.status == 200 && response.says_close());
+        }
+        let status = server.wait().expect("it ends");
+        assert_eq!(status.code(), Some(signals - 1));
+        wait_until("PostgreSQL has ended", || !is_alive(postgres));
+    }
+    // Ended at once is like a crash: the next start recovers.
+    let server = Server::spawn(command(&data, &[]));
+    assert_eq!(server.connect().get("k").text(), "v");
+}
+
+#[test]
+fn an_interrupted_making_of_the_cluster_is_made_good() {
+    let (_dir, data) = folder();
+    fs::create_dir_all(data.join("postgres.new/base")).unwrap();
+    fs::write(data.join("postgres.new/PG_VERSION"), "15\n").unwrap();
+    let server = Server::spawn(command(&data, &[]));
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    assert!(!data.join("postgres.new").exists());
+}
+
+#[test]
+fn a_folder_too_deep_for_a_socket_works_too() {
+    let (_dir, data) = folder();
+    let deep = data.join("x".repeat(100));
+    let server = Server::spawn(command(&deep, &[]));
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+}
+
+#[test]
+fn its_durability_is_full_and_it_is_not_on_the_network() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    let url =
+        format!("host='{}' user=hotrow dbname=hotrow", data.canonicalize().unwrap().join("run").display());
+    let mut sql = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+    for (setting, expected) in
+        [("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on"), ("listen_addresses", "")]
+    {
+        let value: String = sql.query_one(&format!("SHOW {setting}"), &[]).unwrap().get(0);
+        assert_eq!(value, expected, "{setting}");
+    }
+    let encoding: String = sql.query_one("SHOW server_encoding", &[]).unwrap().get(0);
+    assert_eq!(encoding, "UTF8");
+    let mode = fs::metadata(data.join("run")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "nobody else gets to the socket");
+    drop(server);
+}
+
+#[test]
+fn it_works_as_a_user_without_privileges() {
+    if !rustix::process::geteuid().is_root() {
+        // Then every other test here has shown it.
+        return;
+    }
+    let (dir, data) = folder();
+    let owner = hotrow::store::managed::binaries::owner().unwrap().expect("root has somebody to run it");
+    // The build folder may be where this user cannot go.
+    let binary = dir.path().join("hotrow");
+    fs::copy(env!("CARGO_BIN_EXE_hotrow"), &binary).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(&data).unwrap();
+    chown(&data, Some(owner.uid), Some(owner.gid)).unwrap();
+    let start = || {
+        let mut command = Server::command(&binary);
+        command.arg("--data-dir").arg(&data).uid(owner.uid).gid(owner.gid).current_dir("/");
+        Server::spawn(command)
+    };
+    let server = start();
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    server.kill();
+    assert_eq!(start().connect().get("k").text(), "v");
+}
+
+#[test]
+fn two_servers_that_start_at_once_on_a_new_database_share_the_migrations() {
+    let database = support::database::Database::new();
+    let starts: Vec<_> = (0..4)
+        .map(|_| {
+            let database = database.clone();
+            std::thread::spawn(move || Server::start_on(&database, &[]))
+        })
+        .collect();
+    let servers: Vec<Server> = starts.into_iter().map(|start| start.join().unwrap()).collect();
+    assert_eq!(put(&mut servers[0].connect(), "k", "v"), 201);
+    assert_eq!(servers[3].connect().get("k").text(), "v");
+    let applied = "SELECT string_agg(version || ' ' || name, ',' ORDER BY version) FROM hotrow_migrations";
+    assert_eq!(database.text(applied, &[]).as_deref(), Some("1 kv_store"));
+}

@@ -1,0 +1,165 @@
+//! What cannot work is refused at once: one line that names the cause and the remedy, and the right exit code. Never a
+//! panic, never a hang.
+
+mod support;
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::thread;
+use support::database::Database;
+use support::{Server, wait_until};
+
+/// Runs hotrow to its end. Returns its exit code and the lines on stderr that are no log lines.
+fn run(flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
+    let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(flags).envs(environment.iter().copied());
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    wait_until(&format!("hotrow {flags:?} ends"), || child.try_wait().expect("it is our child").is_some());
+    let output = child.wait_with_output().expect("it has ended");
+    let stderr = String::from_utf8(output.stderr).expect("stderr is text");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let ours = stderr.lines().filter(|line| line.starts_with("hotrow: ")).map(str::to_owned).collect();
+    (output.status.code(), ours)
+}
+
+/// Runs hotrow, which must end with this code and one line that has all these parts.
+fn refused(flags: &[&str], environment: &[(&str, &str)], code: i32, parts: &[&str]) {
+    let (got, lines) = run(flags, environment);
+    assert_eq!((got, lines.len()), (Some(code), 1), "{flags:?}: {lines:?}");
+    for part in parts {
+        assert!(lines[0].contains(part), "{part:?} is not in {:?}", lines[0]);
+    }
+}
+
+const ANY: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "off"];
+
+fn with_database(url: &str) -> Vec<&str> {
+    [&ANY[..], &["--database-url", url]].concat()
+}
+
+#[test]
+fn a_bad_flag_is_named_with_its_rule() {
+    refused(&["--cache-bytes", "much"], &[], 2, &["--cache-bytes", "KiB, MiB or GiB"]);
+    refused(&["--lissten", "127.0.0.1:0"], &[], 2, &["--lissten"]);
+    refused(&["sreve"], &[], 2, &["sreve"]);
+}
+
+#[test]
+fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
+    refused(&[], &[("HOTROW_IDLE_TIMEOUT", "soon")], 2, &["--idle-timeout", "ms, s or m"]);
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["--database-url", &Database::new().url, "--listen", "127.0.0.1:0"]);
+    command.env("HOTROW_LISTEN", "192.0.2.1:80").env("HOTROW_EVENT_LOOPS", "2");
+    assert!(Server::spawn(command).address.ip().is_loopback());
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for flag in ["--help", "--version", "-h", "-V"] {
+        assert_eq!(run(&[flag], &[]), (Some(0), vec![]));
+    }
+}
+
+#[test]
+fn an_address_in_use_is_refused() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    refused(&["--listen", &address], &[], 1, &[&address, "--listen", "another program listens there"]);
+    let flags = ["--listen", "127.0.0.1:0", "--admin-listen", &address];
+    refused(&flags, &[], 1, &[&address, "--admin-listen", "another program listens there"]);
+    // Another hotrow too, though it shares its port between its own loops.
+    let server = Server::start(&["--event-loops", "2"]);
+    let address = server.address.to_string();
+    refused(&["--listen", &address], &[], 1, &[&address, "another program listens there"]);
+    refused(&["--listen", "192.0.2.1:80"], &[], 1, &["192.0.2.1:80", "does not have that address"]);
+}
+
+#[test]
+fn a_database_that_is_not_there_is_refused() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("postgresql://nobody@{closed}/nothing");
+    refused(
+        &with_database(&url),
+        &[],
+        1,
+        &["--database-url", "onnection refused", "check that PostgreSQL runs there"],
+    );
+    let url = "postgresql://nobody@no-such-host.invalid/nothing";
+    refused(&with_database(url), &[], 1, &["--database-url", "check that PostgreSQL runs there"]);
+    refused(&with_database("what is this"), &[], 1, &["--database-url", "postgresql://user:password@host"]);
+    refused(&ANY, &[("DATABASE_URL", "what is this")], 1, &["--database-url"]);
+}
+
+#[test]
+fn a_server_that_takes_the_connection_and_says_nothing_is_no_hang() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://nobody@{}/nothing", silent.local_addr().unwrap());
+    let kept = thread::spawn(move || silent.accept());
+    refused(&with_database(&url), &[], 1, &["no answer within"]);
+    drop(kept.join());
+}
+
+#[test]
+fn a_wrong_database_is_refused() {
+    let database = Database::new();
+    let missing = database.url.replace("dbname=", "dbname=no_such_");
+    refused(&with_database(&missing), &[], 1, &["does not exist", "createdb"]);
+
+    database.execute("CREATE DATABASE in_latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0", &[]);
+    let (before, _) = database.url.split_once("dbname=").unwrap();
+    let latin = format!("{before}dbname=in_latin1");
+    refused(&with_database(&latin), &[], 1, &["LATIN1", "UTF8"]);
+}
+
+#[test]
+fn a_wrong_password_is_refused() {
+    let database = Database::new();
+    let mut client = database.connect();
+    client.batch_execute("CREATE ROLE guarded LOGIN PASSWORD 'right'").unwrap();
+    let file: String = client.query_one("SHOW hba_file", &[]).unwrap().get(0);
+    let rules = "SELECT 'local all guarded scram-sha-256' UNION ALL SELECT 'local all all trust'";
+    client.batch_execute(&format!("COPY ({rules}) TO '{file}'; SELECT pg_reload_conf()")).unwrap();
+    let guarded = database.url.replace("user=hotrow", "user=guarded");
+    // The new rules are in force as soon as a session without a password is refused.
+    wait_until("the rules are in force", || postgres::Client::connect(&guarded, postgres::NoTls).is_err());
+    let wrong = format!("{guarded} password=wrong");
+    refused(&with_database(&wrong), &[], 1, &["28P01", "check user and password"]);
+    refused(&with_database(&guarded), &[], 1, &["password"]);
+    let (_, lines) = run(&with_database(&wrong), &[]);
+    assert!(!lines[0].contains("wrong "), "the password is not repeated: {lines:?}");
+}
+
+#[test]
+fn a_table_that_may_not_be_made_is_refused() {
+    let database = Database::new();
+    let mut client = database.connect();
+    client.batch_execute("CREATE ROLE guest LOGIN; REVOKE ALL ON SCHEMA public FROM public").unwrap();
+    let guest = database.url.replace("user=hotrow", "user=guest");
+    refused(&with_database(&guest), &[], 1, &["permission denied", "grant"]);
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_used_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "no folder").unwrap();
+    let below = file.join("data");
+    let flags = [&ANY[..], &["--data-dir", below.to_str().unwrap()]].concat();
+    refused(&flags, &[], 1, &["--data-dir", "choose a folder that can be written to"]);
+}
+
+#[test]
+fn missing_programs_of_postgresql_are_named_with_the_package() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let flags = [&ANY[..], &["--data-dir", data.to_str().unwrap()]].concat();
+    // A temporary folder is its owner's alone: PostgreSQL's user must get in.
+    Command::new("chmod").arg("755").arg(dir.path()).status().unwrap();
+    let none = [("PG_BINDIR", "/no/such/folder")];
+    refused(&flags, &none, 1, &["PG_BINDIR", "apt-get install postgresql", "--database-url"]);
+}

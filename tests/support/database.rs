@@ -1,0 +1,135 @@
+//! One PostgreSQL for all tests of a program, and a database of its own for each test.
+//!
+//! It runs under a shell that waits for the end of its input: the pipe's other end is in this process, so that
+//! however this process ends, by a panic or by `kill -9` too, PostgreSQL is stopped and its folder removed.
+
+use super::DEADLINE;
+use hotrow::store::managed::binaries::{self, Binaries};
+use postgres::NoTls;
+use postgres::types::ToSql;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// `$1`: folder of the programs. `$2`: our folder. The rest: settings.
+const GUARD: &str = r#"
+    bin=$1 dir=$2; shift 2
+    "$bin" -D "$dir/cluster" "$@" >"$dir/log" 2>&1 &
+    cat >/dev/null
+    kill -QUIT $!
+    wait $!
+    rm -rf "$dir"
+"#;
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The PostgreSQL of this program.
+struct Cluster {
+    dir: PathBuf,
+    /// Holds the pipe that keeps it alive.
+    _guard: Child,
+}
+
+/// An empty database of one test. Clones are the same database.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// How to connect to it: what `--database-url` takes.
+    pub url: String,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let owner = binaries::owner().expect("somebody can run PostgreSQL");
+        let programs = Binaries::find(Path::new("")).expect("PostgreSQL's server programs are installed");
+        let command = |program: &Path| {
+            let mut command = Command::new(program);
+            if let Some(owner) = &owner {
+                command.uid(owner.uid).gid(owner.gid);
+            }
+            command.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
+            command
+        };
+        // Kept here and removed by the guard: this process may end in ways that run no destructor.
+        let dir =
+            tempfile::Builder::new().prefix("hotrow-test-").tempdir().expect("a temporary folder").keep();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("the folder is ours");
+        if let Some(owner) = &owner {
+            chown(&dir, Some(owner.uid), Some(owner.gid)).expect("root may give it away");
+        }
+        let output = command(&programs.path("initdb"))
+            .args(["--no-sync", "--auth=trust", "--username=hotrow", "--encoding=UTF8", "--locale=C", "-D"])
+            .arg(dir.join("cluster"))
+            .output()
+            .expect("initdb runs");
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        let guard = command(Path::new("/bin/sh"))
+            .args(["-c", GUARD, "guard"])
+            .arg(programs.path("postgres"))
+            .arg(&dir)
+            .args(["-c", "listen_addresses=", "-c", "max_connections=400", "-c", "autovacuum=off"])
+            // What a test of durability needs, this cluster has not: the machine is not going to lose its power.
+            .args(["-c", "fsync=off", "-c", "full_page_writes=off"])
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", dir.display()))
+            .stdin(Stdio::piped())
+            // Ctrl-C on the terminal is for the tests; the guard follows by itself.
+            .process_group(0)
+            .spawn()
+            .expect("a shell runs");
+        let cluster = Cluster { dir, _guard: guard };
+        let deadline = Instant::now() + DEADLINE;
+        while let Err(error) = postgres::Client::connect(&cluster.url("postgres"), NoTls) {
+            let log = fs::read_to_string(cluster.dir.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "PostgreSQL does not get ready: {error}\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        cluster
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("host='{}' user=hotrow dbname={database}", self.dir.display())
+    }
+}
+
+impl Database {
+    /// A fresh, empty one.
+    pub fn new() -> Database {
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut client = postgres::Client::connect(&CLUSTER.url("postgres"), NoTls).expect("PostgreSQL runs");
+        client
+            .batch_execute(&format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0"))
+            .expect("a database can be made");
+        Database { url: CLUSTER.url(&name) }
+    }
+
+    /// A session.
+    pub fn connect(&self) -> postgres::Client {
+        postgres::Client::connect(&self.url, NoTls).expect("PostgreSQL runs")
+    }
+
+    /// Runs one statement in a session of its own.
+    pub fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) {
+        self.connect().execute(sql, parameters).expect("the statement is right");
+    }
+
+    /// The first column of the first row, as text; `None` where there is no row.
+    pub fn text(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Option<String> {
+        self.connect().query_opt(sql, parameters).expect("the statement is right").map(|row| row.get(0))
+    }
+
+    /// The value of a key, as SQL sees it.
+    pub fn value(&self, key: &str) -> Option<String> {
+        self.text("SELECT value FROM kv_store WHERE key = $1", &[&key])
+    }
+
+    /// Stores a row past the server.
+    pub fn insert(&self, key: &str, value: &str) {
+        self.execute("INSERT INTO kv_store (key, value) VALUES ($1, $2)", &[&key, &value]);
+    }
+}

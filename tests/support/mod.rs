@@ -1,0 +1,45 @@
+//! What the tests of the whole server share: the real binary on a port of its own, a real PostgreSQL, a client that
+//! speaks raw bytes and believes nothing. Each file in `tests/` is a program of its own and takes from here what it
+//! needs:
+//!
+//! ```no_run
+//! let server = Server::start(&["--event-loops", "2"]);
+//! let mut client = server.connect();
+//! assert_eq!(client.put("k", "v").status, 201);
+//! assert_eq!(server.metric("hotrow_writes_total"), 1);
+//! ```
+//!
+//! Nothing here waits for a time to pass: everything waits for a condition, and fails when a deadline passes first.
+
+// No program uses all of it; and `pub` says what a module offers, though no crate can see it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+pub mod client;
+pub mod database;
+pub mod process;
+pub mod server;
+
+pub use client::Client;
+pub use server::Server;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives it up. Far more than it ever takes: passing it is a failure.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds; fails with `what` when it does not within [`DEADLINE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        // Not to give anybody time, but to leave the processor to whoever is waited for.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Text that does not compress and that no two seeds share: ASCII, so that bytes and characters are the same.
+pub fn random_text(bytes: usize, seed: u64) -> String {
+    const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..bytes).map(|_| char::from(LETTERS[random.usize(..64)])).collect()
+}

@@ -1,0 +1,33 @@
+//! Looks at a process from outside, by `/proc` (proc(5)). Knows nothing of hotrow.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs;
+
+/// Memory of the process that is in RAM, in bytes.
+pub fn rss_bytes(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is there");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number of kB");
+    kib * 1024
+}
+
+/// File descriptors that the process has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+}
+
+/// Processor time that the process has used, in clock ticks (100 a second).
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name before it, in parentheses, may have blanks: utime and stime are the 12th and 13th field behind it.
+    let fields = stat.rsplit_once(") ").expect("a name in parentheses").1;
+    fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks are a number")).sum()
+}
+
+/// Raises this process's limit on file descriptors as far as it may, and returns it.
+pub fn allow_many_descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .expect("up to the hard limit is allowed");
+    limit.maximum.map_or(usize::MAX, |maximum| maximum as usize)
+}
