@@ -276,7 +276,7 @@ fn remedy(cause: &str) -> &'static str {
             "check user and password, and the server's pg_hba.conf"
         }
         _ if cause.contains("3D000") => "make it with: createdb --encoding=UTF8 NAME",
-        _ if cause.contains("42501") => {
+        _ if cause.contains("42501") || cause.contains("3F000") => {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
         _ if cause.contains("encoded in") => "choose another database",
