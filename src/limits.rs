@@ -41,7 +41,14 @@ pub const REPLIES_A_TURN: usize = 1024;
 pub const TURNED_AWAY: usize = 64;
 /// Connections to the admin socket; more are turned away.
 pub const ADMIN_CONNECTIONS: usize = 64;
-/// How long accepting pauses when the process is out of file descriptors.
+/// File descriptors that connections leave to everything else, so that a database that was away can be reached again
+/// (the `postgres` crate dies where it finds none): to the process, to each loop, and to each session.
+pub const OWN_DESCRIPTORS: usize = 16;
+/// A loop's poll, its waker and its listeners.
+pub const LOOP_DESCRIPTORS: usize = 6;
+/// A session's socket, and the poll of the small runtime that the `postgres` crate gives it.
+pub const SESSION_DESCRIPTORS: usize = 6;
+/// How long accepting pauses when connections have all the file descriptors that they may have.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How long a closed connection is read from, so that the client sees the answer and not a reset.
 pub const LINGER_MS: u64 = 1_000;

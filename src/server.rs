@@ -11,6 +11,7 @@ use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
 use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::limits::RECONNECT_MS;
+use crate::limits::{LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
 use crate::metrics::Counters;
 use crate::store::Deliver;
 use crate::store::backend::Backend;
@@ -142,6 +143,8 @@ pub fn start(config: &Config) -> Result<Running, String> {
         },
         max_connections: config.max_connections as usize,
         connections: AtomicUsize::new(0),
+        max_sockets: max_sockets(loops, readers + writers),
+        sockets: AtomicUsize::new(0),
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
     });
@@ -293,6 +296,14 @@ fn allow_many_descriptors() {
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
         log::warn!("the limit on file descriptors cannot be raised: {error}");
     }
+}
+
+/// How many descriptors connections may take, so that the rest of the server never lacks one.
+fn max_sockets(loops: usize, sessions: usize) -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    let others = OWN_DESCRIPTORS + loops * LOOP_DESCRIPTORS + sessions * SESSION_DESCRIPTORS;
+    limit.saturating_sub(others).max(1)
 }
 
 fn cannot_start_thread(error: &io::Error) -> String {

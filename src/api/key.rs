@@ -11,9 +11,10 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 /// The key that stands behind `/kv/`, decoded once. Allocates only if there is a `%` in it.
 ///
-/// `raw` is ASCII: the parser refuses a target that is not.
+/// `raw` is ASCII without control bytes: the parser refuses a target that is not.
 pub fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
-    let key = if memchr(b'%', raw.as_bytes()).is_none() {
+    let encoded = raw.bytes().fold(false, |found, b| found | (b == b'%'));
+    let key = if !encoded {
         Cow::Borrowed(raw)
     } else {
         if !escapes_are_whole(raw.as_bytes()) {
@@ -30,7 +31,7 @@ pub fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
     if key.len() > KEY_CHARS && key.chars().count() > KEY_CHARS {
         return Err(bad_key("a key has at most 255 characters"));
     }
-    if memchr(0, key.as_bytes()).is_some() {
+    if encoded && memchr(0, key.as_bytes()).is_some() {
         return Err(bad_key("a key cannot have U+0000 in it: PostgreSQL's text has none"));
     }
     Ok(key)

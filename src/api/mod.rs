@@ -34,7 +34,10 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
     if target == "*" {
         return Ok(Command::Options(KEY_METHODS));
     }
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = match target.bytes().position(|b| b == b'?') {
+        Some(at) => (&target[..at], &target[at + 1..]),
+        None => (target, ""),
+    };
     let Some(raw_key) = path.strip_prefix("/kv/") else {
         let detail = "values live at /kv/{key}; operations listen on the admin socket";
         return Err(Problem::new(Kind::PathNotFound, detail));

@@ -357,6 +357,21 @@ fn a_half_closed_client_gets_its_answer() {
 }
 
 #[test]
+fn what_is_no_head_is_refused_at_the_end_of_the_stream_if_no_line_end_came_before() {
+    let statuses = |pieces: &[&[u8]]| {
+        let mut world = World::new();
+        world.io.pieces.extend(pieces.iter().map(|piece| piece.to_vec()));
+        world.io.ends = true;
+        world.connection.set_readable(true);
+        assert_eq!(world.turn_until_it_waits(), Turn::Close);
+        world.statuses()
+    };
+    assert_eq!(statuses(&[b"GE\x01"]), [400]);
+    assert_eq!(statuses(&[b"GE", b"\x01"]), [400]);
+    assert_eq!(statuses(&[b"GE", b"T"]), [] as [u16; 0], "cut off, and not wrong so far");
+}
+
+#[test]
 fn a_refused_content_is_read_if_small_and_cut_off_if_not() {
     let refused = |length: usize, body: usize| {
         let head = format!("POST /kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");

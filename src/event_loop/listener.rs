@@ -20,8 +20,10 @@ pub struct Listener {
     pub role: Role,
     /// There may be more to accept: edge-triggered readiness is told once.
     pub ready: bool,
-    /// Out of file descriptors: not before this time.
+    /// No file descriptor left for connections: not before this time.
     pub paused_until_ms: u64,
+    /// It has paused and not caught up since: said once, not at every pause.
+    starved: bool,
 }
 
 /// What accepting gave.
@@ -31,14 +33,31 @@ pub enum Accept {
     Stream(TcpStream),
     /// None, for now.
     None,
-    /// The process or the machine has no file descriptor left. The connection stays in the kernel's queue.
+    /// Connections have all file descriptors that they may have, or the machine has none left. Whoever comes stays in
+    /// the kernel's queue.
     OutOfDescriptors,
 }
 
 impl Listener {
     /// A listener for one loop out of a bound socket.
     pub fn new(socket: std::net::TcpListener, token: Token, role: Role) -> Listener {
-        Listener { socket: TcpListener::from_std(socket), token, role, ready: true, paused_until_ms: 0 }
+        Listener {
+            socket: TcpListener::from_std(socket),
+            token,
+            role,
+            ready: true,
+            paused_until_ms: 0,
+            starved: false,
+        }
+    }
+
+    /// Leaves the kernel's queue alone for a while.
+    pub fn pause(&mut self, now_ms: u64) -> Accept {
+        self.paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
+        if !std::mem::replace(&mut self.starved, true) {
+            log::warn!("no file descriptor left for a new connection (ulimit -n): accepting pauses");
+        }
+        Accept::OutOfDescriptors
     }
 
     /// Takes one connection from the kernel's queue.
@@ -54,12 +73,14 @@ impl Listener {
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.ready = false;
+                    if std::mem::take(&mut self.starved) {
+                        log::info!(
+                            "there are file descriptors again: everybody who waited has been accepted"
+                        );
+                    }
                     return Accept::None;
                 }
-                Err(e) if is_out_of_descriptors(&e) => {
-                    self.paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
-                    return Accept::OutOfDescriptors;
-                }
+                Err(e) if is_out_of_descriptors(&e) => return self.pause(now_ms),
                 // accept(2): errors of the new connection itself are reported here too; try the next.
                 Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::ConnectionAborted => {}
                 Err(e) => {

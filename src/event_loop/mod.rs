@@ -57,6 +57,10 @@ pub struct Shared {
     pub max_connections: usize,
     /// Connections to the data socket, over all loops.
     pub connections: AtomicUsize,
+    /// Connections of every kind at a time: the file descriptors that they may take.
+    pub max_sockets: usize,
+    /// Connections of every kind, over all loops.
+    pub sockets: AtomicUsize,
     /// How long connections may take to end once draining has begun.
     pub drain_timeout_ms: u64,
     /// The clock of all deadlines.
@@ -244,13 +248,15 @@ impl EventLoop {
                     break;
                 }
                 let role = listener.role;
-                match listener.accept(self.now_ms) {
+                let accept = if self.shared.sockets.load(Ordering::Relaxed) < self.shared.max_sockets {
+                    listener.accept(self.now_ms)
+                } else {
+                    listener.pause(self.now_ms)
+                };
+                match accept {
                     Accept::Stream(stream) => self.open(stream, role),
                     Accept::None => break,
-                    Accept::OutOfDescriptors => {
-                        self.counters.accept_pauses_total.add(1);
-                        log::warn!("no file descriptor left for a new connection: accepting pauses");
-                    }
+                    Accept::OutOfDescriptors => self.counters.accept_pauses_total.add(1),
                 }
             }
         }
@@ -292,6 +298,7 @@ impl EventLoop {
         }
         let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
         entry.insert(Client { stream, connection: Connection::new(id, role, &cx), queued: false });
+        self.shared.sockets.fetch_add(1, Ordering::Relaxed);
         self.counters.connections_total.add(1);
         self.counters.connections.add(1);
         match role {
@@ -358,6 +365,7 @@ impl EventLoop {
     fn close(&mut self, id: Id) {
         let client = self.clients.remove(id.slot as usize);
         self.wheel.disarm(id.slot);
+        self.shared.sockets.fetch_sub(1, Ordering::Relaxed);
         self.counters.connections.sub(1);
         match client.connection.role() {
             Role::Data => {

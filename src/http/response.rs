@@ -189,19 +189,34 @@ fn content(out: &mut Output, value: Lent<'_>, frame: Frame) {
 }
 
 /// Appends a decimal number. Two digits a division, from the back of a small buffer.
-fn number(bytes: &mut Vec<u8>, mut n: u64) {
+fn number(bytes: &mut Vec<u8>, n: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
-    loop {
+    let mut left = n;
+    while left >= 10 {
+        let pair = (left % 100) as usize * 2;
+        left /= 100;
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+    }
+    if left > 0 || n == 0 {
         at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
+        digits[at] = b'0' + left as u8;
     }
     bytes.extend_from_slice(&digits[at..]);
 }
+
+/// `00`, `01` … `99`.
+static PAIRS: [u8; 200] = {
+    let mut pairs = [0; 200];
+    let mut n = 0;
+    while n < 100 {
+        pairs[n * 2] = b'0' + (n / 10) as u8;
+        pairs[n * 2 + 1] = b'0' + (n % 10) as u8;
+        n += 1;
+    }
+    pairs
+};
 
 fn reason(status: u16) -> &'static str {
     match status {
@@ -286,7 +301,7 @@ mod tests {
 
     #[test]
     fn numbers_are_decimal() {
-        for n in [0, 9, 10, 99, 100, 12345, u64::MAX] {
+        for n in (0..=1_100).chain([9_999, 10_000, 12_345, 100_000, u64::MAX]) {
             let mut bytes = Vec::new();
             number(&mut bytes, n);
             assert_eq!(bytes, n.to_string().as_bytes());

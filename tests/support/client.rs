@@ -66,6 +66,14 @@ impl Client {
             .expect("a socket has it");
     }
 
+    /// Something has come, or the end has, that was not taken yet. Does not wait.
+    pub fn has_something(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket has this mode");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket has this mode");
+        !self.received.is_empty() || !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// The answer to a request with this method: HEAD has no content in its answer.
     pub fn response_to(&mut self, method: &str) -> Response {
         self.try_response_to(method).unwrap_or_else(|error| {

@@ -16,6 +16,8 @@
 
 pub mod client;
 pub mod database;
+pub mod history;
+pub mod linearizable;
 pub mod process;
 pub mod server;
 

@@ -210,7 +210,8 @@ impl Server {
 /// Every server must end well, and must not have panicked on its way: whatever a test has looked at.
 impl Drop for Server {
     fn drop(&mut self) {
-        *self.admin.lock().expect("nobody panics with it") = None;
+        self.admin.clear_poison();
+        *self.admin.lock().expect("it is not poisoned now") = None;
         if !self.ended {
             self.signal(Signal::TERM);
             let status = self.wait();

@@ -137,6 +137,16 @@ fn rows() -> Vec<(Vec<u8>, u16)> {
         (host(&format!("Host: h\r\nX: {}\r\n", "x".repeat(HEAD_BYTES))), 431),
         (host(&format!("Host: h\r\nX: {}", "x".repeat(HEAD_BYTES))), 431),
         ("\r\n".repeat(HEAD_BYTES / 2 + 1).into_bytes(), 431),
+        // Of two errors the first: the other may not have arrived yet.
+        (format!("GET /{} HTTP/1.1\r\nH\x03st\r\n\r\n", "x".repeat(REQUEST_LINE_BYTES)).into_bytes(), 414),
+        (format!("GET /{} HTTP/1.1\nHost: h\r\n\r\n", "x".repeat(REQUEST_LINE_BYTES)).into_bytes(), 414),
+        (format!("GET /{}\x01 HTTP/1.1\r\n", "x".repeat(REQUEST_LINE_BYTES)).into_bytes(), 414),
+        (format!("GET /\x01{} HTTP/1.1\r\n", "x".repeat(REQUEST_LINE_BYTES)).into_bytes(), 400),
+        (format!("\nGET /{} HTTP/1.1\r\n", "x".repeat(REQUEST_LINE_BYTES)).into_bytes(), 400),
+        (host(&format!("Host: h\r\nX: {}\r\nX Y: z\r\n", "x".repeat(HEAD_BYTES))), 431),
+        (host(&format!("Host: h\r\nX: {}\n", "x".repeat(HEAD_BYTES))), 431),
+        (host(&format!("Host: h\n{}", many(FIELDS))), 400),
+        (b"\nGET /kv/a HTTP/2.0\r\n\r\n".to_vec(), 400),
     ];
     // Every byte that no method, no target and no field value may have.
     for byte in (0u8..=31).chain([127]) {
@@ -169,7 +179,9 @@ fn every_head_is_taken_or_refused_as_its_row_says() {
 #[test]
 fn a_head_cut_anywhere_is_partial_or_refused_as_the_whole_is() {
     for (bytes, expected) in rows() {
-        for cut in 0..bytes.len().min(400) {
+        let around = |limit: usize| limit - 20..limit + 20;
+        let cuts = (0..400).chain(around(REQUEST_LINE_BYTES)).chain(around(HEAD_BYTES));
+        for cut in cuts.filter(|cut| *cut < bytes.len()) {
             match status_of(&bytes[..cut]) {
                 Ok(None) => {}
                 Ok(Some(used)) => assert_eq!((expected, used <= cut), (200, true)),
