@@ -1,0 +1,208 @@
+//! Reads what a client sends and what a connection sends back, and holds one against the other: a client that knows
+//! HTTP and remembers what it has stored.
+
+use crate::database::{DOWN, REFUSED, UNKNOWN};
+use crate::world::MAX_VALUE_BYTES;
+use hotrow::api::{Command, admin, route};
+use hotrow::connection::Role;
+use hotrow::http::content::Decoder;
+use hotrow::http::request::{Framing, Parsed, parse};
+use hotrow::http::response::CONTINUE;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A request as it was sent.
+#[derive(Debug)]
+pub struct Request {
+    method: String,
+    target: String,
+    framing: Framing,
+    expects_continue: bool,
+    /// `None`: it is cut off, or badly framed.
+    content: Option<Vec<u8>>,
+}
+
+/// Requests in their order, and what comes behind them.
+#[derive(Debug)]
+pub struct Requests {
+    all: Vec<Request>,
+    /// Behind the last one comes something that is none.
+    malformed: bool,
+}
+
+/// An answer as it was received.
+#[derive(PartialEq, Eq)]
+pub struct Answer {
+    /// Status line and fields.
+    head: Vec<u8>,
+    body: Vec<u8>,
+    status: u16,
+    length: Option<usize>,
+    closes: bool,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        write!(f, "{:?} + {:?}", text(&self.head), text(&self.body))
+    }
+}
+
+impl Answer {
+    /// Bytes of head and body.
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// What the bytes ask for, if the connection lives that long.
+pub fn requests(mut bytes: &[u8]) -> Requests {
+    let mut all = Vec::new();
+    loop {
+        let head = match parse(bytes) {
+            Ok(Parsed::Complete(head)) => head,
+            Ok(Parsed::Partial) => return Requests { all, malformed: false },
+            Err(_) => return Requests { all, malformed: true },
+        };
+        bytes = &bytes[head.bytes..];
+        let (mut decoder, mut content) = (Decoder::new(head.framing), Vec::new());
+        let decoded = decoder.decode(bytes, |piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        });
+        let used = decoded.ok().filter(|_| decoder.is_done());
+        all.push(Request {
+            method: head.method.into(),
+            target: head.target.into(),
+            framing: head.framing,
+            expects_continue: head.expects_continue,
+            content: used.map(|_| content),
+        });
+        match used {
+            Some(used) => bytes = &bytes[used..],
+            None => return Requests { all, malformed: false },
+        }
+    }
+}
+
+/// The answers in `sent`. `cut`: the last one may be cut off.
+pub fn answers(requests: &Requests, mut sent: &[u8], cut: bool) -> Vec<Answer> {
+    let (mut answers, mut continues) = (Vec::new(), 0);
+    while !sent.is_empty() {
+        if let Some(rest) = sent.strip_prefix(CONTINUE) {
+            continues += 1;
+            sent = rest;
+            continue;
+        }
+        let request = requests.all.get(answers.len());
+        match answer(sent, request.is_some_and(|request| request.method == "HEAD")) {
+            Some(answer) => {
+                sent = &sent[answer.bytes()..];
+                answers.push(answer);
+            }
+            None if cut => break,
+            None => panic!("an answer is cut off: {:?}", String::from_utf8_lossy(sent)),
+        }
+    }
+    let expecting = requests.all.iter().filter(|request| request.expects_continue).count();
+    assert!(continues <= expecting, "{continues} times 100 Continue for {expecting} who expect it");
+    answers
+}
+
+fn answer(sent: &[u8], to_head: bool) -> Option<Answer> {
+    let mut fields = [httparse::EMPTY_HEADER; 16];
+    let mut response = httparse::Response::new(&mut fields);
+    let httparse::Status::Complete(head_bytes) = response.parse(sent).expect("an answer is HTTP") else {
+        return None;
+    };
+    let status = response.code.expect("a complete head has a status");
+    let field = |name: &str| {
+        let mut fields = response.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+        let value = fields.next().map(|field| std::str::from_utf8(field.value).expect("fields are text"));
+        assert!(fields.next().is_none(), "{name} twice");
+        value
+    };
+    assert!(field("Date").is_some() && field("Transfer-Encoding").is_none());
+    let length = field("Content-Length").map(|value| value.parse().expect("a length is a number"));
+    assert_eq!(length.is_none(), status == 204, "status {status}, length {length:?}");
+    // The answer to a request that came too slowly knows nothing of its method.
+    let body_bytes = if to_head && status != 408 { 0 } else { length.unwrap_or(0) };
+    let body = sent.get(head_bytes..head_bytes + body_bytes)?.to_vec();
+    let closes = field("Connection") == Some("close");
+    Some(Answer { head: sent[..head_bytes].to_vec(), body, status, length, closes })
+}
+
+/// What holds however a connection fares: no more answers than requests, none behind the last.
+pub fn check_order(requests: &Requests, answers: &[Answer]) {
+    assert!(answers.len() <= requests.all.len() + 1, "more answers than requests");
+    let before_last = &answers[..answers.len().saturating_sub(1)];
+    assert!(before_last.iter().all(|answer| !answer.closes), "answered behind the last answer");
+}
+
+/// What holds where nobody disturbs it: an answer to everything, and the right one.
+pub fn check(role: Role, requests: &Requests, answers: &[Answer]) {
+    check_order(requests, answers);
+    if answers.last().is_none_or(|answer| !answer.closes) {
+        let whole = requests.all.iter().filter(|request| request.content.is_some()).count();
+        assert_eq!(answers.len(), whole, "requests and answers of a connection that was not closed");
+        assert!(!requests.malformed, "malformed, and not refused");
+    }
+    let mut stored = BTreeMap::new();
+    for (request, answer) in requests.all.iter().zip(answers) {
+        match (&request.content, role) {
+            (Some(content), Role::Data) => check_data(request, content, answer, &mut stored),
+            (Some(_), _) => {
+                let expected = admin::route(&request.method, &request.target);
+                let expected =
+                    expected.map_or_else(|p| p.status(), |c| if is_options(&c) { 204 } else { 200 });
+                assert_eq!(answer.status, expected, "{request:?}");
+            }
+            (None, _) => assert!(answer.closes, "a request that has no end was answered: {request:?}"),
+        }
+    }
+    if answers.len() > requests.all.len() {
+        let last = &answers[answers.len() - 1];
+        assert!(requests.malformed && last.closes && last.status >= 400, "{last:?}");
+    }
+}
+
+fn is_options(command: &Command<'_>) -> bool {
+    matches!(command, Command::Options(_))
+}
+
+fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut BTreeMap<String, Vec<u8>>) {
+    let fails = |key: &str| key.starts_with([REFUSED, DOWN]);
+    let loses = |key: &str| key.starts_with(UNKNOWN);
+    let expected = match route(&request.method, &request.target) {
+        Err(problem) => problem.status(),
+        Ok(Command::Options(_)) => 204,
+        Ok(Command::Admin(_)) => panic!("operations on the data socket"),
+        Ok(Command::Get(key)) if fails(&key) => 503,
+        Ok(Command::Get(key)) => match stored.get(&*key) {
+            None => 404,
+            Some(value) => {
+                assert_eq!(answer.length, Some(value.len()), "{request:?}");
+                assert!(request.method == "HEAD" || answer.body == *value, "{request:?}");
+                200
+            }
+        },
+        Ok(Command::Delete(key)) if fails(&key) => 503,
+        Ok(Command::Delete(key)) => match stored.remove(&*key) {
+            _ if loses(&key) => 504,
+            Some(_) => 204,
+            None => 404,
+        },
+        Ok(Command::Set(_)) if request.framing == Framing::None => 411,
+        Ok(Command::Set(_)) if content.len() > MAX_VALUE_BYTES => 413,
+        Ok(Command::Set(_)) if std::str::from_utf8(content).map_or(true, |text| text.contains('\0')) => 422,
+        Ok(Command::Set(key)) if fails(&key) => 503,
+        Ok(Command::Set(key)) => match stored.insert(key.to_string(), content.to_vec()) {
+            _ if loses(&key) => 504,
+            existed => {
+                assert_eq!(answer.body, content, "{request:?}");
+                if existed.is_some() { 200 } else { 201 }
+            }
+        },
+    };
+    assert_eq!(answer.status, expected, "{request:?}");
+}
