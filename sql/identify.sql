@@ -1,2 +1,6 @@
--- Who this session is, for whoever has to make sure one day that it is gone: a pid alone could be reused.
-SELECT pg_backend_pid() AS pid, (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()) AS started;
+-- Who this session is, for whoever has to make sure one day that it is gone: a pid alone could be reused. And whether
+-- its server is a standby.
+SELECT
+    pg_backend_pid() AS pid,
+    (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()) AS started,
+    pg_is_in_recovery() AS in_recovery;

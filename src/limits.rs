@@ -44,6 +44,8 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// File descriptors that connections leave to everything else, so that a database that was away can be reached again
 /// (the `postgres` crate dies where it finds none): to the process, to each loop, and to each session.
 pub const OWN_DESCRIPTORS: usize = 16;
+/// More of them for the admin socket: whoever wants to know why nobody gets in must get in.
+pub const ADMIN_DESCRIPTORS: usize = 4;
 /// A loop's poll, its waker and its listeners.
 pub const LOOP_DESCRIPTORS: usize = 6;
 /// A session's socket, and the poll of the small runtime that the `postgres` crate gives it.

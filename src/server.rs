@@ -11,14 +11,15 @@ use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
 use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::limits::RECONNECT_MS;
-use crate::limits::{LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
+use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
 use crate::metrics::Counters;
 use crate::store::Deliver;
 use crate::store::backend::Backend;
 use crate::store::health::Health;
 use crate::store::managed::Managed;
-use crate::store::pool::{self, Pool};
+use crate::store::pool::Pool;
 use crate::store::postgres::{About, Postgres};
+use crate::store::worker;
 use mio::{Poll, Waker};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -105,7 +106,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
 
     let deliver: Arc<dyn Deliver> = Arc::new(Inboxes(inboxes.clone()));
     let (engine_too, health_too) = (Arc::clone(&engine), Arc::clone(&health));
-    let pool_shared = Arc::new(pool::Shared {
+    let pool_shared = Arc::new(worker::Shared {
         connector: database,
         engine: engine_too,
         deliver,
@@ -124,6 +125,14 @@ pub fn start(config: &Config) -> Result<Running, String> {
         draining: AtomicBool::new(false),
         version: format!("hotrow {}\nPostgreSQL {}\n", env!("CARGO_PKG_VERSION"), about.version),
     });
+    let max_sockets = max_sockets(loops, readers + writers);
+    if max_sockets < config.max_connections as usize {
+        log::warn!(
+            "the limit on file descriptors leaves room for {max_sockets} connections, fewer than --max-connections \
+             ({}): raise it (ulimit -n), or more will wait to be accepted",
+            config.max_connections
+        );
+    }
     let ms = |duration: Duration| duration.as_millis() as u64;
     let shared = Arc::new(Shared {
         backend: Backend {
@@ -143,7 +152,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         },
         max_connections: config.max_connections as usize,
         connections: AtomicUsize::new(0),
-        max_sockets: max_sockets(loops, readers + writers),
+        max_sockets,
         sockets: AtomicUsize::new(0),
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
@@ -302,7 +311,8 @@ fn allow_many_descriptors() {
 fn max_sockets(loops: usize, sessions: usize) -> usize {
     use rustix::process::{Resource, getrlimit};
     let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    let others = OWN_DESCRIPTORS + loops * LOOP_DESCRIPTORS + sessions * SESSION_DESCRIPTORS;
+    let others =
+        OWN_DESCRIPTORS + ADMIN_DESCRIPTORS + loops * LOOP_DESCRIPTORS + sessions * SESSION_DESCRIPTORS;
     limit.saturating_sub(others).max(1)
 }
 

@@ -201,10 +201,11 @@ impl Shard {
             return;
         }
         put(&mut self.cache, hash, key, row);
+        self.doubt_ended(hash, key);
         self.write_ended(hash, key, writes);
     }
 
-    /// So many writes of this key certainly did not happen.
+    /// So many writes of this key certainly did not happen. If another one is in doubt, that one stays so.
     pub fn refused(&mut self, hash: u64, key: &str, writes: u32) {
         self.write_ended(hash, key, writes);
     }
@@ -233,6 +234,7 @@ impl Shard {
             return;
         }
         self.cache.forget(hash, key);
+        self.doubt_ended(hash, key);
         self.write_ended(hash, key, writes);
     }
 
@@ -259,10 +261,17 @@ impl Shard {
         if !keep_flight {
             detach(flight);
         }
-        if std::mem::take(&mut flight.in_doubt) {
+        self.drop_idle_flight(hash, key);
+    }
+
+    /// The write that was in doubt has an ending. One writer does all writes of a key, one batch after the other: what
+    /// it commits or gives up is what was in doubt, if anything was.
+    fn doubt_ended(&mut self, hash: u64, key: &str) {
+        if let Some(flight) = find_flight(&mut self.flights, hash, key)
+            && std::mem::take(&mut flight.in_doubt)
+        {
             self.in_doubt -= 1;
         }
-        self.drop_idle_flight(hash, key);
     }
 
     fn add_flight(&mut self, hash: u64, flight: Flight) {
@@ -382,6 +391,21 @@ mod tests {
         shard.read_done(HASH, "k", last.unwrap(), Some(&row(1)));
         assert!(get(&mut shard, 5).1.is_some(), "what was read in doubt is not cached");
         assert_eq!(shard.stats().in_doubt, 0);
+    }
+
+    #[test]
+    fn a_doubt_outlasts_a_write_that_is_refused_meanwhile() {
+        let mut shard = shard();
+        shard.write_sent(HASH, "k");
+        shard.doubt(HASH, "k");
+        shard.write_sent(HASH, "k");
+        shard.refused(HASH, "k", 1);
+        assert_eq!(shard.stats().in_doubt, 1);
+        let (_, read) = get(&mut shard, 1);
+        shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)));
+        assert!(get(&mut shard, 2).1.is_some(), "what was read in doubt is not cached");
+        shard.committed(HASH, "k", 1, &row(2));
+        assert_eq!((get(&mut shard, 3).0, shard.stats().in_doubt), (Get::Answered(Some(2)), 0));
     }
 
     #[test]

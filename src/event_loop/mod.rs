@@ -19,7 +19,9 @@ use crate::clock::Clock;
 use crate::connection::context::{Bounds, Context, Workspace};
 use crate::connection::{Connection, Role, Turn};
 use crate::http::response::Encoder;
-use crate::limits::{ACCEPTS_A_TURN, ADMIN_CONNECTIONS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY};
+use crate::limits::{
+    ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY,
+};
 use crate::metrics::Counters;
 use crate::store::backend::Backend;
 use crate::store::{Answer, Reply};
@@ -248,11 +250,13 @@ impl EventLoop {
                     break;
                 }
                 let role = listener.role;
-                let accept = if self.shared.sockets.load(Ordering::Relaxed) < self.shared.max_sockets {
-                    listener.accept(self.now_ms)
-                } else {
-                    listener.pause(self.now_ms)
-                };
+                let reserve = if role == Role::Admin { ADMIN_DESCRIPTORS } else { 0 };
+                let accept =
+                    if self.shared.sockets.load(Ordering::Relaxed) < self.shared.max_sockets + reserve {
+                        listener.accept(self.now_ms)
+                    } else {
+                        listener.pause(self.now_ms)
+                    };
                 match accept {
                     Accept::Stream(stream) => self.open(stream, role),
                     Accept::None => break,

@@ -7,7 +7,7 @@
 //!  answered  each as if they had run one after the other
 //! ```
 
-use super::{Answer, Op, Reply, WriteJob};
+use super::{Answer, Failure, Op, Reply, WriteJob};
 use crate::engine::shard::Row;
 
 /// Writes sorted by key; those of one key in the order they arrived.
@@ -58,6 +58,17 @@ impl Batch {
     }
 }
 
+/// What there was of a key before the first write of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// A row.
+    Row,
+    /// None.
+    NoRow,
+    /// A row was found, but by a statement that was sent before and whose outcome nobody knows: it may have made it.
+    RowOrOurs,
+}
+
 /// All writes of one key in a batch; never empty.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyWrites<'a> {
@@ -98,19 +109,24 @@ impl<'a> KeyWrites<'a> {
         }
     }
 
-    /// Answers each write as if they had run one after the other on a row that `existed` or not. Only the value
-    /// that is left has a version: no row ever carried the others.
-    pub fn answer(&self, mut existed: bool, version: u32, replies: &mut Vec<Reply>) {
+    /// Answers each write as if they had run one after the other on a row that there was before, or not. Only the
+    /// value that is left has a version: no row ever carried the others.
+    pub fn answer(&self, before: Before, version: u32, replies: &mut Vec<Reply>) {
+        let mut before = before;
         for (at, job) in self.jobs.iter().enumerate() {
-            let answer = match &job.op {
-                Op::Set(value) => Answer::Stored {
+            let answer = match (&job.op, before) {
+                (Op::Set(value), _) => Answer::Stored {
                     key: job.key.clone(),
                     value: value.clone(),
                     version: (at + 1 == self.jobs.len()).then_some(version),
-                    created: !std::mem::replace(&mut existed, true),
+                    created: before == Before::NoRow,
                 },
-                Op::Delete => Answer::Deleted { existed: std::mem::replace(&mut existed, false) },
+                // Whether it deleted something, nobody can say.
+                (Op::Delete, Before::RowOrOurs) => Answer::Failed(Failure::Unknown),
+                (Op::Delete, Before::Row) => Answer::Deleted { existed: true },
+                (Op::Delete, Before::NoRow) => Answer::Deleted { existed: false },
             };
+            before = if let Op::Set(_) = job.op { Before::Row } else { Before::NoRow };
             replies.push(Reply { ticket: job.ticket, answer });
         }
     }
@@ -140,6 +156,19 @@ mod tests {
         ops.iter().enumerate().map(job).collect()
     }
 
+    #[test]
+    fn a_delete_that_may_have_found_its_own_batchs_row_does_not_say_that_it_deleted_one() {
+        let mut replies = Vec::new();
+        for key in Batch::fold(jobs(&[(1, None), (1, Some(2)), (1, None), (1, Some(3))])).keys() {
+            key.answer(Before::RowOrOurs, 9, &mut replies);
+        }
+        let answers: Vec<&Answer> = replies.iter().map(|reply| &reply.answer).collect();
+        assert_eq!(*answers[0], Answer::Failed(Failure::Unknown));
+        assert!(matches!(answers[1], Answer::Stored { created: true, version: None, .. }));
+        assert_eq!(*answers[2], Answer::Deleted { existed: true });
+        assert!(matches!(answers[3], Answer::Stored { created: true, version: Some(9), .. }));
+    }
+
     proptest! {
         /// The batch leaves the rows, and gives the answers, that the writes would give one by one.
         #[test]
@@ -162,7 +191,8 @@ mod tests {
                     Op::Set(value) => folded.insert(key.key().into(), value.to_string()),
                     Op::Delete => folded.remove(key.key()),
                 };
-                key.answer(before.is_some(), 9, &mut replies);
+                let before = if before.is_some() { Before::Row } else { Before::NoRow };
+                key.answer(before, 9, &mut replies);
             }
             prop_assert_eq!(&folded, &table);
             replies.sort_by_key(|reply| reply.ticket.job);

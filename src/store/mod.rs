@@ -11,6 +11,7 @@ pub mod migrations;
 pub mod pool;
 pub mod postgres;
 pub mod reader;
+pub mod worker;
 pub mod writer;
 
 use crate::engine::Value;

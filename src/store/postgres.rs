@@ -7,16 +7,25 @@
 
 use super::{Blame, Connector, Error, Session, Written, migrations};
 use crate::engine::shard::Row;
+use ::postgres::config::LoadBalanceHosts;
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::{Client, Config, NoTls, Statement};
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long an old backend may take to end before the attempt counts as failed (and is made again).
 const END_BACKEND: Duration = Duration::from_secs(10);
 /// How often it is asked whether it has.
 const END_BACKEND_STEP: Duration = Duration::from_millis(5);
+/// What the `postgres` crate takes where the URL says nothing: too long for anyone to wait.
+const SYSTEM_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
+/// How often the hosts of a URL are tried in another order, for each of them.
+const TRIES_A_HOST: usize = 4;
+/// What is said of a session whose server is no longer the one that counts.
+const LEFT_BEHIND: &str = "another server was promoted";
 /// PostgreSQL cuts an application name after so many bytes.
 const APPLICATION_NAME_BYTES: usize = 63;
 
@@ -26,6 +35,9 @@ pub struct Postgres {
     config: Config,
     application_name: String,
     statement_timeout: Duration,
+    /// The newest timeline that any session has seen. A server on an older one was left behind by a failover: it may
+    /// take connections and even writes, but what it says is not true any more.
+    newest_timeline: Arc<AtomicU32>,
 }
 
 /// What is known of a database once it has been made ready.
@@ -48,13 +60,19 @@ impl Postgres {
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(Duration::from_secs(15));
         }
-        Ok(Postgres { config, application_name, statement_timeout })
+        if config.get_keepalives_idle() == SYSTEM_KEEPALIVE {
+            // A host that goes away without a word while a worker waits for its answer.
+            config.keepalives_idle(Duration::from_secs(5));
+            config.keepalives_interval(Duration::from_secs(5));
+            config.keepalives_retries(2);
+        }
+        Ok(Postgres { config, application_name, statement_timeout, newest_timeline: Arc::default() })
     }
 
     /// Makes the database ready for this process: right encoding, migrations applied, and no backend left that an
     /// earlier process of this instance had sent something with.
     pub fn prepare(&self) -> Result<About, Error> {
-        let mut client = self.open()?;
+        let Opened { mut client, .. } = self.open()?;
         let show = |client: &mut Client, name: &str| -> Result<String, Error> {
             Ok(client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?.get(0))
         };
@@ -80,13 +98,59 @@ impl Postgres {
         Ok(About { version })
     }
 
-    fn open(&self) -> Result<Client, Error> {
-        let mut client = self.config.connect(NoTls).map_err(|e| Error::NotSent(describe(&e)))?;
+    /// A connection to a server that may be used: the first that there is in the order of the URL, or, where that one
+    /// is a standby or left behind, another one.
+    fn open(&self) -> Result<Opened, Error> {
+        let mut opened = self.open_with(&self.config);
+        if let hosts @ 2.. = self.config.get_hosts().len() {
+            let mut config = self.config.clone();
+            config.load_balance_hosts(LoadBalanceHosts::Random);
+            for _ in 0..hosts * TRIES_A_HOST {
+                if !matches!(opened, Err(Error::Refused { .. })) {
+                    break;
+                }
+                opened = self.open_with(&config);
+            }
+        }
+        opened.map_err(|error| Error::NotSent(error.to_string()))
+    }
+
+    /// The same with one order of the hosts. [`Error::Refused`] is a server that may not be used.
+    fn open_with(&self, config: &Config) -> Result<Opened, Error> {
+        let unsent = |e| Error::NotSent(describe(&e));
+        let mut client = config.connect(NoTls).map_err(unsent)?;
         let timeout_ms = self.statement_timeout.as_millis();
         let settings =
             format!("{}SET statement_timeout = {timeout_ms};", include_str!("../../sql/session.sql"));
-        client.batch_execute(&settings).map_err(|e| Error::NotSent(describe(&e)))?;
-        Ok(client)
+        client.batch_execute(&settings).map_err(unsent)?;
+        let row = client.query_one(include_str!("../../sql/identify.sql"), &[]).map_err(unsent)?;
+        // Once is enough: a server that has left recovery goes back only by a restart, which ends its sessions.
+        let unusable = |message: String| Err(Error::Refused { message, blame: Blame::ReadOnly });
+        if row.get("in_recovery") {
+            return unusable(
+                "this server is a standby: it takes no writes, and its rows may be older than those already served; \
+                 give the primary, or all of them with target_session_attrs=read-write"
+                    .into(),
+            );
+        }
+        let backend = Backend { pid: row.get("pid"), started: row.get("started") };
+        // What is not PostgreSQL itself may not know it: then nothing is compared.
+        let timeline = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
+        let timeline = timeline.and_then(|row| u32::from_str_radix(row.get(0), 16).ok());
+        let timeline =
+            Timeline { own: timeline.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
+        if timeline.own != u32::MAX {
+            timeline.newest.fetch_max(timeline.own, Ordering::Relaxed);
+        }
+        if timeline.is_left_behind() {
+            return unusable(format!(
+                "this server was left behind by a failover (it is on timeline {}, another one on {}): make it a \
+                 standby of that one; if the newer one is gone for good, restart hotrow",
+                timeline.own,
+                timeline.newest.load(Ordering::Relaxed)
+            ));
+        }
+        Ok(Opened { client, backend, timeline })
     }
 }
 
@@ -104,27 +168,52 @@ impl Connector for Postgres {
     type Session = PostgresSession;
 
     fn connect(&self) -> Result<PostgresSession, Error> {
-        let mut client = self.open()?;
-        let unsent = |e| Error::NotSent(describe(&e));
-        let row = client.query_one(include_str!("../../sql/identify.sql"), &[]).map_err(unsent)?;
-        let backend = Backend { pid: row.get(0), started: row.get(1) };
-        let read = client.prepare(include_str!("../../sql/read.sql")).map_err(unsent)?;
-        let set = client.prepare(include_str!("../../sql/set.sql")).map_err(unsent)?;
-        let delete = client.prepare(include_str!("../../sql/delete.sql")).map_err(unsent)?;
-        let set_and_delete = client.prepare(include_str!("../../sql/set_and_delete.sql")).map_err(unsent)?;
-        Ok(PostgresSession { client, backend, read, set, delete, set_and_delete })
+        let Opened { client, backend, timeline } = self.open()?;
+        Ok(PostgresSession { client, backend, timeline, prepared: Default::default() })
     }
 }
 
-/// A session with its statements prepared.
+/// A connection to a server that may be used.
+struct Opened {
+    client: Client,
+    backend: Backend,
+    timeline: Timeline,
+}
+
+/// Which history a server writes: every promotion begins a new one.
+#[derive(Debug)]
+struct Timeline {
+    own: u32,
+    /// Of all servers that this process has seen.
+    newest: Arc<AtomicU32>,
+}
+
+impl Timeline {
+    fn is_left_behind(&self) -> bool {
+        self.own < self.newest.load(Ordering::Relaxed)
+    }
+}
+
+/// A session, and the statements that it has needed so far. Not prepared before: PostgreSQL takes a statement's locks
+/// for preparing it, so that a reader that prepared a write would wait for whoever makes an index on the table.
 pub struct PostgresSession {
     client: Client,
     backend: Backend,
-    read: Statement,
-    set: Statement,
-    delete: Statement,
-    set_and_delete: Statement,
+    timeline: Timeline,
+    prepared: [Option<Statement>; STATEMENTS.len()],
 }
+
+/// The statements on data, by the numbers below.
+const STATEMENTS: [&str; 4] = [
+    include_str!("../../sql/read.sql"),
+    include_str!("../../sql/set.sql"),
+    include_str!("../../sql/delete.sql"),
+    include_str!("../../sql/set_and_delete.sql"),
+];
+const READ: usize = 0;
+const SET: usize = 1;
+const DELETE: usize = 2;
+const SET_AND_DELETE: usize = 3;
 
 /// A backend process of one server: the pid alone could be another's by the time it is looked for.
 #[derive(Clone, Debug)]
@@ -138,7 +227,9 @@ impl Session for PostgresSession {
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Row>, Error> {
         self.check_open()?;
-        let found = self.client.query(&self.read, &[&keys]).map_err(sort)?;
+        let read = self.prepared(READ)?;
+        let found = self.client.query(&read, &[&keys]).map_err(sort)?;
+        self.check_timeline()?;
         // Rows come in any order, and only those that there are.
         let mut found: Vec<(&str, &str, u32)> = found
             .iter()
@@ -157,12 +248,18 @@ impl Session for PostgresSession {
         let (keys, values): (Vec<&str>, Vec<&str>) = sets.iter().copied().unzip();
         let mut written =
             Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
+        let statement = self.prepared(match (sets.is_empty(), deletes.is_empty()) {
+            (_, true) => SET,
+            (true, false) => DELETE,
+            (false, false) => SET_AND_DELETE,
+        })?;
         let rows = match (sets.is_empty(), deletes.is_empty()) {
-            (_, true) => self.client.query(&self.set, &[&keys, &values]),
-            (true, false) => self.client.query(&self.delete, &[&deletes]),
-            (false, false) => self.client.query(&self.set_and_delete, &[&keys, &values, &deletes]),
+            (_, true) => self.client.query(&statement, &[&keys, &values]),
+            (true, false) => self.client.query(&statement, &[&deletes]),
+            (false, false) => self.client.query(&statement, &[&keys, &values, &deletes]),
         }
         .map_err(sort)?;
+        self.check_timeline()?;
         for (at, row) in rows.iter().enumerate() {
             let key: &str = row.get(0);
             let stored = if row.len() == 3 { row.get::<_, Option<&str>>(1) } else { None };
@@ -200,13 +297,35 @@ impl Session for PostgresSession {
         // Asking for notifications lets the client read what the server has sent meanwhile: its farewell, or an end
         // of stream.
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed()
+        self.client.is_closed() || self.timeline.is_left_behind()
     }
 }
 
 impl PostgresSession {
+    /// A statement, prepared now if it was not before. Preparing changes nothing: lost with it means not sent.
+    fn prepared(&mut self, number: usize) -> Result<Statement, Error> {
+        if let Some(statement) = &self.prepared[number] {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(STATEMENTS[number]).map_err(|error| match sort(error) {
+            Error::Lost(message) => Error::NotSent(message),
+            error @ (Error::NotSent(_) | Error::Refused { .. }) => error,
+        })?;
+        Ok(self.prepared[number].insert(statement).clone())
+    }
+
     fn check_open(&self) -> Result<(), Error> {
-        if self.client.is_closed() { Err(Error::NotSent("the connection was closed".into())) } else { Ok(()) }
+        let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
+        match () {
+            () if self.client.is_closed() => unsent("the connection was closed"),
+            () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
+            () => Ok(()),
+        }
+    }
+
+    /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
+    fn check_timeline(&self) -> Result<(), Error> {
+        if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
     }
 }
 

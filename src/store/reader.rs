@@ -1,7 +1,7 @@
 //! A reader: takes misses from the shared queue, as many as are there, and reads them with one statement. One thread
 //! each, blocking. Started by [`super::pool`].
 
-use super::pool::{Pause, Shared};
+use super::worker::{Pause, Shared};
 use super::{Answer, Connector, Error, Failure, ReadJob, Reply, Session};
 use crate::engine::shard::Row;
 use crate::limits::READ_BATCH;

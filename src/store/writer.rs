@@ -13,8 +13,8 @@
 //!                                    └─ anything else ──────────► engine: unknown ──► 504
 //! ```
 
-use super::batch::Batch;
-use super::pool::{Pause, Shared};
+use super::batch::{Batch, Before};
+use super::worker::{Pause, Shared};
 use super::{Answer, Blame, Connector, Error, Failure, Op, Reply, Session, WriteJob, Written};
 use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -188,8 +188,10 @@ impl<C: Connector> Writer<C> {
                     Attempt::AfterDoubt => match self.judge(batch) {
                         Ok(rest) => batch = rest,
                         Err(same) => {
+                            // A server that takes connections and answers nothing: not as fast as it can be asked.
                             self.session = None;
                             batch = same;
+                            self.wait_while_down();
                             continue;
                         }
                     },
@@ -203,7 +205,7 @@ impl<C: Connector> Writer<C> {
             let result = session.write(&sets, &deletes);
             self.last_used = Instant::now();
             match result {
-                Ok(written) => return self.committed(&batch, &written),
+                Ok(written) => return self.committed(&batch, &written, attempt),
                 Err(Error::NotSent(_)) => {
                     self.session = None;
                     unsent += 1;
@@ -260,7 +262,7 @@ impl<C: Connector> Writer<C> {
         };
         let (sets, deletes) = arguments(&batch);
         match session.write(&sets, &deletes) {
-            Ok(written) => self.committed(&batch, &written),
+            Ok(written) => self.committed(&batch, &written, attempt),
             Err(Error::Refused { .. }) => self.fail(&batch, attempt, &Failure::Unknown),
             Err(Error::NotSent(_)) => {
                 self.session = None;
@@ -296,7 +298,7 @@ impl<C: Connector> Writer<C> {
         Ok(again)
     }
 
-    fn committed(&mut self, batch: &Batch, written: &Written) {
+    fn committed(&mut self, batch: &Batch, written: &Written, attempt: Attempt) {
         let (mut stored, mut deleted) = (written.stored.iter(), written.deleted.iter());
         for key in batch.keys() {
             let (existed, version) = match key.last() {
@@ -304,13 +306,19 @@ impl<C: Connector> Writer<C> {
                 Op::Delete => deleted.next().map(|existed| (*existed, 0)),
             }
             .expect("a statement answers for every row");
+            let before = match (existed, attempt, key.last()) {
+                // The row may be what an earlier attempt has left. A row that a DELETE still finds cannot.
+                (true, Attempt::AfterDoubt, Op::Set(_)) => Before::RowOrOurs,
+                (true, ..) => Before::Row,
+                (false, ..) => Before::NoRow,
+            };
             self.shared.engine.shard(key.hash()).committed(
                 key.hash(),
                 key.key(),
                 key.count(),
                 &key.row(version),
             );
-            key.answer(existed, version, &mut self.replies);
+            key.answer(before, version, &mut self.replies);
         }
         self.shared.deliver.deliver(&mut self.replies);
     }

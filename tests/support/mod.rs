@@ -18,8 +18,12 @@ pub mod client;
 pub mod database;
 pub mod history;
 pub mod linearizable;
+pub mod load;
+pub mod postgresql;
 pub mod process;
+pub mod proxy;
 pub mod server;
+pub mod world;
 
 pub use client::Client;
 pub use server::Server;

@@ -1,0 +1,92 @@
+//! What readers and writers have in common: what they share with everyone, and how they wait for a database that is
+//! gone. Used by [`super::reader`] and [`super::writer`].
+
+use super::health::Health;
+use super::{Deliver, Error, Failure};
+use crate::clock::Clock;
+use crate::engine::Engine;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What every worker holds.
+pub struct Shared<C> {
+    /// Makes sessions.
+    pub connector: C,
+    /// Takes outcomes.
+    pub engine: Arc<Engine>,
+    /// Takes replies.
+    pub deliver: Arc<dyn Deliver>,
+    /// Says who has a database.
+    pub health: Arc<Health>,
+    /// The clock of the deadlines.
+    pub clock: Clock,
+    /// The shortest and the longest pause between two attempts to connect, in milliseconds.
+    pub reconnect_ms: (u64, u64),
+}
+
+impl<C> Shared<C> {
+    /// The failure of a job that meets no database.
+    pub fn down(&self) -> Failure {
+        Failure::Down { retry_after_seconds: self.health.retry_after_seconds() }
+    }
+
+    /// Logs that a worker has lost its database: once, not at every attempt.
+    pub fn report_down(&self, worker: &str, error: &Error) {
+        log::error!("a {worker} has no database, trying again until it has: {error}");
+    }
+
+    /// Logs and counts that a worker has a database again.
+    pub fn count_reconnect(&self, worker: &str) {
+        self.health.count_reconnect();
+        log::info!("a {worker} has its database again");
+    }
+}
+
+/// Pauses between attempts to connect: doubling up to a bound, half of each by chance, so that workers that lost
+/// their database together do not come back together.
+#[derive(Debug)]
+pub struct Pause {
+    bounds_ms: (u64, u64),
+    next_ms: u64,
+    random: u64,
+}
+
+/// The end of a pause.
+#[derive(Debug)]
+pub struct Until(Instant);
+
+impl Until {
+    /// What is left of the pause; `None` when it is over.
+    pub fn left(&self) -> Option<Duration> {
+        let left = self.0.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+impl Pause {
+    /// How often a pausing worker looks up.
+    pub const STEP: Duration = Duration::from_millis(20);
+
+    /// Starts at the shortest. `seed` parts the workers from each other.
+    pub fn new(bounds_ms: (u64, u64), seed: u64) -> Pause {
+        Pause { bounds_ms, next_ms: bounds_ms.0, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
+    }
+
+    /// Back to the shortest.
+    pub fn reset(&mut self) {
+        self.next_ms = self.bounds_ms.0;
+    }
+
+    /// The next pause, from now; also what refused clients are told to wait.
+    pub fn next(&mut self, health: &Health) -> Until {
+        // xorshift64: chance enough for this.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let half = self.next_ms / 2;
+        let pause_ms = half + self.random % (half + 1);
+        self.next_ms = (self.next_ms * 2).min(self.bounds_ms.1);
+        health.set_retry_after(pause_ms);
+        Until(Instant::now() + Duration::from_millis(pause_ms))
+    }
+}

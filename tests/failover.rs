@@ -1,0 +1,85 @@
+//! Two PostgreSQL servers, the second a synchronous standby of the first, and the first dies under load: hotrow goes on
+//! by itself on the second, nothing acknowledged is lost, and a server that is only a standby, or was left behind, is
+//! not believed.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::database::Database;
+use support::linearizable::Prior;
+use support::load::Load;
+use support::postgresql::Postgresql;
+use support::world::judge;
+use support::{Server, wait_until};
+
+/// A primary that acknowledges nothing that its standby does not have.
+fn pair() -> (Postgresql, Postgresql) {
+    let primary = Postgresql::start_new();
+    let standby = Postgresql::start_standby(&primary);
+    let mut sql = primary.connect();
+    sql.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").unwrap();
+    wait_until("the standby is synchronous", || {
+        let sql_text = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        sql.query_one(sql_text, &[]).unwrap().get::<_, i64>(0) == 1
+    });
+    (primary, standby)
+}
+
+fn both(first: &Postgresql, second: &Postgresql) -> Database {
+    let (first, second) = (first.port, second.port);
+    let url = format!(
+        "postgresql://hotrow@127.0.0.1:{first},127.0.0.1:{second}/postgres?target_session_attrs=read-write"
+    );
+    Database { url }
+}
+
+#[test]
+fn a_standby_is_promoted_while_the_primary_is_killed() {
+    let (mut primary, mut standby) = pair();
+    let flags = ["--event-loops", "3", "--cache-bytes", "4KiB", "--request-timeout", "20s"];
+    let server = Server::start_on(&both(&primary, &standby), &flags);
+    let load = Load::start(server.address, (0..5).map(|i| format!("key-{i}")).collect(), 1);
+    load.go_on_for(300);
+    primary.stop_immediately();
+    standby.promote();
+    load.go_on_for(300);
+
+    // The old one comes back and believes that it is the primary still: it stands first in the URL, and takes whatever
+    // it is given. Nobody may ask it anything.
+    primary.configure(&["synchronous_standby_names=''"]);
+    primary.start();
+    primary.connect().batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    let before = primary.connect().query("SELECT key, value FROM kv_store ORDER BY key", &[]).unwrap().len();
+    for _ in 0..3 {
+        standby.restart_immediately();
+        load.go_on_for(100);
+    }
+    let after = primary.connect().query("SELECT key, value FROM kv_store ORDER BY key", &[]).unwrap().len();
+    assert_eq!(before, after);
+    let changed =
+        "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint FROM pg_stat_user_tables";
+    let written: i64 = primary.connect().query_one(changed, &[]).unwrap().get(0);
+    assert_eq!(written, 0, "the old primary was written to");
+    println!("{:?}", judge(load, &server, &standby.url(), Prior::Repeated));
+}
+
+#[test]
+fn a_standby_alone_is_refused() {
+    let (primary, standby) = pair();
+    let first = Server::start_on(&primary.database(), &[]);
+    assert_eq!(first.connect().put("k", "v").status, 201);
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", &standby.url()]);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let line = stderr.lines().last().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(line.contains("standby") && line.contains("target_session_attrs=read-write"), "{line}");
+    // Without being told so, it takes the one of two that can be written to.
+    let url = format!("postgresql://hotrow@127.0.0.1:{},127.0.0.1:{}/postgres", standby.port, primary.port);
+    let second = Server::start_on(&Database { url }, &[]);
+    assert_eq!(second.connect().get("k").text(), "v");
+    assert_eq!(second.connect().put("k", "w").status, 200);
+}

@@ -1,0 +1,113 @@
+//! Everything dies, and the cache never lies: sixteen clients on five keys, one kind of fault after the other, and a
+//! judge of all that was answered (`support/linearizable.rs`). The seeds are fixed; `tools/torture` does the same for
+//! hours with others.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use support::Server;
+use support::linearizable::Prior;
+use support::load::Load;
+use support::world::{Fault, World, judge};
+
+/// More loops than this machine may have cores, so that replies cross threads.
+const LOOPS: [&str; 2] = ["--event-loops", "3"];
+
+/// A world of these faults. The outage must have been felt: `unknown` says whether outcomes have to be unknown to
+/// hotrow at least.
+fn suffer(seed: u64, flags: &[&str], faults: &[Fault]) {
+    let mut world = World::new(seed, &[&LOOPS, flags].concat());
+    let report = world.suffer(faults);
+    println!(
+        "seed {seed}: {report:?}, {} reconnects",
+        world.server().metric("hotrow_database_reconnects_total")
+    );
+    assert!(report.operations > 200 * faults.len() as u64 / 10, "{report:?}");
+}
+
+/// Without any fault, every answer is exact: a PUT's 200 and 201 too.
+#[test]
+fn peace_with_a_cache_of_a_few_entries() {
+    for (seed, cache) in [(1, "2KiB"), (2, "256MiB"), (3, "0")] {
+        let mut world = World::new(seed, &[&LOOPS[..], &["--cache-bytes", cache]].concat());
+        world.start_load();
+        world.load().go_on_for(1_500);
+        if cache == "2KiB" {
+            assert!(world.server().metric("hotrow_cache_evictions_total") > 0, "eviction takes part");
+        }
+        let report = world.judge(Prior::Exact);
+        assert_eq!((report.refused, report.unknown), (0, 0));
+    }
+}
+
+#[test]
+fn backends_terminated_at_random() {
+    suffer(11, &[], &[Fault::Terminate; 12]);
+    suffer(12, &["--cache-bytes", "2KiB"], &[Fault::Terminate, Fault::TerminateAll].repeat(4));
+}
+
+#[test]
+fn postgresql_stopped_immediately_and_started_again() {
+    suffer(21, &[], &[Fault::StopImmediately; 3]);
+    suffer(22, &["--cache-bytes", "2KiB"], &[Fault::KillBackend; 2]);
+}
+
+#[test]
+fn postgresql_frozen_for_longer_than_a_request_may_take() {
+    suffer(31, &["--request-timeout", "1s", "--cache-bytes", "2KiB"], &[Fault::Freeze; 2]);
+}
+
+#[test]
+fn hotrow_killed_and_started_again() {
+    suffer(41, &[], &[Fault::KillHotrow; 5]);
+}
+
+#[test]
+fn answers_lost_on_the_network() {
+    suffer(51, &[], &[Fault::CutAnswer, Fault::CutAnswer, Fault::Delay].repeat(4));
+    suffer(52, &["--cache-bytes", "2KiB"], &[Fault::CutAnswer; 8]);
+}
+
+#[test]
+fn requests_that_the_network_delivers_after_the_connection_is_lost() {
+    suffer(61, &[], &[Fault::HoldRequest; 10]);
+    suffer(62, &["--cache-bytes", "2KiB"], &[Fault::HoldRequest, Fault::Delay].repeat(4));
+}
+
+#[test]
+fn commits_that_are_let_through_after_their_connection_is_lost() {
+    suffer(71, &[], &[Fault::HeldCommit; 8]);
+    suffer(72, &["--cache-bytes", "2KiB"], &[Fault::HeldCommit; 8]);
+}
+
+#[test]
+fn everything_in_one_life() {
+    let mut faults = Fault::ALL.to_vec();
+    fastrand::Rng::with_seed(81).shuffle(&mut faults);
+    suffer(81, &["--request-timeout", "2s"], &faults);
+}
+
+#[test]
+fn the_private_postgresql_killed_under_hotrow() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let data = dir.path().join("data");
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.arg("--data-dir").arg(&data).args(LOOPS);
+    let server = Server::spawn(command);
+    let load = Load::start(server.address, (0..5).map(|i| format!("key-{i}")).collect(), 91);
+    for _ in 0..3 {
+        load.go_on_for(100);
+        let text = fs::read_to_string(data.join("postgres/postmaster.pid")).unwrap();
+        let pid = text.lines().next().and_then(|line| Pid::from_raw(line.parse().ok()?)).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    load.go_on_for(200);
+    let socket = data.canonicalize().unwrap().join("run");
+    let url = format!("host='{}' user=hotrow dbname=hotrow", socket.display());
+    println!("{:?}", judge(load, &server, &url, Prior::Repeated));
+}

@@ -1,0 +1,287 @@
+//! Service while PostgreSQL is away, read-only or full: hits go on, the rest is refused at once and in words that help,
+//! and when it is back everything works without anybody's help. What clients are told of writes that the outage
+//! caught is held against the table. `faults.rs` does all this under load.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::process::Command;
+use support::client::{Client, Response, request};
+use support::postgresql::Postgresql;
+use support::{Server, wait_until};
+
+fn is_hit(response: &Response) -> bool {
+    response.field("Cache-Status") == Some("hotrow; hit")
+}
+
+/// Sends a request and does not wait for its answer.
+fn ask(server: &Server, method: &str, key: &str, body: &str) -> Client {
+    let mut client = server.connect();
+    client.send(request(method, &format!("/kv/{key}"), "", body.as_bytes()));
+    client
+}
+
+/// How many backends of hotrow wait for a lock: their statements were sent.
+fn waiting_for_lock(sql: &mut postgres::Client) -> i64 {
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE application_name LIKE 'hotrow/%' AND wait_event_type = 'Lock'";
+    sql.query_one(waiting, &[]).unwrap().get(0)
+}
+
+/// Some worker has no database, and knows it.
+fn is_down(server: &Server) -> bool {
+    server.metric("hotrow_database_up") == 0
+}
+
+#[test]
+fn hits_are_served_and_the_rest_is_refused_until_it_is_back() {
+    let mut postgresql = Postgresql::start_new();
+    let server = Server::start_on(&postgresql.database(), &["--event-loops", "2", "--request-timeout", "2s"]);
+    let mut client = server.connect();
+    assert_eq!(client.put("hot", "value").status, 201);
+    assert_eq!(client.get("absent").status, 404);
+    postgresql.stop_immediately();
+
+    // The outage becomes known to each worker by the first statement it cannot send.
+    wait_until("the outage is known", || {
+        for i in 0..8 {
+            client.get(&format!("cold-{i}"));
+            client.put(&format!("cold-{i}"), "v");
+        }
+        is_down(&server)
+    });
+    for i in 0..50 {
+        let hit = client.get("hot");
+        assert!(hit.status == 200 && hit.text() == "value" && is_hit(&hit));
+        let absent = client.get("absent");
+        assert!(absent.status == 404 && is_hit(&absent), "that there is none is known, too");
+        // The client checks that there is a `Retry-After` of at least a second.
+        for refused in [client.get(&format!("new-{i}")), client.put("hot", "other"), client.delete("hot")] {
+            assert_eq!(refused.outcome(), "503 database-down");
+            assert!(refused.field("Retry-After").unwrap().parse::<u32>().unwrap() <= 2);
+        }
+    }
+    let ready = server.connect_admin().request("GET", "/readyz", "", b"");
+    assert_eq!((ready.status, ready.text().as_str()), (503, "database down\n"));
+    assert_eq!(server.connect_admin().request("GET", "/livez", "", b"").status, 200);
+
+    postgresql.start();
+    wait_until("every worker has its database again", || !is_down(&server));
+    for i in 0..8 {
+        assert_eq!(client.put(&format!("after-{i}"), "v").status, 201);
+    }
+    assert_eq!(client.get("cold-1").status, 404, "what was refused has not happened");
+    assert_eq!(client.get("hot").text(), "value");
+    assert_eq!(client.delete("hot").status, 204);
+    assert_eq!(server.connect_admin().request("GET", "/readyz", "", b"").status, 200);
+}
+
+#[test]
+fn a_write_caught_by_the_outage_succeeds_if_it_is_back_in_time() {
+    let mut postgresql = Postgresql::start_new();
+    let server = Server::start_on(&postgresql.database(), &["--request-timeout", "25s"]);
+    for key in ["a", "b", "c", "d"] {
+        assert_eq!(server.connect().put(key, "old").status, 201);
+    }
+    let (mut holder, mut observer) = (postgresql.connect(), postgresql.connect());
+    holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
+    // Some of these are sent and wait for the lock, the others wait behind them.
+    let mut puts: Vec<Client> = ["a", "b", "e"].map(|key| ask(&server, "PUT", key, "new")).into();
+    let mut deletes: Vec<Client> = ["c", "d"].map(|key| ask(&server, "DELETE", key, "")).into();
+    wait_until("all are on their way", || server.metric("hotrow_keys_in_flight") == 5);
+    wait_until("one was sent", || waiting_for_lock(&mut observer) > 0);
+    postgresql.stop_immediately();
+    wait_until("the outage is known", || is_down(&server));
+    postgresql.start();
+
+    // What was sent is settled and done again; what was not, was refused, and is not done.
+    let mut done = 0;
+    for (client, key) in puts.iter_mut().zip(["a", "b", "e"]) {
+        let response = client.response();
+        let value = postgresql.database().value(key);
+        match response.outcome().as_str() {
+            "200" | "201" => {
+                done += 1;
+                assert_eq!((response.text().as_str(), value.as_deref()), ("new", Some("new")));
+            }
+            "503 database-down" => assert_ne!(value.as_deref(), Some("new"), "{key} was refused"),
+            other => panic!("{other}"),
+        }
+        assert_eq!(
+            server.connect().get(key).text(),
+            value.unwrap_or_else(|| server.connect().get(key).text())
+        );
+    }
+    for (client, key) in deletes.iter_mut().zip(["c", "d"]) {
+        let value = postgresql.database().value(key);
+        match client.response().outcome().as_str() {
+            // The row was still there: it was the second attempt that deleted it.
+            "204" => {
+                done += 1;
+                assert_eq!(value, None);
+            }
+            "503 database-down" => assert!(value.is_some()),
+            other => panic!("{other}"),
+        }
+        assert_eq!(server.connect().get(key).status, if value.is_some() { 200 } else { 404 });
+    }
+    assert!(done > 0, "none was sent");
+    assert!(server.stderr().contains("was lost"), "{}", server.stderr());
+}
+
+#[test]
+fn a_write_caught_by_the_outage_says_whether_its_outcome_is_known() {
+    let mut postgresql = Postgresql::start_new();
+    // One writer: one statement is sent, the next waits in the queue.
+    let flags = ["--request-timeout", "2s", "--db-writers", "1"];
+    let server = Server::start_on(&postgresql.database(), &flags);
+    assert_eq!(server.connect().put("sent", "old").status, 201);
+    let mut holder = postgresql.connect();
+    holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
+    let mut sent = ask(&server, "PUT", "sent", "new");
+    let mut observer = postgresql.connect();
+    wait_until("it was sent", || waiting_for_lock(&mut observer) == 1);
+    let mut queued = ask(&server, "PUT", "queued", "new");
+    wait_until("it is queued", || server.metric("hotrow_keys_in_flight") == 2);
+    postgresql.stop_immediately();
+    assert_eq!(sent.response().outcome(), "504 outcome-unknown");
+    // Refused when the outage was known: it certainly never happens.
+    assert_eq!(queued.response().outcome(), "503 database-down");
+    // In doubt: not even the old value is served from memory.
+    let read = server.connect().get("sent");
+    assert!(!is_hit(&read) && read.status >= 500, "{}", read.outcome());
+
+    postgresql.start();
+    wait_until("the doubt is over", || server.metric("hotrow_keys_in_doubt") == 0);
+    let value = postgresql.database().value("sent").unwrap();
+    assert!(["old", "new"].contains(&value.as_str()));
+    assert_eq!(server.connect().get("sent").text(), value);
+    assert_eq!(postgresql.database().value("queued"), None);
+    assert_eq!(server.connect().get("queued").status, 404);
+}
+
+#[test]
+fn a_write_that_waits_for_too_long_in_a_living_database_is_settled_too() {
+    let postgresql = Postgresql::start_new();
+    let server = Server::start_on(&postgresql.database(), &["--request-timeout", "1s", "--db-writers", "1"]);
+    let mut holder = postgresql.connect();
+    holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
+    let mut sent = ask(&server, "PUT", "sent", "new");
+    let mut observer = postgresql.connect();
+    wait_until("it was sent", || waiting_for_lock(&mut observer) == 1);
+    let mut queued = ask(&server, "PUT", "queued", "new");
+    // PostgreSQL breaks the statement off, or the connection gives up first: both say the truth.
+    let outcome = sent.response().outcome();
+    assert!(["504 outcome-unknown", "503 database-refused"].contains(&outcome.as_str()), "{outcome}");
+    let outcome = queued.response().outcome();
+    let possible = ["503 not-started", "504 outcome-unknown", "503 database-refused"];
+    assert!(possible.contains(&outcome.as_str()), "{outcome}");
+    holder.batch_execute("ROLLBACK").unwrap();
+    wait_until("nothing is under way", || server.metric("hotrow_keys_in_flight") == 0);
+    for key in ["sent", "queued"] {
+        let served = server.connect().get(key);
+        assert_eq!((served.status == 200).then(|| served.text()), postgresql.database().value(key));
+        assert!(matches!(server.connect().put(key, "again").status, 200 | 201));
+    }
+}
+
+#[test]
+fn a_read_only_database_is_told_and_recovers() {
+    let postgresql = Postgresql::start_new();
+    let server = Server::start_on(&postgresql.database(), &[]);
+    let mut client = server.connect();
+    assert_eq!(client.put("k", "v").status, 201);
+    let mut sql = postgresql.connect();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'hotrow/%'";
+    sql.batch_execute("ALTER DATABASE postgres SET default_transaction_read_only = on").unwrap();
+    sql.query_one(end, &[]).unwrap();
+    let mut refused = client.put("k", "other");
+    wait_until("it is refused for the right reason", || {
+        refused = client.put("k", "other");
+        refused.outcome() == "503 database-refused"
+    });
+    let detail = refused.detail();
+    assert!(detail.contains("nothing was changed") && detail.contains("read-only"), "{detail}");
+    assert_eq!(client.delete("k").outcome(), "503 database-refused");
+    assert_eq!(client.get("k").text(), "v");
+    sql.batch_execute("SET default_transaction_read_only = off").unwrap();
+    sql.batch_execute("ALTER DATABASE postgres RESET default_transaction_read_only").unwrap();
+    wait_until("it is written again", || client.put("k", "other").status == 200);
+    assert_eq!(client.get("k").text(), "other");
+}
+
+#[test]
+fn a_missing_right_is_told_and_recovers() {
+    let postgresql = Postgresql::start_new();
+    let mut sql = postgresql.connect();
+    let first = Server::start_on(&postgresql.database(), &[]);
+    assert_eq!(first.connect().put("k", "v").status, 201);
+    sql.batch_execute("CREATE ROLE weak LOGIN; GRANT SELECT ON kv_store, hotrow_migrations TO weak").unwrap();
+    let mut database = postgresql.database();
+    database.url = database.url.replace("user=hotrow", "user=weak");
+    let server = Server::start_on(&database, &[]);
+    let mut client = server.connect();
+    assert_eq!(client.get("k").text(), "v");
+    for refused in [client.put("k", "other"), client.delete("k")] {
+        assert_eq!(refused.outcome(), "503 database-refused");
+        assert!(refused.detail().contains("permission denied"), "{}", refused.detail());
+    }
+    assert_eq!(client.get("k").text(), "v");
+    sql.batch_execute("GRANT INSERT, UPDATE, DELETE ON kv_store TO weak").unwrap();
+    assert_eq!(client.put("k", "other").status, 200);
+}
+
+/// Unmounts when it is dropped.
+struct Mount(std::path::PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Even if somebody still has a file of it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_recovers() {
+    let postgresql = Postgresql::start_new();
+    // The table on a disk of its own, a small one.
+    let place = postgresql.cluster().parent().unwrap().join("small-disk");
+    std::fs::create_dir(&place).unwrap();
+    let owner = hotrow::store::managed::binaries::owner().unwrap();
+    let options =
+        owner.map_or("size=4m".to_owned(), |o| format!("size=4m,mode=700,uid={},gid={}", o.uid, o.gid));
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&place).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("not shown: only root may mount a small disk");
+        return;
+    }
+    let mount = Mount(place.clone());
+    let server = Server::start_on(&postgresql.database(), &["--cache-bytes", "0"]);
+    let mut sql = postgresql.connect();
+    sql.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{}'", place.display())).unwrap();
+    sql.batch_execute("ALTER TABLE kv_store SET TABLESPACE small").unwrap();
+    // Neither compressed nor small enough to find room in a page that is there.
+    sql.batch_execute("ALTER TABLE kv_store ALTER value SET STORAGE EXTERNAL").unwrap();
+    let mut client = server.connect();
+    let value = support::random_text(100_000, 1);
+    let mut stored = 0;
+    let refused = loop {
+        let response = client.put(&format!("k{stored}"), &value);
+        if response.status != 201 {
+            break response;
+        }
+        stored += 1;
+        assert!(stored < 100, "the disk is never full");
+    };
+    assert_eq!(refused.outcome(), "503 database-refused");
+    let detail = refused.detail();
+    assert!(detail.contains("nothing was changed") && detail.contains("No space left"), "{detail}");
+    assert_eq!(client.get(&format!("k{stored}")).status, 404);
+    for i in 0..stored {
+        assert_eq!(client.get(&format!("k{i}")).text(), value, "what was acknowledged is there");
+    }
+    // Room is made.
+    assert!(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&mount.0).status().unwrap().success());
+    assert_eq!(client.put(&format!("k{stored}"), &value).status, 201);
+}

@@ -1,0 +1,353 @@
+//! Is there an order of one key's operations, each at one instant between its beginning and its end, in which a plain
+//! register with an absent state gives all their answers? Pure. Used by [`super::history`].
+//!
+//! The search goes through the beginnings and ends in the order of their times and keeps every *configuration* that the
+//! register can be in: its state, which of the open operations have had their instant, and which writes of unknown
+//! outcome have been used up (G. Lowe, "Testing for linearizability", 2017: the just-in-time search; after J. Wing and
+//! C. Gong, "Testing and verifying concurrent objects", 1993). An operation gets its instant at the latest when it
+//! ends. The history is at fault where an end leaves no configuration. Where nothing is open, a handful is left: that
+//! is what makes a history of any length fast.
+//!
+//! Three things keep the configurations few, and lose none that matters:
+//!
+//! - A read that agrees with the state is given its instant at once: that changes nothing for anyone.
+//! - A write of unknown outcome is used only right before an operation that needs it; otherwise it had just as well
+//!   never happened.
+//! - Of two configurations that differ only in what they have used up, the one that has used less can do all that the
+//!   other can.
+
+use super::history::{Operation, What};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+/// Whether PUT's 200 proves that there was a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prior {
+    /// It does.
+    Exact,
+    /// A commit may have been repeated after its answer was lost: the row may be the same PUT's own. A 201 still
+    /// proves that there was none.
+    Repeated,
+}
+
+/// A history that nothing explains.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The operation at whose end nothing was left.
+    pub at: Operation,
+    /// What had to be explained together, as few as were found, by their beginnings.
+    pub operations: Vec<Operation>,
+    /// Possible states before them.
+    pub before: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "no order explains this answer:\n  {}", self.at)?;
+        writeln!(f, "possible states before: {}; then", self.before.join(", "))?;
+        self.operations.iter().try_for_each(|operation| writeln!(f, "  {operation}"))
+    }
+}
+
+/// The register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum State {
+    Absent,
+    Value(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Configuration {
+    state: State,
+    /// Open operations that have had their instant, by place.
+    done: u64,
+    /// Writes of unknown outcome that have been used up and are read by someone yet: sorted.
+    used: Vec<u64>,
+    /// How many of those that nobody reads have been used up.
+    used_unread: u32,
+    /// How many deletes of unknown outcome have been used up.
+    used_deletes: u32,
+}
+
+/// Everything at one time of the history.
+#[derive(Clone, Debug)]
+struct Search {
+    configurations: Vec<Configuration>,
+    /// Certain operations that have begun and not ended, by place.
+    open: Vec<Option<What>>,
+    /// Writes of unknown outcome that have begun, and are read by someone.
+    begun: HashSet<u64>,
+    begun_unread: u32,
+    begun_deletes: u32,
+    prior: Prior,
+}
+
+/// More open operations on one key than a configuration has places for.
+const PLACES: usize = 64;
+/// Where a search ends in failure rather than in an exhausted memory.
+const CONFIGURATIONS: usize = 2_000_000;
+
+/// Checks the operations of one key, which begins absent.
+pub fn check(operations: &[Operation], prior: Prior) -> Result<(), Violation> {
+    let mut operations = operations.to_vec();
+    operations.sort_by_key(|operation| (operation.begin_ns, operation.end_ns));
+    let begin = Search::new(prior);
+    let Err(fault) = begin.clone().run(&operations) else { return Ok(()) };
+    let Fault { at, since, before } = *fault;
+    // What is told begins where nothing was open, and has no read that is not needed: a history with fewer reads has
+    // more explanations, so if it has none, the whole has none.
+    let cut = operations[at].end_ns;
+    let mut told: Vec<Operation> =
+        operations.iter().filter(|o| o.begin_ns >= since && o.begin_ns <= cut).copied().collect();
+    if before.clone().run(&told).is_ok() {
+        // A value that is read only later on makes its write unread here: tell it from the beginning.
+        told = operations.iter().filter(|o| o.begin_ns <= cut).copied().collect();
+        return Err(violation(&operations[at], &told, &begin));
+    }
+    let mut place = told.len();
+    while place > 0 {
+        place -= 1;
+        let is_read = matches!(told[place].what, What::Get(_) | What::Delete { existed: false });
+        if is_read && told[place] != operations[at] {
+            let removed = told.remove(place);
+            if before.clone().run(&told).is_ok() {
+                told.insert(place, removed);
+            }
+        }
+    }
+    Err(violation(&operations[at], &told, &before))
+}
+
+fn violation(at: &Operation, told: &[Operation], before: &Search) -> Violation {
+    let mut states: Vec<State> = before.configurations.iter().map(|c| c.state).collect();
+    states.sort_unstable();
+    states.dedup();
+    let name = |state: &State| match state {
+        State::Absent => "absent".to_owned(),
+        State::Value(value) => format!("{value:x}"),
+    };
+    Violation { at: *at, operations: told.to_vec(), before: states.iter().map(name).collect() }
+}
+
+/// Where a search has ended.
+struct Fault {
+    /// The operation whose end left nothing.
+    at: usize,
+    /// When, before that, nothing was open for the last time.
+    since: u64,
+    /// The search as it was then.
+    before: Search,
+}
+
+impl Search {
+    fn new(prior: Prior) -> Search {
+        let first = Configuration {
+            state: State::Absent,
+            done: 0,
+            used: Vec::new(),
+            used_unread: 0,
+            used_deletes: 0,
+        };
+        Search {
+            configurations: vec![first],
+            open: Vec::new(),
+            begun: HashSet::new(),
+            begun_unread: 0,
+            begun_deletes: 0,
+            prior,
+        }
+    }
+
+    /// Goes through operations sorted by their beginnings.
+    fn run(mut self, operations: &[Operation]) -> Result<(), Box<Fault>> {
+        // Who is the last to read a value: behind its end nobody needs to know any more whether that value was used.
+        let mut last_reads: HashMap<u64, u64> = HashMap::new();
+        for operation in operations {
+            if let What::Get(Some(value)) = operation.what {
+                let last = last_reads.entry(value).or_default();
+                *last = operation.end_ns.max(*last);
+            }
+        }
+        // At equal times beginnings come first: such operations count as concurrent.
+        let mut events: Vec<(u64, bool, usize)> = Vec::new();
+        for (at, operation) in operations.iter().enumerate() {
+            events.push((operation.begin_ns, false, at));
+            if operation.what.is_certain() {
+                events.push((operation.end_ns, true, at));
+            }
+        }
+        events.sort_unstable();
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        let (mut since, mut before) = (0, self.clone());
+        for (time, is_end, at) in events {
+            let what = operations[at].what;
+            if is_end {
+                let place = places.remove(&at).expect("what ends has begun");
+                if !self.end(place) {
+                    return Err(Box::new(Fault { at, since, before }));
+                }
+                if let What::Get(Some(value)) = what
+                    && last_reads[&value] == time
+                {
+                    self.forget(value);
+                }
+                continue;
+            }
+            if places.is_empty() {
+                (since, before) = (time, self.clone());
+            }
+            match what {
+                What::MaybePut(value) if last_reads.contains_key(&value) => {
+                    self.begun.insert(value);
+                }
+                What::MaybePut(_) => self.begun_unread += 1,
+                What::MaybeDelete => self.begun_deletes += 1,
+                What::Get(_) | What::Put { .. } | What::Delete { .. } => {
+                    places.insert(at, self.begin(what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A certain operation begins; returns its place.
+    fn begin(&mut self, what: What) -> usize {
+        let place = self.open.iter().position(Option::is_none).unwrap_or(self.open.len());
+        assert!(place < PLACES, "too many operations at once on one key");
+        if place == self.open.len() {
+            self.open.push(None);
+        }
+        self.open[place] = Some(what);
+        for configuration in &mut self.configurations {
+            configuration.read_all(&self.open);
+        }
+        place
+    }
+
+    /// A certain operation ends: it must have had its instant. False: in no configuration it can have.
+    fn end(&mut self, place: usize) -> bool {
+        let bit = 1 << place;
+        let mut seen: HashSet<Configuration> = HashSet::new();
+        let mut left: Vec<Configuration> = std::mem::take(&mut self.configurations);
+        let mut ended: HashSet<Configuration> = HashSet::new();
+        while let Some(configuration) = left.pop() {
+            if configuration.done & bit != 0 {
+                ended.insert(Configuration { done: configuration.done & !bit, ..configuration });
+                continue;
+            }
+            for (other, what) in self.open.iter().enumerate() {
+                if let Some(what) = what
+                    && configuration.done & (1 << other) == 0
+                    && let Some(mut next) = self.apply(&configuration, *what)
+                {
+                    next.done |= 1 << other;
+                    next.read_all(&self.open);
+                    if seen.insert(next.clone()) {
+                        left.push(next);
+                    }
+                }
+            }
+            assert!(seen.len() < CONFIGURATIONS, "too many possibilities");
+        }
+        self.open[place] = None;
+        self.configurations = undominated(ended);
+        !self.configurations.is_empty()
+    }
+
+    /// An operation has its instant now, right behind a write of unknown outcome if it needs one. `None`: it cannot.
+    fn apply(&self, from: &Configuration, what: What) -> Option<Configuration> {
+        let mut to = from.clone();
+        let needs_row = |to: &mut Configuration| {
+            if to.state == State::Absent {
+                to.used_unread += 1;
+            }
+            to.used_unread <= self.begun_unread
+        };
+        let needs_none = |to: &mut Configuration| {
+            if to.state != State::Absent {
+                to.used_deletes += 1;
+            }
+            to.used_deletes <= self.begun_deletes
+        };
+        let possible = match what {
+            What::Get(Some(value)) => {
+                let at = to.used.binary_search(&value);
+                if to.state != State::Value(value) {
+                    // Read, and not the state: only a write of unknown outcome can have put it there, once.
+                    let at = at.err().filter(|_| self.begun.contains(&value))?;
+                    to.used.insert(at, value);
+                    to.state = State::Value(value);
+                }
+                true
+            }
+            What::Get(None) | What::Delete { existed: false } => {
+                let possible = needs_none(&mut to);
+                to.state = State::Absent;
+                possible
+            }
+            What::Put { value, existed } => {
+                let possible = match (existed, self.prior) {
+                    (true, Prior::Repeated) => true,
+                    (true, Prior::Exact) => needs_row(&mut to),
+                    (false, _) => needs_none(&mut to),
+                };
+                to.state = State::Value(value);
+                possible
+            }
+            What::Delete { existed: true } => {
+                let possible = needs_row(&mut to);
+                to.state = State::Absent;
+                possible
+            }
+            What::MaybePut(_) | What::MaybeDelete => unreachable!("they are never open"),
+        };
+        possible.then_some(to)
+    }
+
+    /// Nobody will read this value any more: whether a write of unknown outcome was used for it makes no difference.
+    fn forget(&mut self, value: u64) {
+        if !self.begun.remove(&value) {
+            return;
+        }
+        for configuration in &mut self.configurations {
+            configuration.used.retain(|used| *used != value);
+        }
+        self.configurations = undominated(self.configurations.drain(..).collect());
+    }
+}
+
+impl Configuration {
+    /// Gives every open read that agrees with the state its instant.
+    fn read_all(&mut self, open: &[Option<What>]) {
+        for (place, what) in open.iter().enumerate() {
+            let agrees = match what {
+                Some(What::Get(Some(value))) => self.state == State::Value(*value),
+                Some(What::Get(None) | What::Delete { existed: false }) => self.state == State::Absent,
+                _ => false,
+            };
+            if agrees {
+                self.done |= 1 << place;
+            }
+        }
+    }
+
+    /// It can do all that `other` can: it is the same and has used no more.
+    fn dominates(&self, other: &Configuration) -> bool {
+        self.used_unread <= other.used_unread
+            && self.used_deletes <= other.used_deletes
+            && self.used.iter().all(|value| other.used.binary_search(value).is_ok())
+    }
+}
+
+/// Leaves out configurations that another can stand for.
+fn undominated(configurations: HashSet<Configuration>) -> Vec<Configuration> {
+    let mut groups: HashMap<(State, u64), Vec<Configuration>> = HashMap::new();
+    for configuration in configurations {
+        let group = groups.entry((configuration.state, configuration.done)).or_default();
+        if group.iter().all(|other| !other.dominates(&configuration)) {
+            group.retain(|other| !configuration.dominates(other));
+            group.push(configuration);
+        }
+    }
+    groups.into_values().flatten().collect()
+}

@@ -1,0 +1,186 @@
+//! Stands between hotrow and PostgreSQL and does what networks do: delays, cuts before an answer, and cuts while a
+//! request is on its way and delivers it all the same, later. Knows bytes and no protocol.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// A proxy in front of one port of 127.0.0.1.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Its own port on 127.0.0.1.
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    links: Mutex<Vec<Arc<Link>>>,
+    accepted: AtomicUsize,
+    /// Answers still to be cut off.
+    cut_answers: AtomicU32,
+    /// Requests still to be held back.
+    hold_requests: AtomicU32,
+    /// The longest delay of a piece of data, in microseconds.
+    delay_us: AtomicU32,
+    ended: AtomicBool,
+}
+
+/// One connection through the proxy.
+#[derive(Debug)]
+struct Link {
+    /// To hotrow.
+    client: TcpStream,
+    /// To PostgreSQL.
+    server: TcpStream,
+    /// The client has been cut off and the server has not been told.
+    orphan: AtomicBool,
+}
+
+impl Proxy {
+    /// A proxy in front of this port, doing no harm yet.
+    pub fn start(target: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let shared = Arc::new(Shared::default());
+        let shared_too = Arc::clone(&shared);
+        thread::spawn(move || shared_too.accept(&listener, SocketAddr::from(([127, 0, 0, 1], target))));
+        Proxy { port, shared }
+    }
+
+    /// Cuts the next answers off: PostgreSQL has done what it was asked, and hotrow does not hear of it.
+    pub fn cut_answers(&self, count: u32) {
+        self.shared.cut_answers.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Cuts the next requests off, and delivers each when hotrow has a new connection: PostgreSQL does what it was
+    /// asked after hotrow has seen the connection break.
+    pub fn hold_requests(&self, count: u32) {
+        self.shared.hold_requests.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Every cut that was ordered has happened.
+    pub fn is_harmless(&self) -> bool {
+        let Shared { cut_answers, hold_requests, .. } = &*self.shared;
+        (cut_answers.load(Ordering::Relaxed), hold_requests.load(Ordering::Relaxed)) == (0, 0)
+    }
+
+    /// Delays every piece of data by up to so many microseconds.
+    pub fn delay_us(&self, longest: u32) {
+        self.shared.delay_us.store(longest, Ordering::Relaxed);
+    }
+
+    /// Cuts hotrow off from all its backends and leaves these alone: they go on with what they have.
+    pub fn cut_clients(&self) {
+        for link in self.shared.links.lock().expect("nobody panics with it").iter() {
+            link.cut_client();
+        }
+    }
+
+    /// Connections that hotrow has made so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        // The listener looks up; nothing else is waited for.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        for link in self.shared.links.lock().expect("nobody panics with it").iter() {
+            link.close();
+        }
+    }
+}
+
+impl Shared {
+    fn accept(self: Arc<Shared>, listener: &TcpListener, target: SocketAddr) {
+        for client in listener.incoming().map_while(Result::ok) {
+            if self.ended.load(Ordering::Relaxed) {
+                return;
+            }
+            self.accepted.fetch_add(1, Ordering::Relaxed);
+            // Nobody there: hotrow sees a connection that ends at once.
+            let Ok(server) = TcpStream::connect(target) else { continue };
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            let link = Arc::new(Link { client, server, orphan: AtomicBool::new(false) });
+            let mut links = self.links.lock().expect("nobody panics with it");
+            // Whoever else holds a link is one of its two threads.
+            links.retain(|link| Arc::strong_count(link) > 1);
+            links.push(Arc::clone(&link));
+            drop(links);
+            let (link_too, shared, shared_too) = (Arc::clone(&link), Arc::clone(&self), Arc::clone(&self));
+            thread::spawn(move || shared.carry_requests(&link));
+            thread::spawn(move || shared_too.carry_answers(&link_too));
+        }
+    }
+
+    fn carry_requests(&self, link: &Link) {
+        let mut buffer = [0; 64 * 1024];
+        while let Ok(n @ 1..) = (&link.client).read(&mut buffer) {
+            self.delay();
+            if take(&self.hold_requests) {
+                let before = self.accepted.load(Ordering::Relaxed);
+                link.cut_client();
+                // Not before hotrow has seen it and come again. It may not come: then its backend gets it late.
+                for _ in 0..1_000 {
+                    if self.accepted.load(Ordering::Relaxed) > before || self.ended.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+                self.delay();
+                let _ = (&link.server).write_all(&buffer[..n]);
+                return;
+            }
+            if (&link.server).write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        if !link.orphan.load(Ordering::Relaxed) {
+            link.close();
+        }
+    }
+
+    fn carry_answers(&self, link: &Link) {
+        let mut buffer = [0; 64 * 1024];
+        while let Ok(n @ 1..) = (&link.server).read(&mut buffer) {
+            if link.orphan.load(Ordering::Relaxed) {
+                continue;
+            }
+            self.delay();
+            if take(&self.cut_answers) || (&link.client).write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        link.close();
+    }
+
+    fn delay(&self) {
+        let longest = self.delay_us.load(Ordering::Relaxed);
+        if longest > 0 {
+            // The fault itself, not a wait for anything.
+            thread::sleep(Duration::from_micros(u64::from(fastrand::u32(..longest))));
+        }
+    }
+}
+
+impl Link {
+    fn cut_client(&self) {
+        self.orphan.store(true, Ordering::Relaxed);
+        let _ = self.client.shutdown(Shutdown::Both);
+    }
+
+    fn close(&self) {
+        let _ = (self.client.shutdown(Shutdown::Both), self.server.shutdown(Shutdown::Both));
+    }
+}
+
+/// Takes one from a count that may be zero.
+fn take(count: &AtomicU32) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
+}
