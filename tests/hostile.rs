@@ -484,7 +484,19 @@ fn out_of_descriptors_the_database_can_still_be_reached_again() {
 
 #[test]
 fn a_client_that_pipelines_without_end_does_not_starve_the_others() {
-    let server = Server::start(&["--event-loops", "1"]);
+    pipeline_without_end("hit");
+}
+
+/// The writer's outcome needs the lock that the hits of the same key take all the time.
+#[test]
+fn a_key_that_is_read_without_end_can_be_written() {
+    pipeline_without_end("bystander");
+}
+
+/// Greedy clients read this key; the other client reads and writes its own.
+fn pipeline_without_end(key: &str) {
+    // The deadline is the client's and a failure; the server's own must not come first on a machine that is busy.
+    let server = Server::start(&["--event-loops", "1", "--request-timeout", "5m"]);
     let mut bystander = Bystander::new(&server);
     bystander.client.put("hit", "value");
     bystander.is_served(50);
@@ -499,7 +511,7 @@ fn a_client_that_pipelines_without_end_does_not_starve_the_others() {
             let (mut sending, mut reading) = (client.stream(), client.stream());
             let (done, answered) = (&done, &answered);
             scope.spawn(move || {
-                let requests = request("GET", "/kv/hit", "", b"").repeat(500);
+                let requests = request("GET", &format!("/kv/{key}"), "", b"").repeat(500);
                 while !done.load(Ordering::Relaxed) && sending.write_all(&requests).is_ok() {}
                 let _ = sending.shutdown(std::net::Shutdown::Write);
             });
@@ -523,7 +535,7 @@ fn a_client_that_pipelines_without_end_does_not_starve_the_others() {
         });
         wait_until("the greedy ones are at it", || answered.load(Ordering::Relaxed) > MIB as u64);
         let before = answered.load(Ordering::Relaxed);
-        bystander.is_served(200);
+        bystander.is_served(100);
         assert!(answered.load(Ordering::Relaxed) > before, "all this while the others went on");
     });
     memory.has_grown_by_less_than(16 * MIB);
