@@ -63,7 +63,8 @@ fn postgresql_frozen_for_longer_than_a_request_may_take() {
 
 #[test]
 fn hotrow_killed_and_started_again() {
-    suffer(41, &[], &[Fault::KillHotrow; 5]);
+    suffer(41, &[], &[Fault::KillHotrow, Fault::KillHotrowHolding].repeat(3));
+    suffer(42, &["--cache-bytes", "0"], &[Fault::KillHotrowHolding; 4]);
 }
 
 #[test]
@@ -74,8 +75,9 @@ fn answers_lost_on_the_network() {
 
 #[test]
 fn requests_that_the_network_delivers_after_the_connection_is_lost() {
-    suffer(61, &[], &[Fault::HoldRequest; 10]);
-    suffer(62, &["--cache-bytes", "2KiB"], &[Fault::HoldRequest, Fault::Delay].repeat(4));
+    let faults = [Fault::HoldRequest, Fault::HoldRequestForLong];
+    suffer(61, &[], &faults.repeat(5));
+    suffer(62, &["--cache-bytes", "2KiB"], &[faults[0], Fault::Delay, faults[1]].repeat(4));
 }
 
 #[test]

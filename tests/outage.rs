@@ -8,7 +8,9 @@ mod support;
 
 use std::process::Command;
 use support::client::{Client, Response, request};
-use support::postgresql::Postgresql;
+use support::database::Database;
+use support::postgresql::{Postgresql, url_at};
+use support::proxy::Proxy;
 use support::{Server, wait_until};
 
 fn is_hit(response: &Response) -> bool {
@@ -37,19 +39,20 @@ fn is_down(server: &Server) -> bool {
 #[test]
 fn hits_are_served_and_the_rest_is_refused_until_it_is_back() {
     let mut postgresql = Postgresql::start_new();
-    let server = Server::start_on(&postgresql.database(), &["--event-loops", "2", "--request-timeout", "2s"]);
+    let flags = ["--event-loops", "2", "--db-readers", "1", "--db-writers", "1"];
+    let server = Server::start_on(&postgresql.database(), &flags);
     let mut client = server.connect();
     assert_eq!(client.put("hot", "value").status, 201);
     assert_eq!(client.get("absent").status, 404);
     postgresql.stop_immediately();
 
-    // The outage becomes known to each worker by the first statement it cannot send.
+    // The outage becomes known to each worker by the first statement that it cannot send.
+    assert_eq!(client.get("cold").outcome(), "503 database-down");
+    let mut caught = ask(&server, "PUT", "caught", "value");
     wait_until("the outage is known", || {
-        for i in 0..8 {
-            client.get(&format!("cold-{i}"));
-            client.put(&format!("cold-{i}"), "v");
-        }
-        is_down(&server)
+        ["a reader has no database", "a writer has no database"]
+            .iter()
+            .all(|line| server.stderr().contains(line))
     });
     for i in 0..50 {
         let hit = client.get("hot");
@@ -68,10 +71,17 @@ fn hits_are_served_and_the_rest_is_refused_until_it_is_back() {
 
     postgresql.start();
     wait_until("every worker has its database again", || !is_down(&server));
+    // Whether it was caught by the outage or refused because of it: it says the truth.
+    match caught.response().outcome().as_str() {
+        "200" | "201" => assert_eq!(client.get("caught").text(), "value"),
+        "503 database-down" => assert_eq!(client.get("caught").status, 404),
+        "504 outcome-unknown" => {}
+        other => panic!("{other}"),
+    }
     for i in 0..8 {
         assert_eq!(client.put(&format!("after-{i}"), "v").status, 201);
     }
-    assert_eq!(client.get("cold-1").status, 404, "what was refused has not happened");
+    assert_eq!(client.get("new-1").status, 404, "what was refused has not happened");
     assert_eq!(client.get("hot").text(), "value");
     assert_eq!(client.delete("hot").status, 204);
     assert_eq!(server.connect_admin().request("GET", "/readyz", "", b"").status, 200);
@@ -80,53 +90,28 @@ fn hits_are_served_and_the_rest_is_refused_until_it_is_back() {
 #[test]
 fn a_write_caught_by_the_outage_succeeds_if_it_is_back_in_time() {
     let mut postgresql = Postgresql::start_new();
-    let server = Server::start_on(&postgresql.database(), &["--request-timeout", "25s"]);
-    for key in ["a", "b", "c", "d"] {
-        assert_eq!(server.connect().put(key, "old").status, 201);
+    // One writer: one statement is sent, what comes behind it waits in the queue.
+    let server = Server::start_on(&postgresql.database(), &["--request-timeout", "25s", "--db-writers", "1"]);
+    let mut client = server.connect();
+    for (method, body, status) in [("PUT", "new", 200), ("DELETE", "", 204)] {
+        assert!(matches!(client.put("sent", "old").status, 200 | 201));
+        // What is sent next is the statement, and not its preparation.
+        assert_eq!(client.delete("nothing").status, 404);
+        let (mut holder, mut observer) = (postgresql.connect(), postgresql.connect());
+        holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
+        let mut sent = ask(&server, method, "sent", body);
+        wait_until("it was sent", || waiting_for_lock(&mut observer) == 1);
+        let mut queued = ask(&server, "PUT", "queued", "new");
+        wait_until("it is queued", || server.metric("hotrow_keys_in_flight") == 2);
+        postgresql.stop_immediately();
+        assert_eq!(queued.response().outcome(), "503 database-down");
+        postgresql.start();
+        // Settled, and done again. For the DELETE: the row was still there.
+        assert_eq!(sent.response().status, status);
+        assert_eq!(postgresql.database().value("sent").as_deref(), (method == "PUT").then_some("new"));
+        assert_eq!(client.get("sent").status, if method == "PUT" { 200 } else { 404 });
+        assert_eq!(postgresql.database().value("queued"), None, "what was refused has not happened");
     }
-    let (mut holder, mut observer) = (postgresql.connect(), postgresql.connect());
-    holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
-    // Some of these are sent and wait for the lock, the others wait behind them.
-    let mut puts: Vec<Client> = ["a", "b", "e"].map(|key| ask(&server, "PUT", key, "new")).into();
-    let mut deletes: Vec<Client> = ["c", "d"].map(|key| ask(&server, "DELETE", key, "")).into();
-    wait_until("all are on their way", || server.metric("hotrow_keys_in_flight") == 5);
-    wait_until("one was sent", || waiting_for_lock(&mut observer) > 0);
-    postgresql.stop_immediately();
-    wait_until("the outage is known", || is_down(&server));
-    postgresql.start();
-
-    // What was sent is settled and done again; what was not, was refused, and is not done.
-    let mut done = 0;
-    for (client, key) in puts.iter_mut().zip(["a", "b", "e"]) {
-        let response = client.response();
-        let value = postgresql.database().value(key);
-        match response.outcome().as_str() {
-            "200" | "201" => {
-                done += 1;
-                assert_eq!((response.text().as_str(), value.as_deref()), ("new", Some("new")));
-            }
-            "503 database-down" => assert_ne!(value.as_deref(), Some("new"), "{key} was refused"),
-            other => panic!("{other}"),
-        }
-        assert_eq!(
-            server.connect().get(key).text(),
-            value.unwrap_or_else(|| server.connect().get(key).text())
-        );
-    }
-    for (client, key) in deletes.iter_mut().zip(["c", "d"]) {
-        let value = postgresql.database().value(key);
-        match client.response().outcome().as_str() {
-            // The row was still there: it was the second attempt that deleted it.
-            "204" => {
-                done += 1;
-                assert_eq!(value, None);
-            }
-            "503 database-down" => assert!(value.is_some()),
-            other => panic!("{other}"),
-        }
-        assert_eq!(server.connect().get(key).status, if value.is_some() { 200 } else { 404 });
-    }
-    assert!(done > 0, "none was sent");
     assert!(server.stderr().contains("was lost"), "{}", server.stderr());
 }
 
@@ -134,7 +119,7 @@ fn a_write_caught_by_the_outage_succeeds_if_it_is_back_in_time() {
 fn a_write_caught_by_the_outage_says_whether_its_outcome_is_known() {
     let mut postgresql = Postgresql::start_new();
     // One writer: one statement is sent, the next waits in the queue.
-    let flags = ["--request-timeout", "2s", "--db-writers", "1"];
+    let flags = ["--request-timeout", "5s", "--db-writers", "1"];
     let server = Server::start_on(&postgresql.database(), &flags);
     assert_eq!(server.connect().put("sent", "old").status, 201);
     let mut holder = postgresql.connect();
@@ -162,6 +147,48 @@ fn a_write_caught_by_the_outage_says_whether_its_outcome_is_known() {
 }
 
 #[test]
+fn what_an_unknown_write_has_left_is_served_and_not_what_was_before() {
+    let postgresql = Postgresql::start_new();
+    let proxy = Proxy::start(postgresql.port);
+    let database = Database { url: url_at(proxy.port) };
+    let server =
+        Server::start_on(&database, &["--request-timeout", "5s", "--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    for (key, body) in [("put", Some("new")), ("deleted", None)] {
+        assert_eq!(client.put(key, "old").status, 201);
+        assert!(is_hit(&client.get(key)));
+        assert_eq!(client.get(&format!("{key}-other")).status, 404, "the reader has a connection");
+        if body.is_none() {
+            // What is sent next is the statement, and not its preparation.
+            assert_eq!(client.delete("nothing").status, 404);
+        }
+        // It is committed, the answer is lost, and hotrow cannot come back to ask in time.
+        proxy.refuse(true);
+        proxy.cut_answers(1);
+        let answer = match body {
+            Some(body) => client.put(key, body),
+            None => client.delete(key),
+        };
+        assert_eq!(answer.outcome(), "504 outcome-unknown");
+        assert_eq!(postgresql.database().value(key).as_deref(), body);
+        // In doubt. Its reader still has a connection: the table is asked, every time.
+        let now = |response: Response| (response.status == 200).then(|| response.text());
+        for _ in 0..3 {
+            let read = client.get(key);
+            assert!(!is_hit(&read));
+            assert_eq!(now(read).as_deref(), body);
+        }
+        assert_eq!(server.metric("hotrow_keys_in_doubt"), 1);
+        proxy.refuse(false);
+        wait_until("the doubt is over", || server.metric("hotrow_keys_in_doubt") == 0);
+        assert_eq!(now(client.get(key)).as_deref(), body);
+        let again = client.get(key);
+        assert!(is_hit(&again));
+        assert_eq!(now(again).as_deref(), body);
+    }
+}
+
+#[test]
 fn a_write_that_waits_for_too_long_in_a_living_database_is_settled_too() {
     let postgresql = Postgresql::start_new();
     let server = Server::start_on(&postgresql.database(), &["--request-timeout", "1s", "--db-writers", "1"]);
@@ -180,9 +207,13 @@ fn a_write_that_waits_for_too_long_in_a_living_database_is_settled_too() {
     holder.batch_execute("ROLLBACK").unwrap();
     wait_until("nothing is under way", || server.metric("hotrow_keys_in_flight") == 0);
     for key in ["sent", "queued"] {
-        let served = server.connect().get(key);
+        let mut served = server.connect().get(key);
+        wait_until("it is read in time", || {
+            served = server.connect().get(key);
+            served.status < 500
+        });
         assert_eq!((served.status == 200).then(|| served.text()), postgresql.database().value(key));
-        assert!(matches!(server.connect().put(key, "again").status, 200 | 201));
+        wait_until("it can be written", || matches!(server.connect().put(key, "again").status, 200 | 201));
     }
 }
 

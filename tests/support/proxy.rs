@@ -1,5 +1,5 @@
-//! Stands between hotrow and PostgreSQL and does what networks do: delays, cuts before an answer, and cuts while a
-//! request is on its way and delivers it all the same, later. Knows bytes and no protocol.
+//! Stands between hotrow and PostgreSQL and does what networks do: delays, refuses, cuts before an answer, and holds a
+//! request on its way and delivers it all the same, later, when hotrow has given it up. Knows bytes and no protocol.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,11 +22,28 @@ struct Shared {
     accepted: AtomicUsize,
     /// Answers still to be cut off.
     cut_answers: AtomicU32,
-    /// Requests still to be held back.
-    hold_requests: AtomicU32,
+    /// Requests still to be held back, each kind by itself.
+    hold: [AtomicU32; 3],
+    /// How often held requests were released.
+    releases: AtomicUsize,
+    /// Held requests that are on their way again, or for which there is nobody any more.
+    delivered: AtomicUsize,
+    /// New connections end at once.
+    refuses: AtomicBool,
     /// The longest delay of a piece of data, in microseconds.
     delay_us: AtomicU32,
     ended: AtomicBool,
+}
+
+/// How a request is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// hotrow is cut off; the request arrives when it has a new connection: it meets the fence.
+    UntilReconnect,
+    /// hotrow is cut off; the request arrives when it is released.
+    UntilRelease,
+    /// hotrow is left waiting for an answer; the request arrives when it is released.
+    InSilence,
 }
 
 /// One connection through the proxy.
@@ -56,16 +73,30 @@ impl Proxy {
         self.shared.cut_answers.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Cuts the next requests off, and delivers each when hotrow has a new connection: PostgreSQL does what it was
-    /// asked after hotrow has seen the connection break.
-    pub fn hold_requests(&self, count: u32) {
-        self.shared.hold_requests.fetch_add(count, Ordering::Relaxed);
+    /// Holds the next requests back. PostgreSQL is asked after hotrow has given up.
+    pub fn hold_requests(&self, count: u32, hold: Hold) {
+        self.shared.hold[hold as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Delivers what is held.
+    pub fn release(&self) {
+        self.shared.releases.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Held requests that were delivered, or for which there was nobody any more.
+    pub fn delivered(&self) -> usize {
+        self.shared.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Ends new connections at once, or takes them again.
+    pub fn refuse(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::Relaxed);
     }
 
     /// Every cut that was ordered has happened.
     pub fn is_harmless(&self) -> bool {
-        let Shared { cut_answers, hold_requests, .. } = &*self.shared;
-        (cut_answers.load(Ordering::Relaxed), hold_requests.load(Ordering::Relaxed)) == (0, 0)
+        let Shared { cut_answers, hold, .. } = &*self.shared;
+        hold.iter().chain([cut_answers]).all(|left| left.load(Ordering::Relaxed) == 0)
     }
 
     /// Delays every piece of data by up to so many microseconds.
@@ -104,6 +135,9 @@ impl Shared {
                 return;
             }
             self.accepted.fetch_add(1, Ordering::Relaxed);
+            if self.refuses.load(Ordering::Relaxed) {
+                continue;
+            }
             // Nobody there: hotrow sees a connection that ends at once.
             let Ok(server) = TcpStream::connect(target) else { continue };
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -123,18 +157,9 @@ impl Shared {
         let mut buffer = [0; 64 * 1024];
         while let Ok(n @ 1..) = (&link.client).read(&mut buffer) {
             self.delay();
-            if take(&self.hold_requests) {
-                let before = self.accepted.load(Ordering::Relaxed);
-                link.cut_client();
-                // Not before hotrow has seen it and come again. It may not come: then its backend gets it late.
-                for _ in 0..1_000 {
-                    if self.accepted.load(Ordering::Relaxed) > before || self.ended.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    thread::sleep(Duration::from_millis(1));
-                }
-                self.delay();
-                let _ = (&link.server).write_all(&buffer[..n]);
+            let kinds = [Hold::UntilReconnect, Hold::UntilRelease, Hold::InSilence];
+            if let Some(hold) = kinds.into_iter().find(|hold| take(&self.hold[*hold as usize])) {
+                self.deliver_late(link, &buffer[..n], hold);
                 return;
             }
             if (&link.server).write_all(&buffer[..n]).is_err() {
@@ -144,6 +169,25 @@ impl Shared {
         if !link.orphan.load(Ordering::Relaxed) {
             link.close();
         }
+    }
+
+    fn deliver_late(&self, link: &Link, request: &[u8], hold: Hold) {
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        let (accepted, releases) = (count(&self.accepted), count(&self.releases));
+        link.orphan.store(true, Ordering::Relaxed);
+        if hold != Hold::InSilence {
+            link.cut_client();
+        }
+        let is_time = || match hold {
+            Hold::UntilReconnect => count(&self.accepted) > accepted || count(&self.releases) > releases,
+            Hold::UntilRelease | Hold::InSilence => count(&self.releases) > releases,
+        };
+        while !is_time() && !self.ended.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_micros(200));
+        }
+        self.delay();
+        let _ = (&link.server).write_all(request);
+        self.delivered.fetch_add(1, Ordering::Relaxed);
     }
 
     fn carry_answers(&self, link: &Link) {

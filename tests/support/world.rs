@@ -6,7 +6,7 @@ use super::history::{Operation, What, value_of};
 use super::linearizable::Prior;
 use super::load::{CLIENTS, Load};
 use super::postgresql::{Postgresql, free_port, url_at};
-use super::proxy::Proxy;
+use super::proxy::{Hold, Proxy};
 use super::{Server, wait_until};
 use fastrand::Rng;
 use postgres::NoTls;
@@ -31,8 +31,12 @@ pub enum Fault {
     KillHotrow,
     /// The network loses an answer: what was asked has happened.
     CutAnswer,
-    /// The network loses a connection with a request on its way, and delivers the request later.
+    /// The network loses a connection with a request on its way, and delivers the request when hotrow has come back.
     HoldRequest,
+    /// The same, and it is delivered when later writes were acknowledged.
+    HoldRequestForLong,
+    /// hotrow is killed with requests on their way; the next one acknowledges writes, and then they arrive.
+    KillHotrowHolding,
     /// A commit waits for a lock, its connection is lost, and the lock is released while hotrow comes back.
     HeldCommit,
     /// The network is slow and uneven for a while.
@@ -41,7 +45,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: [Fault; 12] = [
         Fault::Terminate,
         Fault::TerminateAll,
         Fault::KillBackend,
@@ -50,6 +54,8 @@ impl Fault {
         Fault::KillHotrow,
         Fault::CutAnswer,
         Fault::HoldRequest,
+        Fault::HoldRequestForLong,
+        Fault::KillHotrowHolding,
         Fault::HeldCommit,
         Fault::Delay,
     ];
@@ -165,8 +171,25 @@ impl World {
                 wait_until("the answers are cut", || self.proxy.is_harmless());
             }
             Fault::HoldRequest => {
-                self.proxy.hold_requests(self.rng.u32(1..4));
-                wait_until("the requests are held", || self.proxy.is_harmless());
+                let count = self.rng.u32(1..4);
+                self.hold_requests(count, Hold::UntilReconnect);
+                // Whoever has enough connections left may not come back.
+                self.load().go_on_for(20);
+                self.proxy.release();
+            }
+            Fault::HoldRequestForLong => {
+                let count = self.rng.u32(1..4);
+                self.hold_requests(count, Hold::UntilRelease);
+                self.load().go_on_for(60);
+                self.proxy.release();
+            }
+            Fault::KillHotrowHolding => {
+                // Only one: those that wait in silence ask for nothing more.
+                self.hold_requests(1, Hold::InSilence);
+                self.server.take().expect("it runs").kill();
+                self.start_server();
+                self.load().go_on_for(60);
+                self.proxy.release();
             }
             Fault::HeldCommit => self.hold_a_commit(),
             Fault::Delay => {
@@ -175,6 +198,11 @@ impl World {
                 self.proxy.delay_us(0);
             }
         }
+    }
+
+    fn hold_requests(&self, count: u32, hold: Hold) {
+        self.proxy.hold_requests(count, hold);
+        wait_until("the requests are held", || self.proxy.is_harmless());
     }
 
     fn terminate(&self, which: &str) {

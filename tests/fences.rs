@@ -1,0 +1,100 @@
+//! A request that hotrow has given up may still be on its way, and reach its backend when later writes are acknowledged.
+//! It must find nobody there. `faults.rs` does this under load; here the moments are chosen.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::client::request;
+use support::database::Database;
+use support::postgresql::{Postgresql, free_port, url_at};
+use support::proxy::{Hold, Proxy};
+use support::{Client, Server, wait_until};
+
+/// A server behind a proxy, at an address that it can have again.
+struct Fenced {
+    postgresql: Postgresql,
+    proxy: Proxy,
+    listen: String,
+}
+
+impl Fenced {
+    fn new() -> Fenced {
+        let postgresql = Postgresql::start_new();
+        let proxy = Proxy::start(postgresql.port);
+        Fenced { postgresql, proxy, listen: format!("127.0.0.1:{}", free_port()) }
+    }
+
+    fn start(&self) -> Server {
+        let database = Database { url: url_at(self.proxy.port) };
+        let server = Server::start_on(
+            &database,
+            &["--listen", &self.listen, "--db-writers", "1", "--cache-bytes", "0"],
+        );
+        // Both statements are prepared: what is sent next is one of them.
+        let mut client = server.connect();
+        assert!(matches!(client.put("k", "old").status, 200 | 201));
+        assert_eq!(client.get("k").text(), "old");
+        server
+    }
+
+    /// A write that is held on its way.
+    fn hold(&self, server: &Server, hold: Hold) -> Client {
+        self.proxy.hold_requests(1, hold);
+        let mut client = server.connect();
+        client.send(request("PUT", "/kv/k", "", b"first"));
+        wait_until("it is held", || self.proxy.is_harmless());
+        client
+    }
+
+    /// What was held arrives now, and changes nothing.
+    fn release(&self, server: &Server) {
+        self.proxy.release();
+        wait_until("it was delivered", || self.proxy.delivered() == 1);
+        let mut client = server.connect();
+        for _ in 0..50 {
+            assert_eq!(client.get("k").text(), "second");
+        }
+        assert_eq!(self.postgresql.database().value("k").as_deref(), Some("second"));
+    }
+}
+
+#[test]
+fn a_request_that_arrives_when_its_writer_has_another_connection_changes_nothing() {
+    let fenced = Fenced::new();
+    let server = fenced.start();
+    let mut first = fenced.hold(&server, Hold::UntilRelease);
+    // Its backend is ended, and then it is sent again.
+    let response = first.response();
+    assert_eq!((response.status, response.text().as_str()), (200, "first"));
+    assert_eq!(server.connect().put("k", "second").status, 200);
+    fenced.release(&server);
+}
+
+#[test]
+fn a_request_that_arrives_when_its_hotrow_was_killed_and_started_again_changes_nothing() {
+    let fenced = Fenced::new();
+    let server = fenced.start();
+    let mut first = fenced.hold(&server, Hold::InSilence);
+    server.kill();
+    assert!(first.try_response_to("PUT").is_err());
+    let server = fenced.start();
+    assert_eq!(server.connect().put("k", "second").status, 200);
+    fenced.release(&server);
+}
+
+/// Another hotrow on the same database is none of our business.
+#[test]
+fn only_the_same_instance_is_ended() {
+    let fenced = Fenced::new();
+    let server = fenced.start();
+    let other = Server::start_on(&fenced.postgresql.database(), &[]);
+    assert_eq!(other.connect().put("other", "v").status, 201);
+    let backends = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity WHERE application_name LIKE \
+                    'hotrow/%' AND application_name NOT LIKE '%' || $1";
+    let before = fenced.postgresql.database().text(backends, &[&fenced.listen]);
+    assert!(before.is_some());
+    server.kill();
+    let _server = fenced.start();
+    assert_eq!(fenced.postgresql.database().text(backends, &[&fenced.listen]), before);
+}
