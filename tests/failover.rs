@@ -48,9 +48,13 @@ fn a_standby_is_promoted_while_the_primary_is_killed() {
 
     // The old one comes back and believes that it is the primary still: it stands first in the URL, and takes whatever
     // it is given. Nobody may ask it anything.
-    primary.configure(&["synchronous_standby_names=''"]);
     primary.start();
-    primary.connect().batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    let mut sql = primary.connect();
+    sql.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").unwrap();
+    wait_until("it commits by itself", || {
+        sql.query_one("SHOW synchronous_standby_names", &[]).unwrap().get::<_, &str>(0).is_empty()
+    });
     let before = primary.connect().query("SELECT key, value FROM kv_store ORDER BY key", &[]).unwrap().len();
     for _ in 0..3 {
         standby.restart_immediately();
