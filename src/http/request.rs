@@ -49,8 +49,77 @@ pub struct Head<'b> {
     pub keep_alive: bool,
     /// The client waits for `100 Continue` before it sends the content.
     pub expects_continue: bool,
+    /// Fields that only some requests have and only some resources look at.
+    pub extras: Extras<'b>,
     /// Length of the head with its last empty line.
     pub bytes: usize,
+}
+
+/// Fields that mean nothing for framing, as they were sent. A request without them pays for a few empty places and
+/// no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras<'b> {
+    /// The lines of fields whose values are lists, in their order: a list may be spread over several lines
+    /// (RFC 9110 section 5.3).
+    pub lists: Vec<(List, &'b [u8])>,
+    /// `Accept`, the first.
+    pub accept: Option<&'b [u8]>,
+    /// `Authorization`. Two are as good as a wrong one: then it is empty.
+    pub authorization: Option<&'b [u8]>,
+    /// `Content-Type`, the first.
+    pub content_type: Option<&'b [u8]>,
+    /// `Origin`, the first.
+    pub origin: Option<&'b [u8]>,
+    /// `X-Request-Id`, the first.
+    pub request_id: Option<&'b [u8]>,
+}
+
+/// A field of [`Extras`] whose value is a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// `Cache-Control`.
+    CacheControl,
+    /// `If-Match`.
+    IfMatch,
+    /// `If-None-Match`.
+    IfNoneMatch,
+    /// `Prefer`.
+    Prefer,
+}
+
+impl<'b> Extras<'b> {
+    /// The lines of one field.
+    pub fn lines(&self, list: List) -> impl Iterator<Item = &'b [u8]> + Clone {
+        self.lists.iter().filter(move |(of, _)| *of == list).map(|(_, line)| *line)
+    }
+
+    /// Takes the field if it is one of these.
+    fn note(&mut self, name: &str, value: &'b [u8]) {
+        let list = match name.len() {
+            6 if name.eq_ignore_ascii_case("accept") => return keep_first(&mut self.accept, value),
+            6 if name.eq_ignore_ascii_case("origin") => return keep_first(&mut self.origin, value),
+            6 if name.eq_ignore_ascii_case("prefer") => List::Prefer,
+            8 if name.eq_ignore_ascii_case("if-match") => List::IfMatch,
+            12 if name.eq_ignore_ascii_case("content-type") => {
+                return keep_first(&mut self.content_type, value);
+            }
+            12 if name.eq_ignore_ascii_case("x-request-id") => {
+                return keep_first(&mut self.request_id, value);
+            }
+            13 if name.eq_ignore_ascii_case("if-none-match") => List::IfNoneMatch,
+            13 if name.eq_ignore_ascii_case("cache-control") => List::CacheControl,
+            13 if name.eq_ignore_ascii_case("authorization") => {
+                self.authorization = if self.authorization.is_none() { Some(value) } else { Some(b"") };
+                return;
+            }
+            _ => return,
+        };
+        self.lists.push((list, value));
+    }
+}
+
+fn keep_first<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8]) {
+    place.get_or_insert(value);
 }
 
 /// What the bytes so far are.
@@ -116,6 +185,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
         framing,
         keep_alive,
         expects_continue,
+        extras: fields.extras,
         bytes: length,
     }))
 }
@@ -129,6 +199,7 @@ struct Fields<'b> {
     close: bool,
     keep_alive: bool,
     expects_continue: bool,
+    extras: Extras<'b>,
 }
 
 impl<'b> Fields<'b> {
@@ -172,6 +243,7 @@ impl<'b> Fields<'b> {
                     }
                     fields.transfer_encoding = Some(value);
                 }
+                6 | 8 | 12 | 13 => fields.extras.note(name, value),
                 _ => {}
             }
         }

@@ -201,6 +201,7 @@ fn the_head_says_what_was_sent() {
         framing: Framing::Length(5),
         keep_alive: true,
         expects_continue: true,
+        extras: Extras::default(),
         bytes: bytes.len() - 5,
     };
     assert_eq!(parse(bytes), Ok(Parsed::Complete(expected)));
@@ -245,4 +246,27 @@ proptest! {
             prop_assert_eq!(short, long);
         }
     }
+}
+
+#[test]
+fn fields_of_some_requests_are_noted_as_they_were_sent() {
+    let bytes =
+        b"GET /kv/a HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"1\"\r\nACCEPT: a\r\nif-match: *\r\nAccept: b\r\n\
+        If-None-Match: \"2\"\r\nCache-Control: no-cache\r\nPrefer: wait=1\r\nContent-Type: t\r\nOrigin: o\r\n\
+        X-Request-Id: i\r\nAuthorization: Bearer x\r\n\r\n";
+    let Ok(Parsed::Complete(head)) = parse(bytes) else { panic!("it is a whole head") };
+    let extras = head.extras;
+    let lines = |list| extras.lines(list).collect::<Vec<_>>();
+    assert_eq!(lines(List::IfNoneMatch), [b"\"1\"", b"\"2\""]);
+    assert_eq!(lines(List::IfMatch), [b"*"]);
+    assert_eq!(
+        (lines(List::CacheControl), lines(List::Prefer)),
+        (vec![&b"no-cache"[..]], vec![&b"wait=1"[..]])
+    );
+    assert_eq!((extras.accept, extras.content_type), (Some(&b"a"[..]), Some(&b"t"[..])));
+    assert_eq!((extras.origin, extras.request_id), (Some(&b"o"[..]), Some(&b"i"[..])));
+    assert_eq!(extras.authorization, Some(&b"Bearer x"[..]));
+    let twice = b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y\r\n\r\n";
+    let Ok(Parsed::Complete(head)) = parse(twice) else { panic!("it is a whole head") };
+    assert_eq!(head.extras.authorization, Some(&b""[..]));
 }
