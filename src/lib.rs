@@ -9,6 +9,7 @@ pub mod event_loop;
 pub mod http;
 pub mod limits;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod output;
 pub mod server;

@@ -14,6 +14,8 @@ pub const TRAILER_BYTES: usize = 4 * 1024;
 
 /// A key, in characters (the column is `VARCHAR(255)`): more is 400.
 pub const KEY_CHARS: usize = 255;
+/// The same in bytes of UTF-8.
+pub const KEY_BYTES: usize = 4 * KEY_CHARS;
 /// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value
 /// and its copies in flight stay a small part of a server's memory.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;
@@ -62,8 +64,9 @@ pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// How long an idle connection may still send one last request once draining has begun.
 pub const DRAIN_IDLE_MS: u64 = 250;
 
-/// Requests waiting for one read of one key: more are answered 503.
-pub const WAITERS_A_KEY: usize = 65_536;
+/// Requests of one shard's keys that wait for reads, those of clients that have gone meanwhile included: more are
+/// answered 503.
+pub const WAITERS_A_SHARD: usize = 65_536;
 /// Engine shards, at most. A power of two.
 pub const SHARDS: usize = 64;
 /// A shard holds at least this many of the largest values; a small cache has fewer shards for it.
@@ -83,3 +86,15 @@ pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
 pub const BROKEN_OFF_RETRIES: usize = 3;
 /// Log lines waiting for a slow terminal; more are dropped and counted.
 pub const LOG_LINES: usize = 4_096;
+
+/// Memory that is no buffer, for [`crate::memory`]: a connection's slot, its place among the timers, its state, and the
+/// heads of the answers that it has not read.
+pub const CONNECTION_BYTES: usize = 2 * 1024;
+/// A job on its way, without its key and value: itself, its flight, its waiter, its reply.
+pub const JOB_BYTES: usize = 512;
+/// A session: its thread's stack, as far as it is used, and the buffers of the `postgres` crate.
+pub const SESSION_BYTES: usize = 512 * 1024;
+/// The program, its other threads and its tables.
+pub const FIXED_BYTES: usize = 8 * 1024 * 1024;
+/// The share that the allocator may lose between what is in use: one in this many.
+pub const ALLOCATOR_SHARE: usize = 8;

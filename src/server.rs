@@ -12,6 +12,7 @@ use crate::event_loop::listener::{self, Listener};
 use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::limits::RECONNECT_MS;
 use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
+use crate::memory::Bound;
 use crate::metrics::Counters;
 use crate::store::Deliver;
 use crate::store::backend::Backend;
@@ -73,6 +74,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
     allow_many_descriptors();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
+    log::debug!("memory is bounded at {}", Bound::of(config, loops));
     // Addresses first: whoever has mistyped one need not wait for a database.
     let data = listen("--listen", config.listen, loops)?;
     let address = local_address(&data)?;

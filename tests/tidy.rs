@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["connection"],
     &["event_loop"],
+    &["memory"],
     &["server", "logging"],
     &["main"],
 ];

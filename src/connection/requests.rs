@@ -266,10 +266,20 @@ impl Incoming {
                 if *total > max_value_bytes as u64 {
                     return Err(too_large(max_value_bytes));
                 }
+                reserve(content, piece.len(), max_value_bytes);
                 content.extend_from_slice(piece);
             }
             Ok(())
         })
+    }
+}
+
+/// Grows by doubling, but never past what a value may have: memory is computed by the largest value, not by twice that.
+fn reserve(content: &mut Vec<u8>, more: usize, max_value_bytes: usize) {
+    let wanted = content.len() + more;
+    if wanted > content.capacity() {
+        let room = wanted.max(2 * content.capacity()).min(max_value_bytes);
+        content.reserve_exact(room - content.len());
     }
 }
 

@@ -26,6 +26,14 @@ pub struct Engine {
     shards: Box<[Mutex<Shard>]>,
 }
 
+/// How many shards there are: a power of two, and fewer where a shard would hold too few of the largest values.
+pub fn shards(cache_bytes: usize, max_value_bytes: usize) -> usize {
+    match cache_bytes / (max_value_bytes * LARGEST_VALUES_A_SHARD).max(1) {
+        0 => 1,
+        n => (1 << n.ilog2()).min(SHARDS),
+    }
+}
+
 /// What all shards together hold, for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -51,11 +59,7 @@ impl Engine {
 
     /// The same with a given hasher, for runs that must repeat.
     pub fn with_hasher(cache_bytes: usize, max_value_bytes: usize, hasher: RandomState) -> Engine {
-        let fitting = cache_bytes / (max_value_bytes * LARGEST_VALUES_A_SHARD).max(1);
-        let count = match fitting {
-            0 => 1,
-            n => (1 << n.ilog2()).min(SHARDS),
-        };
+        let count = shards(cache_bytes, max_value_bytes);
         let shard = || Mutex::new(Shard::new(cache_bytes / count, hasher.clone()));
         Engine { shards: (0..count).map(|_| shard()).collect(), hasher }
     }

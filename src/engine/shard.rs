@@ -17,7 +17,7 @@ use super::Stats;
 use super::cache::{Cache, Known};
 use crate::engine::Value;
 use crate::http::response::Lent;
-use crate::limits::WAITERS_A_KEY;
+use crate::limits::WAITERS_A_SHARD;
 use crate::token::Ticket;
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -35,7 +35,7 @@ pub enum Get<R> {
     Waiting,
     /// The read could not be sent; nothing has changed.
     NotSent,
-    /// Too many wait for this key already.
+    /// Too many wait for this shard's keys already.
     TooManyWaiters,
 }
 
@@ -58,6 +58,8 @@ pub struct Shard {
     hasher: RandomState,
     flights: HashTable<Flight>,
     next_read: u64,
+    /// Over all flights. Whoever goes away while it waits stays here until its read ends.
+    waiters: usize,
     late_fills: u64,
     in_doubt: usize,
     /// A bug for the simulation to find.
@@ -106,6 +108,7 @@ impl Shard {
             hasher,
             flights: HashTable::new(),
             next_read: 0,
+            waiters: 0,
             late_fills: 0,
             in_doubt: 0,
             #[cfg(test)]
@@ -133,13 +136,14 @@ impl Shard {
     }
 
     fn miss<R>(&mut self, hash: u64, key: &str, ticket: Ticket, send: impl FnOnce(ReadId) -> bool) -> Get<R> {
+        if self.waiters >= WAITERS_A_SHARD {
+            return Get::TooManyWaiters;
+        }
         let id = ReadId(self.next_read);
         if let Some(flight) = find_flight(&mut self.flights, hash, key) {
             if let Some(read) = flight.reads.last_mut().filter(|read| read.owns_flight) {
-                if read.waiters.len() >= WAITERS_A_KEY {
-                    return Get::TooManyWaiters;
-                }
                 read.waiters.push(ticket);
+                self.waiters += 1;
                 return Get::Waiting;
             }
             if !send(id) {
@@ -154,6 +158,7 @@ impl Shard {
             self.add_flight(hash, Flight { key: key.into(), reads, writes: 0, in_doubt: false });
         }
         self.next_read += 1;
+        self.waiters += 1;
         Get::Waiting
     }
 
@@ -162,6 +167,7 @@ impl Shard {
         let Some(flight) = find_flight(&mut self.flights, hash, key) else { return Vec::new() };
         let Some(at) = flight.reads.iter().position(|read| read.id == id) else { return Vec::new() };
         let read = flight.reads.remove(at);
+        self.waiters -= read.waiters.len();
         match found {
             Some(row) if read.owns_flight => put(&mut self.cache, hash, key, row),
             Some(_) => {
@@ -406,6 +412,20 @@ mod tests {
         assert!(get(&mut shard, 2).1.is_some(), "what was read in doubt is not cached");
         shard.committed(HASH, "k", 1, &row(2));
         assert_eq!((get(&mut shard, 3).0, shard.stats().in_doubt), (Get::Answered(Some(2)), 0));
+    }
+
+    #[test]
+    fn so_many_may_wait_and_no_more() {
+        let mut shard = shard();
+        let (_, read) = get(&mut shard, 0);
+        for job in 1..WAITERS_A_SHARD as u32 {
+            assert_eq!(get(&mut shard, job), (Get::Waiting, None));
+        }
+        assert_eq!(get(&mut shard, 0).0, Get::TooManyWaiters);
+        let other = shard.get(1, "other", ticket(0), |_| (), |_| unreachable!("it is not sent"));
+        assert_eq!(other, Get::TooManyWaiters);
+        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None).len(), WAITERS_A_SHARD);
+        assert_eq!(get(&mut shard, 1).0, Get::Waiting);
     }
 
     #[test]

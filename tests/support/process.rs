@@ -5,9 +5,18 @@ use std::fs;
 
 /// Memory of the process that is in RAM, in bytes.
 pub fn rss_bytes(pid: u32) -> usize {
+    memory(pid, "VmRSS:")
+}
+
+/// The most that was ever in RAM, in bytes.
+pub fn peak_rss_bytes(pid: u32) -> usize {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, name: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is there");
-    let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("VmRSS is a number of kB");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("every process has it");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("it is a number of kB");
     kib * 1024
 }
 

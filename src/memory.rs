@@ -1,0 +1,101 @@
+//! The most memory that a configuration can lead to: the sum of its bounds. Pure arithmetic; the README states it as a
+//! formula, a test holds the real server against it under the worst that clients and database can do. Called by
+//! [`crate::server`].
+
+use crate::config::Config;
+use crate::engine::shards;
+use crate::limits::{
+    ABSENT_SHARE, ADMIN_CONNECTIONS, ALLOCATOR_SHARE, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, JOB_BYTES,
+    KEY_BYTES, OUTPUT_BYTES, READ_BATCH, READ_BYTES, SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD,
+    WRITE_BATCH, WRITE_BATCH_BYTES,
+};
+use crate::token::Ticket;
+use std::fmt;
+
+/// Bytes, at most, by who holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Cached rows, absent keys, and their overhead.
+    pub cache: usize,
+    /// What connections have not parsed, not stored and not sent.
+    pub connections: usize,
+    /// Jobs that wait for a worker, and who waits for them.
+    pub queues: usize,
+    /// What workers have taken, on its way to PostgreSQL or back.
+    pub workers: usize,
+    /// Everything that is there without any load.
+    pub fixed: usize,
+}
+
+impl Bound {
+    /// The bound of a configuration with so many event loops.
+    pub fn of(config: &Config, event_loops: usize) -> Bound {
+        let value = config.max_value_bytes;
+        let depth = config.queue_depth as usize;
+        let shards = shards(config.cache_bytes, value);
+        let (readers, writers) = (usize::from(config.db_readers), usize::from(config.db_writers).min(shards));
+        // The key stands in the job and in its flight.
+        let job = JOB_BYTES + 2 * KEY_BYTES;
+        // A connection parses no further while it has answers that were not read, and none that would go past
+        // `OUTPUT_BYTES`: it holds one value at most, in its last answer, or as it arrives.
+        let connection = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + value;
+        let small = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES;
+        // No batch is larger than what can wait, and the one job that woke the worker.
+        let read_batch = READ_BATCH.min(depth + 1);
+        let write_batch = WRITE_BATCH.min(depth + 1);
+        let write_values = (WRITE_BATCH_BYTES + value).min(write_batch * value);
+        Bound {
+            cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE,
+            connections: config.max_connections as usize * connection
+                + (ADMIN_CONNECTIONS + TURNED_AWAY) * small,
+            queues: depth * job
+                + writers * depth * (job + value)
+                + shards * WAITERS_A_SHARD * size_of::<Ticket>(),
+            // A row as it came and as a value; a value, and it again in the statement, and that in the socket's buffer.
+            workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
+                + writers * (SESSION_BYTES + write_batch * job + 3 * write_values),
+            // A loop's buffers, and the value that is just being taken over.
+            fixed: FIXED_BYTES + event_loops * (READ_BYTES + 2 * OUTPUT_BYTES + 2 * value),
+        }
+    }
+
+    /// All of it, and what the allocator loses in between.
+    pub fn bytes(&self) -> usize {
+        let sum = self.cache + self.connections + self.queues + self.workers + self.fixed;
+        sum + sum / ALLOCATOR_SHARE
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        write!(
+            f,
+            "{} MiB (cache {}, connections {}, queues {}, workers {}, fixed {}, and what the allocator loses)",
+            mib(self.bytes()),
+            mib(self.cache),
+            mib(self.connections),
+            mib(self.queues),
+            mib(self.workers),
+            mib(self.fixed)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_sums() {
+        let readme = include_str!("../README.md");
+        for (flags, sum) in [("", "35 GiB"), ("--max-value-bytes 16KiB --max-connections 1000", "1.0 GiB")] {
+            let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
+            let Ok(config) = crate::config::read(arguments) else { panic!("{flags}") };
+            let gib = Bound::of(&config, 1).bytes() as f64 / f64::from(1 << 30);
+            let text = if gib < 10.0 { format!("{gib:.1} GiB") } else { format!("{gib:.0} GiB") };
+            assert_eq!(text, sum);
+            assert!(readme.contains(flags) && readme.contains(sum), "{flags}: {sum}");
+        }
+    }
+}
