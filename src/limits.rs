@@ -82,6 +82,8 @@ pub const WRITE_BATCH: usize = 256;
 pub const WRITE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The first and the longest pause between two attempts to connect to PostgreSQL.
 pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
+/// How much longer than a statement may run its answer is waited for: then the server is given up.
+pub const ANSWER_MARGIN_MS: u64 = 1_000;
 /// How often a statement that PostgreSQL broke off on its own (deadlock, serialization failure) is tried again.
 pub const BROKEN_OFF_RETRIES: usize = 3;
 /// Log lines waiting for a slow terminal; more are dropped and counted.

@@ -70,6 +70,28 @@ fn a_standby_is_promoted_while_the_primary_is_killed() {
 }
 
 #[test]
+fn a_standby_is_promoted_while_the_primary_is_frozen() {
+    let (primary, standby) = pair();
+    let flags = ["--event-loops", "2", "--cache-bytes", "4KiB", "--request-timeout", "2s"];
+    let server = Server::start_on(&both(&primary, &standby), &flags);
+    let load = Load::start(server.address, (0..5).map(|i| format!("key-{i}")).collect(), 2);
+    load.go_on_for(300);
+    // Its kernel goes on: connections are made, and what is sent is acknowledged. Only nobody ever answers.
+    let frozen = primary.freeze();
+    standby.promote();
+    load.go_on_for(300);
+    assert!(server.stderr().contains("PostgreSQL does not answer"), "{}", server.stderr());
+    // It wakes up, believes that it is the primary still, and finds what it had been sent.
+    drop(frozen);
+    wait_until("its backends have found nobody", || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'hotrow/%' AND wait_event <> 'SyncRep'";
+        primary.connect().query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0
+    });
+    load.go_on_for(300);
+    println!("{:?}", judge(load, &server, &standby.url(), Prior::Repeated));
+}
+
+#[test]
 fn a_standby_alone_is_refused() {
     let (primary, standby) = pair();
     let first = Server::start_on(&primary.database(), &[]);

@@ -218,6 +218,35 @@ fn a_write_that_waits_for_too_long_in_a_living_database_is_settled_too() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_given_up_until_it_does() {
+    let postgresql = Postgresql::start_new();
+    let flags = ["--request-timeout", "1s", "--db-readers", "1", "--db-writers", "1"];
+    let server = Server::start_on(&postgresql.database(), &flags);
+    let mut client = server.connect();
+    assert_eq!(client.put("k", "old").status, 201);
+    // Its kernel acknowledges whatever it is sent.
+    let frozen = postgresql.freeze();
+    let mut put = ask(&server, "PUT", "k", "new");
+    assert_eq!(client.get("cold").outcome(), "504 deadline-exceeded");
+    assert_eq!(put.response().outcome(), "504 outcome-unknown");
+    wait_until("both workers have given it up", || {
+        ["a reader has no database", "a writer has no database"]
+            .iter()
+            .all(|line| server.stderr().contains(line))
+    });
+    assert_eq!(client.get("other").outcome(), "503 database-down");
+    assert_eq!(client.put("other", "value").outcome(), "503 database-down");
+    // In doubt: what was there before may be gone when it wakes up.
+    assert!(!is_hit(&client.get("k")));
+    drop(frozen);
+    wait_until("every worker has its database again", || !is_down(&server));
+    wait_until("the doubt is over", || server.metric("hotrow_keys_in_doubt") == 0);
+    assert_eq!(client.get("k").text(), postgresql.database().value("k").unwrap());
+    assert_eq!(client.put("k", "last").status, 200);
+    assert_eq!(client.get("k").text(), "last");
+}
+
+#[test]
 fn a_read_only_database_is_told_and_recovers() {
     let postgresql = Postgresql::start_new();
     let server = Server::start_on(&postgresql.database(), &[]);

@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
         "api",
         "store::managed",
         "store::migrations",
+        "store::patience",
         "store::pool",
         "store::postgres",
         "store::reader",

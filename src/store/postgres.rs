@@ -5,9 +5,11 @@
 //! Each `postgres::Client` drives a small Tokio runtime of its own inside its blocking calls; no other thread of ours
 //! sees it.
 
+use super::patience::{Patience, Patiently};
 use super::{Blame, Connector, Error, Session, Written, migrations};
 use crate::engine::shard::Row;
-use ::postgres::config::LoadBalanceHosts;
+use crate::limits::ANSWER_MARGIN_MS;
+use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::{Client, Config, NoTls, Statement};
@@ -16,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// How long a server may take to be reached, and then to let a session in.
+const CONNECT: Duration = Duration::from_secs(5);
 /// How long an old backend may take to end before the attempt counts as failed (and is made again).
 const END_BACKEND: Duration = Duration::from_secs(10);
 /// How often it is asked whether it has.
@@ -55,7 +59,7 @@ impl Postgres {
         let application_name = application_name(instance);
         config.application_name(&application_name);
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(Duration::from_secs(5));
+            config.connect_timeout(CONNECT);
         }
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(Duration::from_secs(15));
@@ -72,7 +76,9 @@ impl Postgres {
     /// Makes the database ready for this process: right encoding, migrations applied, and no backend left that an
     /// earlier process of this instance had sent something with.
     pub fn prepare(&self) -> Result<About, Error> {
-        let Opened { mut client, .. } = self.open()?;
+        let Opened { mut client, patience, .. } = self.open()?;
+        // A migration may take its time.
+        patience.end();
         let show = |client: &mut Client, name: &str| -> Result<String, Error> {
             Ok(client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?.get(0))
         };
@@ -118,7 +124,9 @@ impl Postgres {
     /// The same with one order of the hosts. [`Error::Refused`] is a server that may not be used.
     fn open_with(&self, config: &Config) -> Result<Opened, Error> {
         let unsent = |e| Error::NotSent(describe(&e));
-        let mut client = config.connect(NoTls).map_err(unsent)?;
+        let patience = Patience::default();
+        let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT);
+        let mut client = connect(config, Patiently { patience: patience.clone(), limit }).map_err(unsent)?;
         let timeout_ms = self.statement_timeout.as_millis();
         let settings =
             format!("{}SET statement_timeout = {timeout_ms};", include_str!("../../sql/session.sql"));
@@ -150,7 +158,7 @@ impl Postgres {
                 timeline.newest.load(Ordering::Relaxed)
             ));
         }
-        Ok(Opened { client, backend, timeline })
+        Ok(Opened { client, backend, timeline, patience })
     }
 }
 
@@ -168,9 +176,31 @@ impl Connector for Postgres {
     type Session = PostgresSession;
 
     fn connect(&self) -> Result<PostgresSession, Error> {
-        let Opened { client, backend, timeline } = self.open()?;
-        Ok(PostgresSession { client, backend, timeline, prepared: Default::default() })
+        let Opened { client, backend, timeline, patience } = self.open()?;
+        let answer_limit = self.statement_timeout + Duration::from_millis(ANSWER_MARGIN_MS);
+        Ok(PostgresSession {
+            client,
+            backend,
+            timeline,
+            patience,
+            answer_limit,
+            prepared: Default::default(),
+        })
     }
+}
+
+/// Connects so that the session gives up when its patience ends. Where TLS is asked for, or a Unix socket, the crate takes no
+/// stream of ours: there a server that is frozen is waited for.
+fn connect(config: &Config, patiently: Patiently) -> Result<Client, ::postgres::Error> {
+    let hosts = config.get_hosts();
+    let tcp = !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Tcp(_)));
+    let plain = matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer);
+    if !(tcp && plain) {
+        return config.connect(NoTls);
+    }
+    let mut config = config.clone();
+    config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+    config.connect(patiently)
 }
 
 /// A connection to a server that may be used.
@@ -178,6 +208,7 @@ struct Opened {
     client: Client,
     backend: Backend,
     timeline: Timeline,
+    patience: Patience,
 }
 
 /// Which history a server writes: every promotion begins a new one.
@@ -200,6 +231,9 @@ pub struct PostgresSession {
     client: Client,
     backend: Backend,
     timeline: Timeline,
+    patience: Patience,
+    /// How long an answer is waited for.
+    answer_limit: Duration,
     prepared: [Option<Statement>; STATEMENTS.len()],
 }
 
@@ -227,6 +261,7 @@ impl Session for PostgresSession {
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Row>, Error> {
         self.check_open()?;
+        self.patience.begin(self.answer_limit);
         let read = self.prepared(READ)?;
         let found = self.client.query(&read, &[&keys]).map_err(sort)?;
         self.check_timeline()?;
@@ -245,6 +280,7 @@ impl Session for PostgresSession {
 
     fn write(&mut self, sets: &[(&str, &str)], deletes: &[&str]) -> Result<Written, Error> {
         self.check_open()?;
+        self.patience.begin(self.answer_limit);
         let (keys, values): (Vec<&str>, Vec<&str>) = sets.iter().copied().unzip();
         let mut written =
             Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
@@ -283,6 +319,7 @@ impl Session for PostgresSession {
 
     fn end_backend(&mut self, backend: &Backend) -> Result<(), Error> {
         let deadline = Instant::now() + END_BACKEND;
+        self.patience.begin(END_BACKEND);
         loop {
             let sql = include_str!("../../sql/end_backend.sql");
             let row = self.client.query_one(sql, &[&backend.pid, &backend.started]).map_err(sort)?;
@@ -295,7 +332,8 @@ impl Session for PostgresSession {
 
     fn is_broken(&mut self) -> bool {
         // Asking for notifications lets the client read what the server has sent meanwhile: its farewell, or an end
-        // of stream.
+        // of stream. Nothing is waited for.
+        self.patience.end();
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
         self.client.is_closed() || self.timeline.is_left_behind()
     }
