@@ -5,7 +5,8 @@
 //! tools/instructions
 //! ```
 //!
-//! Arguments: how many turns, and how many pipelined requests in each.
+//! Arguments: how many turns, how many pipelined requests in each, and how many Hosts they name in turn: with one, the
+//! fields repeat from request to request as a client's do; with two, none is like the one before it.
 
 mod memory;
 
@@ -18,13 +19,17 @@ fn main() {
     // `cargo bench` and `cargo test` pass flags of their own.
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
     let (turns, depth) = (numbers.next().unwrap_or(1_000), numbers.next().unwrap_or(16));
+    let hosts = numbers.next().unwrap_or(1);
 
     let keys: Vec<String> = (0..KEYS).map(|i| format!("key:{i:06}")).collect();
     let mut world = World::knowing(keys.iter().map(String::as_str), VALUE_BYTES);
     // Made before the first turn, so that what is counted is the server's and not this program's.
     let inputs: Vec<Vec<u8>> = (0..64)
         .map(|turn| {
-            let request = |i: usize| get(&keys[(turn * depth + i) * 7_919 % KEYS]);
+            let request = |i: usize| {
+                let number = turn * depth + i;
+                get(&keys[number * 7_919 % KEYS]).replace("127.0.0.1", &format!("127.0.0.{}", number % hosts))
+            };
             (0..depth).map(request).collect::<String>().into_bytes()
         })
         .collect();

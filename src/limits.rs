@@ -7,6 +7,10 @@ pub const REQUEST_LINE_BYTES: usize = 8 * 1024;
 pub const HEAD_BYTES: usize = 16 * 1024;
 /// Fields in one head: more is 431.
 pub const FIELDS: usize = 64;
+/// The fields of a head that are remembered in case they are sent again; larger ones are parsed each time.
+pub const FIELDS_REMEMBERED_BYTES: usize = 1024;
+/// How many such field sections a loop remembers: connections share them by their slots.
+pub const REPEATS: usize = 16;
 /// A chunk-size line with its extensions: more is 400.
 pub const CHUNK_LINE_BYTES: usize = 512;
 /// The trailer section behind a chunked content: more is 431.

@@ -2,8 +2,9 @@
 //! [`crate::event_loop`], used by [`super`].
 
 use crate::api::admin;
+use crate::http::request::Repeat;
 use crate::http::response::Encoder;
-use crate::limits::READ_BYTES;
+use crate::limits::{READ_BYTES, REPEATS};
 use crate::metrics::Counters;
 use crate::output::Output;
 use crate::store::backend::Backend;
@@ -13,6 +14,8 @@ use crate::store::backend::Backend;
 pub struct Workspace {
     /// Where sockets are read into.
     pub(super) input: Box<[u8]>,
+    /// The fields that connections have sent last.
+    pub(super) repeats: [Repeat; REPEATS],
     /// Where answers are encoded to.
     pub(super) output: Output,
     /// Encodes them.
@@ -22,7 +25,8 @@ pub struct Workspace {
 impl Workspace {
     /// Buffers for one loop.
     pub fn new(encoder: Encoder) -> Workspace {
-        Workspace { input: vec![0; READ_BYTES].into_boxed_slice(), output: Output::default(), encoder }
+        let input = vec![0; READ_BYTES].into_boxed_slice();
+        Workspace { input, repeats: Default::default(), output: Output::default(), encoder }
     }
 }
 

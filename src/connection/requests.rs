@@ -7,7 +7,7 @@ use crate::http::content::Decoder;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
 use crate::http::response::{CONTINUE, Frame, Reuse};
-use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES};
+use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
 use crate::store::backend::Asked;
 use crate::store::{Answer, Claim, Op};
 use crate::token::Ticket;
@@ -66,7 +66,8 @@ impl Connection {
                         self.unparsed = true;
                         break;
                     }
-                    match request::parse(&bytes[used..]) {
+                    let repeat = &mut ws.repeats[self.id.slot as usize % REPEATS];
+                    match request::parse_next(&bytes[used..], repeat) {
                         Ok(Parsed::Complete(head)) => {
                             *requests -= 1;
                             used += head.bytes;

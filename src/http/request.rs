@@ -2,9 +2,14 @@
 //! the one about message length that request smuggling lives on, are here. Knows no resource. Called by
 //! [`crate::connection`].
 
+mod fields;
+mod repeat;
+
 use crate::http::problem::{Kind, Problem};
 use crate::limits::{FIELDS, HEAD_BYTES, REQUEST_LINE_BYTES};
+pub use fields::{Extras, List};
 use memchr::{memchr, memchr_iter};
+pub use repeat::Repeat;
 use std::mem::MaybeUninit;
 
 /// The two versions that are spoken here.
@@ -55,73 +60,6 @@ pub struct Head<'b> {
     pub bytes: usize,
 }
 
-/// Fields that mean nothing for framing, as they were sent. A request without them pays for a few empty places and
-/// no allocation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extras<'b> {
-    /// The lines of fields whose values are lists, in their order: a list may be spread over several lines
-    /// (RFC 9110 section 5.3).
-    pub lists: Vec<(List, &'b [u8])>,
-    /// `Accept`, the first.
-    pub accept: Option<&'b [u8]>,
-    /// `Authorization`. Two are as good as a wrong one: then it is empty.
-    pub authorization: Option<&'b [u8]>,
-    /// `Content-Type`, the first.
-    pub content_type: Option<&'b [u8]>,
-    /// `Origin`, the first.
-    pub origin: Option<&'b [u8]>,
-    /// `X-Request-Id`, the first.
-    pub request_id: Option<&'b [u8]>,
-}
-
-/// A field of [`Extras`] whose value is a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
-    /// `Cache-Control`.
-    CacheControl,
-    /// `If-Match`.
-    IfMatch,
-    /// `If-None-Match`.
-    IfNoneMatch,
-    /// `Prefer`.
-    Prefer,
-}
-
-impl<'b> Extras<'b> {
-    /// The lines of one field.
-    pub fn lines(&self, list: List) -> impl Iterator<Item = &'b [u8]> + Clone {
-        self.lists.iter().filter(move |(of, _)| *of == list).map(|(_, line)| *line)
-    }
-
-    /// Takes the field if it is one of these.
-    fn note(&mut self, name: &str, value: &'b [u8]) {
-        let list = match name.len() {
-            6 if name.eq_ignore_ascii_case("accept") => return keep_first(&mut self.accept, value),
-            6 if name.eq_ignore_ascii_case("origin") => return keep_first(&mut self.origin, value),
-            6 if name.eq_ignore_ascii_case("prefer") => List::Prefer,
-            8 if name.eq_ignore_ascii_case("if-match") => List::IfMatch,
-            12 if name.eq_ignore_ascii_case("content-type") => {
-                return keep_first(&mut self.content_type, value);
-            }
-            12 if name.eq_ignore_ascii_case("x-request-id") => {
-                return keep_first(&mut self.request_id, value);
-            }
-            13 if name.eq_ignore_ascii_case("if-none-match") => List::IfNoneMatch,
-            13 if name.eq_ignore_ascii_case("cache-control") => List::CacheControl,
-            13 if name.eq_ignore_ascii_case("authorization") => {
-                self.authorization = if self.authorization.is_none() { Some(value) } else { Some(b"") };
-                return;
-            }
-            _ => return,
-        };
-        self.lists.push((list, value));
-    }
-}
-
-fn keep_first<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8]) {
-    place.get_or_insert(value);
-}
-
 /// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'b> {
@@ -137,6 +75,50 @@ pub enum Parsed<'b> {
 /// whatever follows. Every error means that the next message's beginning is not known, or that the client
 /// tries something: answer it and close.
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
+    parse_whole(bytes, None)
+}
+
+/// The same, for one request after another of clients that repeat their fields. Whatever `repeat` has seen before, the
+/// answer is that of [`parse`].
+#[inline]
+pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>, Problem> {
+    match parse_repeated(bytes, repeat) {
+        Some(head) => Ok(Parsed::Complete(head)),
+        None => parse_whole(bytes, Some(repeat)),
+    }
+}
+
+/// A head whose fields are those that are remembered, behind a request line that nothing is wrong with. `None` is no
+/// verdict: the whole parser has it.
+///
+/// The line alone is to httparse the beginning of a head, parsed as far as it goes. It ends at the first LF, which has
+/// to have its CR; what stands behind it begins with a section that was accepted behind such a line. Both parts were
+/// then read without a look at the other, but for the version: so the verdict about the whole is the same.
+#[inline]
+fn parse_repeated<'b>(bytes: &'b [u8], repeat: &Repeat) -> Option<Head<'b>> {
+    let line_bytes = memchr(b'\n', bytes)? + 1;
+    let (line, rest) = bytes.split_at(line_bytes);
+    let (meaning, extras, fields_bytes) = repeat.recall(rest)?;
+    let mut request = httparse::Request::new(&mut []);
+    let Ok(httparse::Status::Partial) = request.parse(line) else { return None };
+    let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
+        return None;
+    };
+    let is_within = line_bytes <= REQUEST_LINE_BYTES && line_bytes + fields_bytes <= HEAD_BYTES;
+    let is_plain = line.ends_with(b"\r\n") && target.starts_with('/') && is_uri(target);
+    (is_within && is_plain).then_some(Head {
+        method,
+        target,
+        version: Version::Http11,
+        framing: meaning.framing,
+        keep_alive: meaning.keep_alive,
+        expects_continue: meaning.expects_continue,
+        extras,
+        bytes: line_bytes + fields_bytes,
+    })
+}
+
+fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parsed<'b>, Problem> {
     // What stands behind the bound may not change the answer.
     let bytes = &bytes[..bytes.len().min(HEAD_BYTES)];
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
@@ -161,118 +143,30 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
         _ => return Err(malformed("the request line is incomplete")),
     };
     // Method, target and version with the two blanks.
-    let is_long = method.len() + target.len() + 10 > REQUEST_LINE_BYTES;
-    if (is_long || !is_plain(head, &request))
+    let line_bytes = method.len() + target.len() + 10;
+    if (line_bytes > REQUEST_LINE_BYTES || !is_plain(head, &request))
         && let Some((_, problem)) = line_problem(head)
     {
         return Err(problem);
     }
     let target = path_of(target, method)?;
-    let fields = Fields::read(request.headers, version)?;
-    let framing = fields.framing(version)?;
-    if fields.hosts == 0 && version == Version::Http11 {
-        return Err(malformed("HTTP/1.1 needs a Host field"));
+    let (meaning, extras) = fields::read(request.headers, version)?;
+    if let Some(repeat) = repeat
+        && version == Version::Http11
+    {
+        // Behind the line and its CRLF: no line ends otherwise in a head that has got this far.
+        repeat.remember(&head[blank_bytes(head) + line_bytes + 2..], request.headers, meaning);
     }
-    let keep_alive = match version {
-        Version::Http11 => !fields.close,
-        Version::Http10 => fields.keep_alive && !fields.close,
-    };
-    let expects_continue = fields.expects_continue && version == Version::Http11;
     Ok(Parsed::Complete(Head {
         method,
         target,
         version,
-        framing,
-        keep_alive,
-        expects_continue,
-        extras: fields.extras,
+        framing: meaning.framing,
+        keep_alive: meaning.keep_alive,
+        expects_continue: meaning.expects_continue,
+        extras,
         bytes: length,
     }))
-}
-
-/// The fields that decide about framing and the connection, gathered in one pass over the head.
-#[derive(Default)]
-struct Fields<'b> {
-    hosts: usize,
-    content_length: Option<u64>,
-    transfer_encoding: Option<&'b [u8]>,
-    close: bool,
-    keep_alive: bool,
-    expects_continue: bool,
-    extras: Extras<'b>,
-}
-
-impl<'b> Fields<'b> {
-    fn read(headers: &[httparse::Header<'b>], version: Version) -> Result<Fields<'b>, Problem> {
-        let mut fields = Fields::default();
-        for httparse::Header { name, value } in headers {
-            // The length tells almost all fields apart before a letter is compared.
-            match name.len() {
-                4 if name.eq_ignore_ascii_case("host") => {
-                    fields.hosts += 1;
-                    if fields.hosts > 1 {
-                        return Err(malformed("more than one Host field"));
-                    }
-                    if !is_host(value) {
-                        return Err(malformed("the Host field is no host[:port]"));
-                    }
-                }
-                6 if name.eq_ignore_ascii_case("expect") => {
-                    if value.eq_ignore_ascii_case(b"100-continue") {
-                        fields.expects_continue = true;
-                    } else if version == Version::Http11 {
-                        let detail = "the only expectation met here is 100-continue";
-                        return Err(Problem::new(Kind::ExpectationFailed, detail));
-                    }
-                }
-                10 if name.eq_ignore_ascii_case("connection") => {
-                    for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                        fields.close |= option.eq_ignore_ascii_case(b"close");
-                        fields.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                    }
-                }
-                14 if name.eq_ignore_ascii_case("content-length") => {
-                    if fields.content_length.is_some() {
-                        return Err(malformed("more than one Content-Length field"));
-                    }
-                    fields.content_length = Some(content_length(value)?);
-                }
-                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    if fields.transfer_encoding.is_some() {
-                        return Err(malformed("more than one Transfer-Encoding field"));
-                    }
-                    fields.transfer_encoding = Some(value);
-                }
-                6 | 8 | 12 | 13 => fields.extras.note(name, value),
-                _ => {}
-            }
-        }
-        Ok(fields)
-    }
-
-    /// The one rule of message length. Where two readers could disagree about it, the answer is 400: a proxy in
-    /// front of us may be the other reader.
-    fn framing(&self, version: Version) -> Result<Framing, Problem> {
-        let Some(coding) = self.transfer_encoding else {
-            return Ok(self.content_length.map_or(Framing::None, Framing::Length));
-        };
-        if self.content_length.is_some() {
-            return Err(malformed("both Content-Length and Transfer-Encoding"));
-        }
-        if version == Version::Http10 {
-            return Err(malformed("HTTP/1.0 has no Transfer-Encoding"));
-        }
-        let mut codings = coding.split(|b| *b == b',').map(<[u8]>::trim_ascii);
-        let unknown = codings.clone().any(|c| !c.is_empty() && !c.eq_ignore_ascii_case(b"chunked"));
-        if unknown {
-            let detail = "the only transfer coding known here is chunked";
-            return Err(Problem::new(Kind::UnknownCoding, detail));
-        }
-        match (codings.next(), codings.next()) {
-            (Some(one), None) if !one.is_empty() => Ok(Framing::Chunked),
-            _ => Err(malformed("Transfer-Encoding must be chunked, once")),
-        }
-    }
 }
 
 /// Finds out what is wrong with bytes that are no whole head yet, if anything is.
@@ -327,10 +221,15 @@ fn is_plain(head: &[u8], request: &httparse::Request<'_, '_>) -> bool {
     plain
 }
 
+/// True where no byte is one that a URI may not have; httparse has let neither blanks nor control bytes through.
+fn is_uri(target: &str) -> bool {
+    // Without a branch: for so few bytes that is less than any search.
+    target.bytes().fold(true, |all, b| all & (b != b'#') & b.is_ascii())
+}
+
 /// The path and query of a target in origin-form or absolute-form, or `*` (RFC 9112 section 3.2).
 fn path_of<'b>(target: &'b str, method: &str) -> Result<&'b str, Problem> {
-    // Without a branch: for so few bytes that is less than any search.
-    if target.bytes().fold(false, |found, b| found | (b == b'#') | !b.is_ascii()) {
+    if !is_uri(target) {
         return Err(malformed("the target has a byte that a URI may not have; percent-encode it"));
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
@@ -346,7 +245,7 @@ fn path_of<'b>(target: &'b str, method: &str) -> Result<&'b str, Problem> {
     {
         let authority = &target[authority_at..];
         let end = authority.find(['/', '?']).unwrap_or(authority.len());
-        if end > 0 && is_host(&authority.as_bytes()[..end]) {
+        if end > 0 && fields::is_host(&authority.as_bytes()[..end]) {
             return match &authority[end..] {
                 // `OPTIONS http://host` with an empty path is `OPTIONS *` (section 3.2.4).
                 "" => Ok(if method == "OPTIONS" { "*" } else { "/" }),
@@ -357,58 +256,6 @@ fn path_of<'b>(target: &'b str, method: &str) -> Result<&'b str, Problem> {
     }
     Err(malformed("the target is neither a path nor a URL"))
 }
-
-/// `1*DIGIT`, nothing else: no sign, no blank inside, no list, no overflow (RFC 9110 section 8.6).
-fn content_length(value: &[u8]) -> Result<u64, Problem> {
-    let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(value).ok().filter(|_| digits);
-    // 19 digits always fit into 64 bits.
-    text.and_then(|t| t.parse().ok()).ok_or_else(|| malformed("Content-Length must be one decimal number"))
-}
-
-/// `uri-host [ ":" port ]`, or nothing (RFC 9110 section 7.2), checked by its alphabet.
-fn is_host(value: &[u8]) -> bool {
-    let host = value.iter().take_while(|b| IN_HOST[usize::from(**b)]).count();
-    match &value[host..] {
-        [] => true,
-        [b':', port @ ..] => is_port(port),
-        [b'[', literal @ ..] if host == 0 => is_ipv6_host(literal),
-        _ => false,
-    }
-}
-
-/// What follows the opening bracket of an IPv6 address.
-fn is_ipv6_host(literal: &[u8]) -> bool {
-    let Some(end) = memchr(b']', literal) else { return false };
-    let address = std::str::from_utf8(&literal[..end]).unwrap_or_default();
-    let after = match &literal[end + 1..] {
-        [] => true,
-        [b':', port @ ..] => is_port(port),
-        _ => false,
-    };
-    after && address.parse::<std::net::Ipv6Addr>().is_ok()
-}
-
-fn is_port(port: &[u8]) -> bool {
-    port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
-}
-
-/// The bytes of a reg-name (RFC 3986 section 3.2.2): a table, because every request has a Host.
-static IN_HOST: [bool; 256] = {
-    let mut table = [false; 256];
-    let others = b"-._~%!$&'()*+,;=";
-    let mut byte = 0;
-    while byte < 128 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let mut at = 0;
-    while at < others.len() {
-        table[others[at] as usize] = true;
-        at += 1;
-    }
-    table
-};
 
 fn syntax_problem(error: httparse::Error, bytes: &[u8]) -> Problem {
     match error {

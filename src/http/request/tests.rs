@@ -1,6 +1,7 @@
 //! A row for everything a head may and may not be.
 
 use super::*;
+use crate::limits::FIELDS_REMEMBERED_BYTES;
 use proptest::prelude::*;
 
 fn status_of(bytes: &[u8]) -> Result<Option<usize>, u16> {
@@ -225,7 +226,85 @@ fn a_connection_lives_as_version_and_field_say() {
     }
 }
 
+/// The parser with a memory says what the one without says, whatever it has seen before, and remembers.
+fn assert_same(bytes: &[u8], repeat: &mut Repeat) {
+    let (with, without) = (parse_next(bytes, repeat), parse(bytes));
+    assert_eq!(with, without, "{:?}", String::from_utf8_lossy(bytes));
+}
+
+#[test]
+fn fields_that_are_sent_again_mean_the_same_behind_every_request_line() {
+    let rows = rows();
+    for (first, status) in &rows {
+        let mut repeat = Repeat::default();
+        assert_same(first, &mut repeat);
+        for (second, _) in &rows {
+            assert_same(second, &mut repeat);
+            // The same fields behind the other line, and only a part of them.
+            let line = memchr(b'\n', second).map_or(&second[..], |end| &second[..=end]);
+            let fields = memchr(b'\n', first).map_or(&b""[..], |end| &first[end + 1..]);
+            for fields in [fields, &fields[..fields.len() / 2], &fields[..fields.len().saturating_sub(1)]] {
+                assert_same(&[line, fields].concat(), &mut repeat);
+                assert_same(&[line, fields, b"GET / HTTP/1.1\r\n"].concat(), &mut repeat);
+            }
+            // What was remembered may be another one by now.
+            if *status == 200 {
+                assert_same(first, &mut repeat);
+            }
+        }
+    }
+}
+
+#[test]
+fn fields_are_remembered_if_they_are_whole_small_and_no_secret() {
+    let remembered = |fields: &str| {
+        let mut repeat = Repeat::default();
+        assert_same(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes(), &mut repeat);
+        repeat.recall(format!("{fields}\r\n").as_bytes()).is_some()
+    };
+    let filler = |bytes: usize| format!("Host: h\r\nF: {}\r\n", "x".repeat(bytes - 16));
+    for (fields, expected) in [
+        ("Host: h\r\n", true),
+        ("Host: h\r\nAccept:\r\nPrefer: a \r\nCache-Control: b\r\n", true),
+        ("Host: h\r\nauthorization: Bearer x\r\n", false),
+        ("Host: h\r\nCOOKIE: x\r\n", false),
+        ("Host: h\r\nHost: h\r\n", false),
+        ("Host: h\r\n f\r\n", false),
+        ("Host: h\n", false),
+        (&filler(FIELDS_REMEMBERED_BYTES), true),
+        (&filler(FIELDS_REMEMBERED_BYTES + 1), false),
+    ] {
+        assert_eq!(remembered(fields), expected, "{fields}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_parser_with_a_memory_says_what_one_without_says(
+        heads in prop::collection::vec((0usize..200, 0usize..200, 0usize..120, any::<u8>(), 0usize..4), 1..30),
+    ) {
+        let rows = rows();
+        let mut repeat = Repeat::default();
+        let parts = |row: usize| {
+            let bytes = &rows[row % rows.len()].0;
+            let end = memchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1);
+            bytes.split_at(end)
+        };
+        for (line, fields, at, byte, change) in heads {
+            let mut bytes = [parts(line).0, parts(fields).1].concat();
+            let at = at % bytes.len();
+            match change {
+                0 => bytes[at] = byte,
+                1 => bytes.truncate(at),
+                2 => bytes.insert(at, byte),
+                _ => {}
+            }
+            assert_same(&bytes, &mut repeat);
+            // Whatever it was: again, as a client would.
+            assert_same(&bytes, &mut repeat);
+        }
+    }
+
     #[test]
     fn a_finished_answer_never_changes_when_more_bytes_follow(
         row in 0usize..60, noise in prop::collection::vec(any::<u8>(), 0..60), at in 0usize..100,

@@ -5,11 +5,12 @@
 //! - `Partial` is an answer for less than `HEAD_BYTES` only.
 //! - A head that is complete is within its limits and within what was given, ends in an empty line, has no LF without
 //!   CR, and its parts are what the bytes say.
+//! - A parser that remembers fields says the same of every head of a pipeline.
 
 #![no_main]
 
 use hotrow::http::problem::Kind;
-use hotrow::http::request::{Framing, Head, Parsed, Version, parse};
+use hotrow::http::request::{Framing, Head, Parsed, Repeat, Version, parse, parse_next};
 use hotrow::limits::{FIELDS, HEAD_BYTES, REQUEST_LINE_BYTES};
 use hotrow_fuzz::expand;
 use libfuzzer_sys::fuzz_target;
@@ -40,7 +41,22 @@ fuzz_target!(|data: &[u8]| {
             }
         }
     }
+    check_repeats(&bytes);
 });
+
+fn check_repeats(bytes: &[u8]) {
+    let (mut repeat, mut rest) = (Repeat::default(), bytes);
+    loop {
+        let answer = parse(rest);
+        // Twice: the second time its own fields are remembered.
+        assert_eq!(parse_next(rest, &mut repeat), answer);
+        assert_eq!(parse_next(rest, &mut repeat), answer);
+        match answer {
+            Ok(Parsed::Complete(head)) => rest = &rest[head.bytes..],
+            Ok(Parsed::Partial) | Err(_) => break,
+        }
+    }
+}
 
 fn check(answer: &Result<Parsed<'_>, Kind>, bytes: &[u8]) {
     let Ok(Parsed::Complete(head)) = answer else { return };
