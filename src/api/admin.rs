@@ -1,6 +1,6 @@
 //! The pages of the admin socket. Called by [`crate::connection`] for connections that came in there.
 
-use super::{Command, is_known, not_allowed, unknown_method};
+use super::{Command, Verb, not_allowed, unknown_method};
 use crate::engine::Engine;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, Lent, TEXT};
@@ -28,7 +28,7 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// What a method and a target on the admin socket ask for.
 pub fn route<'b>(method: &str, target: &str) -> Result<Command<'b>, Problem> {
-    if !is_known(method) {
+    if Verb::of(method) == Verb::Unknown {
         return Err(unknown_method(method));
     }
     let page = match target.split_once('?').map_or(target, |(path, _)| path) {

@@ -27,41 +27,69 @@ pub enum Command<'b> {
 pub const KEY_METHODS: &str = "GET, HEAD, PUT, SET, DELETE, OPTIONS";
 
 /// What a method and a target on the data socket ask for.
+#[inline]
 pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> {
-    if !is_known(method) {
+    let verb = Verb::of(method);
+    if verb == Verb::Unknown {
         return Err(unknown_method(method));
     }
     if target == "*" {
         return Ok(Command::Options(KEY_METHODS));
     }
-    let (path, query) = match target.bytes().position(|b| b == b'?') {
-        Some(at) => (&target[..at], &target[at + 1..]),
-        None => (target, ""),
-    };
-    let Some(raw_key) = path.strip_prefix("/kv/") else {
+    let Some(rest) = target.strip_prefix("/kv/") else {
         let detail = "values live at /kv/{key}; operations listen on the admin socket";
         return Err(Problem::new(Kind::PathNotFound, detail));
     };
-    match method {
-        "GET" | "HEAD" | "PUT" | "SET" | "DELETE" => {}
-        "OPTIONS" => return Ok(Command::Options(KEY_METHODS)),
-        _ => return Err(not_allowed(method, KEY_METHODS)),
+    match verb {
+        Verb::Get => Ok(Command::Get(key_of(rest)?)),
+        Verb::Set => Ok(Command::Set(key_of(rest)?)),
+        Verb::Delete => Ok(Command::Delete(key_of(rest)?)),
+        Verb::Options => Ok(Command::Options(KEY_METHODS)),
+        Verb::Unknown | Verb::Other => Err(not_allowed(method, KEY_METHODS)),
     }
-    if !query.is_empty() {
-        let detail = "a key has no query parameters; a ? in a key is sent as %3F";
-        return Err(Problem::new(Kind::BadQuery, detail));
-    }
-    let key = key::decode(raw_key)?;
-    Ok(match method {
-        "GET" | "HEAD" => Command::Get(key),
-        "DELETE" => Command::Delete(key),
-        _ => Command::Set(key),
-    })
 }
 
-/// RFC 9110 section 15.6.2: 501 is for methods that no resource has; 405 for those that this one has not.
-fn is_known(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "PUT" | "SET" | "DELETE" | "OPTIONS" | "POST" | "PATCH" | "TRACE")
+/// What a method asks for, whatever its target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Get,
+    Set,
+    Delete,
+    Options,
+    /// A method that resources may have, and that a key has not.
+    Other,
+    Unknown,
+}
+
+impl Verb {
+    /// RFC 9110 section 15.6.2: 501 is for methods that no resource has; 405 for those that this one has not.
+    fn of(method: &str) -> Verb {
+        match method {
+            "GET" | "HEAD" => Verb::Get,
+            "PUT" | "SET" => Verb::Set,
+            "DELETE" => Verb::Delete,
+            "OPTIONS" => Verb::Options,
+            "POST" | "PATCH" | "TRACE" => Verb::Other,
+            _ => Verb::Unknown,
+        }
+    }
+}
+
+/// The key that stands behind `/kv/`.
+#[inline]
+fn key_of(rest: &str) -> Result<Cow<'_, str>, Problem> {
+    // Most keys are what they stand for: one look finds that there is neither a query nor anything to decode.
+    if key::is_plain(rest) {
+        return key::plain(rest);
+    }
+    match rest.split_once('?') {
+        Some((_, query)) if !query.is_empty() => {
+            let detail = "a key has no query parameters; a ? in a key is sent as %3F";
+            Err(Problem::new(Kind::BadQuery, detail))
+        }
+        Some((raw, _)) => key::decode(raw),
+        None => key::decode(rest),
+    }
 }
 
 fn unknown_method(method: &str) -> Problem {

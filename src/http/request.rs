@@ -7,6 +7,7 @@ mod repeat;
 
 use crate::http::problem::{Kind, Problem};
 use crate::limits::{FIELDS, HEAD_BYTES, REQUEST_LINE_BYTES};
+use fields::Meaning;
 pub use fields::{Extras, List};
 use memchr::{memchr, memchr_iter};
 pub use repeat::Repeat;
@@ -100,22 +101,19 @@ fn parse_repeated<'b>(bytes: &'b [u8], repeat: &Repeat) -> Option<Head<'b>> {
     let (line, rest) = bytes.split_at(line_bytes);
     let (meaning, extras, fields_bytes) = repeat.recall(rest)?;
     let mut request = httparse::Request::new(&mut []);
-    let Ok(httparse::Status::Partial) = request.parse(line) else { return None };
+    let Ok(httparse::Status::Partial) = request.parse_with_uninit_headers(line, &mut []) else { return None };
     let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
         return None;
     };
-    let is_within = line_bytes <= REQUEST_LINE_BYTES && line_bytes + fields_bytes <= HEAD_BYTES;
+    let bytes = line_bytes + fields_bytes;
+    let is_within = line_bytes <= REQUEST_LINE_BYTES && bytes <= HEAD_BYTES;
     let is_plain = line.ends_with(b"\r\n") && target.starts_with('/') && is_uri(target);
-    (is_within && is_plain).then_some(Head {
-        method,
-        target,
-        version: Version::Http11,
-        framing: meaning.framing,
-        keep_alive: meaning.keep_alive,
-        expects_continue: meaning.expects_continue,
-        extras,
-        bytes: line_bytes + fields_bytes,
-    })
+    if !is_within || !is_plain {
+        return None;
+    }
+    let Meaning { framing, keep_alive, expects_continue } = meaning;
+    let version = Version::Http11;
+    Some(Head { method, target, version, framing, keep_alive, expects_continue, extras, bytes })
 }
 
 fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parsed<'b>, Problem> {
@@ -157,15 +155,17 @@ fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parse
         // Behind the line and its CRLF: no line ends otherwise in a head that has got this far.
         repeat.remember(&head[blank_bytes(head) + line_bytes + 2..], request.headers, meaning);
     }
+    let Meaning { framing, keep_alive, expects_continue } = meaning;
+    let bytes = length;
     Ok(Parsed::Complete(Head {
         method,
         target,
         version,
-        framing: meaning.framing,
-        keep_alive: meaning.keep_alive,
-        expects_continue: meaning.expects_continue,
+        framing,
+        keep_alive,
+        expects_continue,
         extras,
-        bytes: length,
+        bytes,
     }))
 }
 

@@ -19,6 +19,17 @@ pub enum Reuse {
     Close,
 }
 
+impl Reuse {
+    /// The field that says so.
+    fn field(self) -> &'static str {
+        match self {
+            Reuse::Silent => "",
+            Reuse::KeepAlive => "Connection: keep-alive\r\n",
+            Reuse::Close => "Connection: close\r\n",
+        }
+    }
+}
+
 /// How one answer is framed, besides its own content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -58,24 +69,24 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
 const HIT_START: &[u8] = b"HTTP/1.1 200 OK\r\nDate: ";
-const HIT_FIELDS: &[u8] =
-    b"\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Status: hotrow; hit\r\nETag: \"";
+const HIT_FIELDS: &[u8] = b"\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Status: hotrow; hit\r\n";
+const HIT_ETAG: &[u8] = b"ETag: \"";
 
 /// Writes answers; one for every event loop.
 #[derive(Debug)]
 pub struct Encoder {
     date: DateCache,
-    /// The head of a hit up to the opening quote of its ETag, with the date of this second.
-    hit: [u8; HIT_START.len() + DATE_BYTES + HIT_FIELDS.len()],
+    /// The head of a hit up to the opening quote of its ETag, with the date of this second, for each [`Reuse`].
+    hits: [Vec<u8>; 3],
 }
 
 impl Encoder {
     /// An encoder with a date.
     pub fn new(now_ms: u64, wall: SystemTime) -> Encoder {
-        let mut hit = [0; HIT_START.len() + DATE_BYTES + HIT_FIELDS.len()];
-        hit[..HIT_START.len()].copy_from_slice(HIT_START);
-        hit[HIT_START.len() + DATE_BYTES..].copy_from_slice(HIT_FIELDS);
-        let mut encoder = Encoder { date: DateCache::new(now_ms, wall), hit };
+        let hits = [Reuse::Silent, Reuse::KeepAlive, Reuse::Close].map(|reuse| {
+            [HIT_START, &[0; DATE_BYTES], HIT_FIELDS, reuse.field().as_bytes(), HIT_ETAG].concat()
+        });
+        let mut encoder = Encoder { date: DateCache::new(now_ms, wall), hits };
         encoder.prepare();
         encoder
     }
@@ -89,21 +100,21 @@ impl Encoder {
     }
 
     fn prepare(&mut self) {
-        self.hit[HIT_START.len()..HIT_START.len() + DATE_BYTES].copy_from_slice(self.date.text());
+        for hit in &mut self.hits {
+            hit[HIT_START.len()..HIT_START.len() + DATE_BYTES].copy_from_slice(self.date.text());
+        }
     }
 
     /// 200 with a value from the cache.
+    #[inline]
     pub fn hit(&self, out: &mut Output, value: Lent<'_>, version: u32, frame: Frame) {
-        out.bytes.extend_from_slice(&self.hit);
-        number(&mut out.bytes, u64::from(version));
-        out.bytes.push(b'"');
-        out.bytes.extend_from_slice(match frame.reuse {
-            Reuse::Silent => b"\r\nContent-Length: ",
-            Reuse::KeepAlive => b"\r\nConnection: keep-alive\r\nContent-Length: ",
-            Reuse::Close => b"\r\nConnection: close\r\nContent-Length: ",
-        });
-        number(&mut out.bytes, value.len() as u64);
-        out.bytes.extend_from_slice(b"\r\n\r\n");
+        let mut tail = Tail::new();
+        tail.put(b"\r\n\r\n");
+        tail.number(value.len() as u64);
+        tail.put(b"\"\r\nContent-Length: ");
+        tail.number(u64::from(version));
+        out.bytes.extend_from_slice(&self.hits[frame.reuse as usize]);
+        out.bytes.extend_from_slice(tail.bytes());
         content(out, value, frame);
     }
 
@@ -116,11 +127,8 @@ impl Encoder {
         bytes.extend_from_slice(reason(status).as_bytes());
         bytes.extend_from_slice(b"\r\nDate: ");
         bytes.extend_from_slice(self.date.text());
-        bytes.extend_from_slice(match frame.reuse {
-            Reuse::Silent => b"\r\n",
-            Reuse::KeepAlive => b"\r\nConnection: keep-alive\r\n",
-            Reuse::Close => b"\r\nConnection: close\r\n",
-        });
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(frame.reuse.field().as_bytes());
         Fields { out, frame }
     }
 
@@ -188,22 +196,52 @@ fn content(out: &mut Output, value: Lent<'_>, frame: Frame) {
     }
 }
 
-/// Appends a decimal number. Two digits a division, from the back of a small buffer.
+/// Appends a decimal number.
 fn number(bytes: &mut Vec<u8>, n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut left = n;
-    while left >= 10 {
-        let pair = (left % 100) as usize * 2;
-        left /= 100;
-        at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+    let mut digits = Tail::new();
+    digits.number(n);
+    bytes.extend_from_slice(digits.bytes());
+}
+
+/// The end of a head, written from its back: so numbers need not be measured first, and all of it is appended at once.
+struct Tail {
+    bytes: [u8; TAIL_BYTES],
+    from: usize,
+}
+
+/// Two numbers of 20 digits, and what stands around them.
+const TAIL_BYTES: usize = 64;
+
+impl Tail {
+    #[inline]
+    fn new() -> Tail {
+        Tail { bytes: [0; TAIL_BYTES], from: TAIL_BYTES }
     }
-    if left > 0 || n == 0 {
-        at -= 1;
-        digits[at] = b'0' + left as u8;
+
+    #[inline]
+    fn put<const N: usize>(&mut self, part: &[u8; N]) {
+        self.from -= N;
+        self.bytes[self.from..self.from + N].copy_from_slice(part);
     }
-    bytes.extend_from_slice(&digits[at..]);
+
+    /// Two digits a division.
+    #[inline]
+    fn number(&mut self, n: u64) {
+        let mut left = n;
+        while left >= 10 {
+            let pair = (left % 100) as usize * 2;
+            left /= 100;
+            self.put(&[PAIRS[pair], PAIRS[pair + 1]]);
+        }
+        if left > 0 || n == 0 {
+            self.put(&[b'0' + left as u8]);
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.from..]
+    }
 }
 
 /// `00`, `01` … `99`.
