@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Until when a session waits for its server; shared with its stream.
+/// Until when a session waits for its server, and how long that is; shared with its stream.
 #[derive(Clone, Debug, Default)]
-pub struct Patience(Arc<Mutex<Option<Instant>>>);
+pub struct Patience(Arc<Mutex<Option<(Instant, Duration)>>>);
 
 impl Patience {
     /// Waits for so long from now.
     pub fn begin(&self, limit: Duration) {
-        *self.0.lock() = Some(Instant::now() + limit);
+        *self.0.lock() = Some((Instant::now() + limit, limit));
     }
 
     /// Waits for as long as it takes.
@@ -87,7 +87,7 @@ impl Stream {
     /// What the socket has said; where it would wait, the deadline is waited for, too.
     fn or_give_up<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let until = *self.patience.0.lock();
-        let (Poll::Pending, Some(until)) = (&polled, until) else { return polled };
+        let (Poll::Pending, Some((until, limit))) = (&polled, until) else { return polled };
         if self.armed != Some(until) {
             self.sleep.as_mut().reset(until.into());
             self.armed = Some(until);
@@ -96,7 +96,7 @@ impl Stream {
         if Instant::now() < until && self.sleep.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "PostgreSQL does not answer")))
+        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, format!("no answer within {limit:?}"))))
     }
 }
 
