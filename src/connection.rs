@@ -27,6 +27,7 @@ use crate::http::response::{Frame, Reuse};
 use crate::limits::{
     DRAIN_IDLE_MS, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
 };
+use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
 use crate::store::Answer;
 use crate::token::{Id, Ticket};
@@ -83,6 +84,10 @@ pub struct Connection {
     jobs: u32,
     /// When [`Connection::expire`] is to be called.
     deadline_ms: u64,
+    /// When the job that is out was sent.
+    sent_ns: u64,
+    /// The method of the last request, for who counts.
+    method: Method,
 }
 
 #[derive(Debug)]
@@ -115,6 +120,8 @@ impl Connection {
             backlog: None,
             jobs: 0,
             deadline_ms: cx.now_ms + cx.bounds.idle_timeout_ms,
+            sent_ns: 0,
+            method: Method::None,
         }
     }
 
@@ -137,6 +144,19 @@ impl Connection {
     pub fn set_readable(&mut self, ended: bool) {
         self.readable = true;
         self.half_closed |= ended;
+    }
+
+    /// What it waits for.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            _ if self.backlog.is_some() => Phase::Client,
+            State::Idle => Phase::Idle,
+            State::Head => Phase::Head,
+            State::Content(_) => Phase::Content,
+            State::Waiting(..) => Phase::Reply,
+            State::Closing | State::Lingering { .. } => Phase::Closing,
+        }
     }
 
     /// The server has begun to drain: an idle connection may send one last request, soon.
@@ -174,22 +194,25 @@ impl Connection {
     /// Its deadline has passed.
     pub fn expire(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         if self.backlog.is_some() {
-            cx.counters.slow_readers_total.add(1);
+            cx.counters.slow_readers.add(1);
             return Turn::Close;
         }
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => {
-                cx.counters.idle_closed_total.add(1);
+                cx.counters.idle_closed.add(1);
                 return Turn::Close;
             }
             State::Closing | State::Lingering { .. } => return Turn::Close,
-            State::Head => self.too_slow("--header-timeout", LAST, ws, cx),
+            State::Head => {
+                self.method = Method::None;
+                self.too_slow("--header-timeout", LAST, ws, cx);
+            }
             State::Content(incoming) => {
                 let head_only = incoming.frame.head_only;
                 self.too_slow("--request-timeout", Frame { head_only, ..LAST }, ws, cx);
             }
             State::Waiting(frame, job) => {
-                cx.counters.unanswered_total.add(1);
+                self.took(&job, cx);
                 let problem = match job {
                     Job::Read => answer::deadline_exceeded(),
                     Job::Write(claim) if claim.withdraw() => answer::not_started(),
@@ -230,7 +253,6 @@ impl Connection {
     }
 
     fn too_slow(&mut self, flag: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        cx.counters.slow_requests_total.add(1);
         let problem = Problem::new(Kind::SlowRequest, format!("the request did not arrive within {flag}"));
         self.refuse(&problem, frame, ws, cx);
     }

@@ -12,6 +12,7 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod output;
+pub mod process;
 pub mod server;
 #[cfg(test)]
 mod simulation;

@@ -104,3 +104,7 @@ pub const SESSION_BYTES: usize = 512 * 1024;
 pub const FIXED_BYTES: usize = 8 * 1024 * 1024;
 /// The share that the allocator may lose between what is in use: one in this many.
 pub const ALLOCATOR_SHARE: usize = 8;
+/// Kinds of problems that there is room to count: more do not compile into a table, a test says so.
+pub const PROBLEM_KINDS: usize = 64;
+/// Reasons for which bytes are no request, told apart in the metrics; all are texts of ours.
+pub const PARSE_REASONS: usize = 64;

@@ -2,6 +2,7 @@
 //! other. Lines that find no room meanwhile are dropped and counted. Set up by `main`.
 
 use crate::limits::LOG_LINES;
+use crate::metrics::LOG_LINES_DROPPED;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::io::Write;
@@ -63,6 +64,7 @@ impl Log for Logger {
         let text = format!("{now} {:5} {}\n", record.level(), record.args());
         if self.lines.try_send(Line::Text(text)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            LOG_LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
 

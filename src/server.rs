@@ -1,7 +1,7 @@
 //! Wires everything together: listeners, database, workers, loops; and takes it apart again in the right order.
 //! Called by `main` and by tests.
 
-use crate::api::admin::Status;
+use crate::api::admin::{self, Status};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::connection::Role;
@@ -13,7 +13,8 @@ use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER}
 use crate::limits::RECONNECT_MS;
 use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
 use crate::memory::Bound;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Workers};
+use crate::process::Process;
 use crate::store::Deliver;
 use crate::store::backend::Backend;
 use crate::store::health::Health;
@@ -96,6 +97,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
 
     let clock = Clock::start();
     let health = Arc::new(Health::new(readers, writers));
+    let worker_counters = Arc::new(Workers::new(readers, writers));
     let polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)> = (0..loops)
         .map(|_| {
             let poll = Poll::new()?;
@@ -113,6 +115,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         engine: engine_too,
         deliver,
         health: health_too,
+        workers: Arc::clone(&worker_counters),
         clock,
         reconnect_ms: RECONNECT_MS,
     });
@@ -124,8 +127,16 @@ pub fn start(config: &Config) -> Result<Running, String> {
         engine: Arc::clone(&engine),
         health: Arc::clone(&health),
         counters: polls.iter().map(|(_, _, counters)| Arc::clone(counters)).collect(),
+        workers: worker_counters,
+        process: Process::watch(),
         draining: AtomicBool::new(false),
-        version: format!("hotrow {}\nPostgreSQL {}\n", env!("CARGO_PKG_VERSION"), about.version),
+        about: admin::About {
+            version: format!("hotrow {}\nPostgreSQL {}\n", env!("CARGO_PKG_VERSION"), about.version),
+            commit: "unknown".to_owned(),
+            postgresql: about.version.clone(),
+            cache_bytes: config.cache_bytes,
+            max_connections: config.max_connections as usize,
+        },
     });
     let max_sockets = max_sockets(loops, readers + writers);
     if max_sockets < config.max_connections as usize {

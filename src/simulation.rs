@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::shard::{Hit, PlantedBug, Row};
 use crate::http::response::Lent;
+use crate::metrics::Workers;
 use crate::store::backend::{Asked, Backend};
 use crate::store::health::Health;
 use crate::store::reader::Reader;
@@ -575,6 +576,7 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         engine: Arc::clone(&engine),
         deliver: Arc::new(Clients(database.clone())),
         health: Arc::clone(&health),
+        workers: Arc::new(Workers::new(2, writers)),
         clock: Clock::start(),
         // No time passes here.
         reconnect_ms: (0, 0),

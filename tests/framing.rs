@@ -508,7 +508,7 @@ fn a_request_that_comes_too_slowly_is_408() {
     assert_eq!(second.response().status, 204);
     assert_eq!(second.response().outcome(), "408 slow-request");
     second.expect_closed();
-    assert_eq!(server.metric("hotrow_slow_requests_total"), 10);
+    assert_eq!(server.metric(r#"hotrow_problems_total{problem="slow-request"}"#), 10);
     assert_eq!(server.database().value("k"), None, "nothing was stored of what came in part");
 }
 

@@ -16,6 +16,7 @@ use support::database::Database;
 use support::process::allow_many_descriptors;
 use support::{Client, Server, random_text, wait_until};
 
+const HITS: &str = r#"hotrow_cache_requests_total{result="hit"}"#;
 const MIB: usize = 1 << 20;
 
 /// The other client, which means well and must be served whatever happens.
@@ -112,7 +113,7 @@ fn slow_heads_and_contents_end_in_408_while_others_are_served() {
             let _ = client.try_send(*drop);
         }
         bystander.reads(10);
-        server.metric("hotrow_slow_requests_total") == 400
+        server.metric(r#"hotrow_problems_total{problem="slow-request"}"#) == 400
     });
     memory.has_grown_by_less_than(8 * MIB);
     for (client, _) in &mut slow {
@@ -133,14 +134,14 @@ fn a_client_that_does_not_read_costs_little_and_gets_every_byte_in_the_end() {
     let gets: Vec<u8> =
         (0..1000).flat_map(|n| request("GET", &format!("/kv/large-{}", n % 4), "", b"")).collect();
     let memory = Memory::of(&server);
-    let hits = server.metric("hotrow_cache_hits_total");
+    let hits = server.metric(HITS);
     let mut slow: Vec<Client> = (0..20).map(|_| connect_with_small_buffer(server.address)).collect();
     for client in &mut slow {
         client.send(&gets);
     }
     // One loop serves all in turn: whoever is served so often has let the others have their turns before.
     bystander.is_served(100);
-    let answered = server.metric("hotrow_cache_hits_total") - hits - 100;
+    let answered = server.metric(HITS) - hits - 100;
     assert!(answered >= 20, "everybody has got something: {answered} answers");
     assert!(
         answered < 20 * 100,
@@ -178,7 +179,7 @@ fn a_client_that_never_reads_is_closed_and_one_that_reads_a_little_is_not() {
         // Whatever comes, a piece at a time; the server sees room now and then.
         assert!(little.response().body == value.as_bytes());
         taken += 1;
-        server.metric("hotrow_slow_readers_total") == 1
+        server.metric(r#"hotrow_connections_closed_total{reason="slow_reader"}"#) == 1
     });
     assert!(taken < 2_500, "the one that reads was there all the time");
     assert!(little.response().body == value.as_bytes());
@@ -331,7 +332,7 @@ fn a_client_that_never_speaks_is_closed() {
         client.expect_closed();
     }
     assert_eq!(server.connect().put("k", "v").status, 201);
-    assert!(server.metric("hotrow_idle_closed_total") >= 100);
+    assert!(server.metric(r#"hotrow_connections_closed_total{reason="idle"}"#) >= 100);
 }
 
 #[test]

@@ -3,11 +3,11 @@
 
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, bounded};
-use hotrow::api::admin::Status;
+use hotrow::api::admin::{About, Status};
 use hotrow::connection::{Bounds, Connection, Context, Role, Socket, Turn, Workspace};
 use hotrow::engine::Engine;
 use hotrow::http::response::Encoder;
-use hotrow::metrics::Counters;
+use hotrow::metrics::{Counters, Workers};
 use hotrow::store::backend::Backend;
 use hotrow::store::health::Health;
 use hotrow::store::{ReadJob, WriteJob};
@@ -85,8 +85,10 @@ impl World {
             engine: Arc::clone(&engine),
             health: Arc::clone(&health),
             counters: Vec::new(),
+            workers: Arc::new(Workers::new(1, 1)),
+            process: Arc::default(),
             draining: AtomicBool::new(false),
-            version: String::new(),
+            about: About::default(),
         };
         let bounds = Bounds {
             max_value_bytes: 1 << 20,
@@ -114,7 +116,7 @@ impl World {
 
     /// GETs that the cache has answered so far.
     pub(crate) fn hits(&self) -> u64 {
-        self.around.counters.cache_hits_total.get()
+        self.around.counters.cache_hits.get()
     }
 }
 
@@ -127,6 +129,7 @@ impl Around {
             counters: &self.counters,
             event_loop: 0,
             now_ms: 1,
+            now_ns: 0,
             draining: false,
         }
     }

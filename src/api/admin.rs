@@ -1,13 +1,14 @@
 //! The pages of the admin socket. Called by [`crate::connection`] for connections that came in there.
 
-use super::{Command, Verb, not_allowed, unknown_method};
+use super::{Command, Verb, exposition, not_allowed, unknown_method};
 use crate::engine::Engine;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, Lent, TEXT};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Workers};
 use crate::output::Output;
+use crate::process::Process;
+use crate::store::backend::Backend;
 use crate::store::health::Health;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,14 +59,34 @@ pub struct Status {
     pub health: Arc<Health>,
     /// The counters of all loops.
     pub counters: Vec<Arc<Counters>>,
+    /// The counters of all workers.
+    pub workers: Arc<Workers>,
+    /// What the kernel knows of this process.
+    pub process: Arc<Process>,
     /// The server has been told to stop.
     pub draining: AtomicBool,
+    /// What does not change while it runs.
+    pub about: About,
+}
+
+/// What is known when the server starts.
+#[derive(Debug, Default)]
+pub struct About {
     /// `/version`, as it is sent.
     pub version: String,
+    /// The commit that it was built from.
+    pub commit: String,
+    /// The version of PostgreSQL.
+    pub postgresql: String,
+    /// `--cache-bytes`.
+    pub cache_bytes: usize,
+    /// `--max-connections`.
+    pub max_connections: usize,
 }
 
 impl Status {
-    fn unready(&self) -> Option<&'static str> {
+    /// Why the server is not ready, if it is not.
+    pub fn unready(&self) -> Option<&'static str> {
         if self.draining.load(Ordering::Relaxed) {
             Some("draining")
         } else if self.health.any_down() {
@@ -74,83 +95,27 @@ impl Status {
             None
         }
     }
-
-    fn metrics(&self) -> String {
-        let mut text = String::new();
-        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-        };
-        let values: Vec<Vec<u64>> = self.counters.iter().map(|counters| counters.values()).collect();
-        for (at, (name, kind, help)) in Counters::FACTS.iter().enumerate() {
-            metric(name, kind, help, values.iter().map(|values| values[at]).sum());
-        }
-        let stats = self.engine.stats();
-        for (name, kind, help, value) in [
-            (
-                "hotrow_cache_entries",
-                "gauge",
-                "Keys in the cache, absent ones included.",
-                stats.entries as u64,
-            ),
-            (
-                "hotrow_cache_bytes",
-                "gauge",
-                "Bytes of keys, values and overhead in the cache.",
-                stats.bytes as u64,
-            ),
-            (
-                "hotrow_cache_evictions_total",
-                "counter",
-                "Entries pushed out of the cache by others.",
-                stats.evicted,
-            ),
-            (
-                "hotrow_late_fills_total",
-                "counter",
-                "Reads not cached because a write had overtaken them.",
-                stats.late_fills,
-            ),
-            (
-                "hotrow_keys_in_flight",
-                "gauge",
-                "Keys with a read or a write under way.",
-                stats.in_flight as u64,
-            ),
-            (
-                "hotrow_keys_in_doubt",
-                "gauge",
-                "Keys whose last write has an unknown outcome.",
-                stats.in_doubt as u64,
-            ),
-            (
-                "hotrow_database_up",
-                "gauge",
-                "1 while every worker can reach PostgreSQL.",
-                u64::from(!self.health.any_down()),
-            ),
-            (
-                "hotrow_database_reconnects_total",
-                "counter",
-                "Workers that reached PostgreSQL again.",
-                self.health.reconnects(),
-            ),
-        ] {
-            metric(name, kind, help, value);
-        }
-        text
-    }
 }
 
 /// Writes a page.
-pub fn page(encoder: &Encoder, out: &mut Output, page: Page, status: &Status, frame: Frame) {
+pub fn page(
+    encoder: &Encoder,
+    out: &mut Output,
+    page: Page,
+    status: &Status,
+    backend: &Backend,
+    frame: Frame,
+) {
     let (code, content_type, text) = match page {
         Page::Livez => (200, TEXT, "alive\n".to_owned()),
         Page::Readyz => match status.unready() {
             None => (200, TEXT, "ready\n".to_owned()),
             Some(reason) => (503, TEXT, format!("{reason}\n")),
         },
-        Page::Metrics => (200, "text/plain; version=0.0.4; charset=utf-8", status.metrics()),
-        Page::Version => (200, TEXT, status.version.clone()),
+        Page::Metrics => {
+            (200, "text/plain; version=0.0.4; charset=utf-8", exposition::metrics(status, backend))
+        }
+        Page::Version => (200, TEXT, status.about.version.clone()),
     };
     let mut fields = encoder.start(out, code, frame);
     fields.field("Content-Type", content_type);

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod answer;
+pub mod exposition;
 pub mod key;
 
 use crate::http::problem::{Kind, Problem};

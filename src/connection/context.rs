@@ -58,6 +58,8 @@ pub struct Context<'a> {
     pub event_loop: u16,
     /// The time of this turn.
     pub now_ms: u64,
+    /// The same, for what is measured.
+    pub now_ns: u64,
     /// The server is going away: every answer ends its connection.
     pub draining: bool,
 }

@@ -8,10 +8,12 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
 use crate::http::response::{CONTINUE, Frame, Reuse};
 use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
+use crate::metrics::Method;
 use crate::store::backend::Asked;
 use crate::store::{Answer, Claim, Op};
 use crate::token::Ticket;
 use memchr::memchr;
+use std::borrow::Cow;
 
 /// What is waited for: decides what a deadline means.
 #[derive(Debug)]
@@ -71,7 +73,6 @@ impl Connection {
                         Ok(Parsed::Complete(head)) => {
                             *requests -= 1;
                             used += head.bytes;
-                            cx.counters.requests_total.add(1);
                             self.begin(&head, used < bytes.len(), ws, cx);
                         }
                         Ok(Parsed::Partial) => {
@@ -82,7 +83,8 @@ impl Connection {
                             break;
                         }
                         Err(problem) => {
-                            cx.counters.malformed_requests_total.add(1);
+                            self.method = Method::None;
+                            cx.counters.parse_error(reason(&problem));
                             self.refuse(&problem, LAST, ws, cx);
                         }
                     }
@@ -95,6 +97,9 @@ impl Connection {
                         }
                     }
                     Err(problem) => {
+                        if problem.kind != Kind::ValueTooLarge {
+                            cx.counters.parse_error(reason(&problem));
+                        }
                         let head_only = incoming.frame.head_only;
                         self.refuse(&problem, Frame { head_only, ..LAST }, ws, cx);
                     }
@@ -116,7 +121,8 @@ impl Connection {
             Version::Http10 => Reuse::KeepAlive,
             Version::Http11 => Reuse::Silent,
         };
-        let frame = Frame { head_only: head.method == "HEAD", reuse };
+        self.method = Method::of(head.method);
+        let frame = Frame { head_only: self.method == Method::Head, reuse };
         let routed = match self.role {
             Role::Data | Role::TurnedAway => api::route(head.method, head.target),
             Role::Admin => admin::route(head.method, head.target),
@@ -172,11 +178,14 @@ impl Connection {
                 let Workspace { output, encoder, .. } = ws;
                 match cx.backend.get(&key, ticket, |hit| answer::hit(encoder, output, &hit, frame)) {
                     Asked::Answered(()) => {
-                        cx.counters.cache_hits_total.add(1);
-                        self.answered(frame, cx);
+                        cx.counters.cache_hits.add(1);
+                        if ws.encoder.status() == 404 {
+                            cx.counters.cache_absent.add(1);
+                        }
+                        self.answered(frame, ws, cx);
                     }
                     Asked::Waiting => {
-                        cx.counters.cache_misses_total.add(1);
+                        cx.counters.cache_misses.add(1);
                         self.wait(frame, Job::Read, cx);
                     }
                     Asked::Queued(_) => unreachable!("a read is not queued as a write"),
@@ -187,11 +196,11 @@ impl Connection {
             Command::Set(key) => self.set(key.into(), Vec::new(), frame, ws, cx),
             Command::Options(allow) => {
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
-                self.answered(frame, cx);
+                self.answered(frame, ws, cx);
             }
             Command::Admin(page) => {
-                admin::page(&ws.encoder, &mut ws.output, page, cx.status, frame);
-                self.answered(frame, cx);
+                admin::page(&ws.encoder, &mut ws.output, page, cx.status, cx.backend, frame);
+                self.answered(frame, ws, cx);
             }
         }
     }
@@ -211,7 +220,7 @@ impl Connection {
         let (ticket, deadline_ms) = (self.ticket(cx), cx.now_ms + cx.bounds.request_timeout_ms);
         match cx.backend.write(key, op, ticket, deadline_ms) {
             Asked::Queued(claim) => {
-                cx.counters.writes_total.add(1);
+                cx.counters.writes.add(1);
                 self.wait(frame, Job::Write(claim), cx);
             }
             Asked::Answered(()) | Asked::Waiting => unreachable!("a write is queued or refused"),
@@ -226,26 +235,44 @@ impl Connection {
 
     fn wait(&mut self, frame: Frame, job: Job, cx: &Context<'_>) {
         self.jobs = self.jobs.wrapping_add(1);
+        self.sent_ns = cx.now_ns;
         self.state = State::Waiting(frame, job);
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
     }
 
     pub(super) fn take_reply(&mut self, reply: &Answer, ws: &mut Workspace, cx: &Context<'_>) {
-        let State::Waiting(frame, _) = std::mem::replace(&mut self.state, State::Idle) else { return };
+        let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Idle) else { return };
         // Draining may have begun since the request was taken.
         let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+        self.took(&job, cx);
+        if let Answer::Failed(failure) = reply {
+            return self.refuse(&answer::failed(failure), frame, ws, cx);
+        }
         answer::answer(&ws.encoder, &mut ws.output, reply, frame);
-        self.answered(frame, cx);
+        self.answered(frame, ws, cx);
     }
 
     pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        cx.counters.refusals_total.add(1);
+        cx.counters.problem(problem.kind as usize);
         ws.encoder.problem(&mut ws.output, problem, frame);
-        self.answered(frame, cx);
+        self.answered(frame, ws, cx);
+    }
+
+    /// A job is over, with a reply or without.
+    pub(super) fn took(&self, job: &Job, cx: &Context<'_>) {
+        let duration = match job {
+            Job::Read => &cx.counters.miss_duration,
+            Job::Write(_) => &cx.counters.write_duration,
+        };
+        duration.observe(cx.now_ns.saturating_sub(self.sent_ns), 1);
     }
 
     /// An answer has been encoded.
-    fn answered(&mut self, frame: Frame, cx: &Context<'_>) {
+    fn answered(&mut self, frame: Frame, ws: &Workspace, cx: &Context<'_>) {
+        match self.role {
+            Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
+            Role::Admin => cx.counters.admin_requests.add(1),
+        }
         self.state = match frame.reuse {
             Reuse::Silent | Reuse::KeepAlive => State::Idle,
             Reuse::Close => State::Closing,
@@ -305,6 +332,14 @@ fn check_length(
 fn too_large(max_value_bytes: usize) -> Problem {
     let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
     Problem::new(Kind::ValueTooLarge, detail)
+}
+
+/// Why bytes are no proper request, in words of ours: what a client sent names no metric.
+fn reason(problem: &Problem) -> &'static str {
+    match &problem.detail {
+        Cow::Borrowed(detail) if problem.kind == Kind::MalformedRequest => detail,
+        Cow::Borrowed(_) | Cow::Owned(_) => problem.kind.facts().1,
+    }
 }
 
 fn own(command: Command<'_>) -> Command<'static> {

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::engine::shard::Row;
 use crate::http::response::Encoder;
 use crate::limits::OUTPUT_BYTES;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
 use crate::store::health::Health;
 use crate::store::{ReadJob, WriteJob};
@@ -96,8 +96,10 @@ impl World {
             engine: Arc::clone(&engine),
             health: Arc::clone(&health),
             counters: Vec::new(),
+            workers: Arc::new(Workers::new(1, 1)),
+            process: Arc::default(),
             draining: AtomicBool::new(false),
-            version: String::new(),
+            about: admin::About::default(),
         };
         let backend = Backend {
             engine,
@@ -123,6 +125,7 @@ impl World {
             counters: &counters,
             event_loop: 0,
             now_ms,
+            now_ns: 0,
             draining: false,
         };
         let connection = Connection::new(ID, Role::Data, &cx);
@@ -163,6 +166,7 @@ impl World {
             counters: &self.counters,
             event_loop: 0,
             now_ms: self.now_ms,
+            now_ns: 0,
             draining: self.draining,
         };
         act(&mut self.connection, &mut self.io, &mut self.ws, &cx)
@@ -283,7 +287,7 @@ fn a_client_that_never_reads_is_closed() {
     world.io.room = 10;
     world.send(&get("a"));
     assert_eq!(world.expire(), Turn::Close);
-    assert_eq!(world.counters.slow_readers_total.get(), 1);
+    assert_eq!(world.counters.slow_readers.get(), 1);
 }
 
 #[test]

@@ -49,7 +49,8 @@ pub struct Cache {
     /// Fingerprints of keys lately evicted from `recent`, at the place that their hash names; 0 is none.
     ghosts: Vec<u16>,
     capacity_bytes: usize,
-    evicted: u64,
+    /// Entries pushed out, by the queue that they were in.
+    evicted: [u64; 3],
 }
 
 /// One key. 32 bytes, two to a cache line.
@@ -144,7 +145,7 @@ impl Cache {
             queues: [queue(), queue(), queue()],
             ghosts: Vec::new(),
             capacity_bytes,
-            evicted: 0,
+            evicted: [0; 3],
         }
     }
 
@@ -220,8 +221,8 @@ impl Cache {
         self.value_bytes() + self.queues[QueueName::Absent as usize].bytes
     }
 
-    /// Entries pushed out by others so far.
-    pub fn evicted(&self) -> u64 {
+    /// Entries pushed out by others so far: of those seen once, those seen again, those absent.
+    pub fn evicted(&self) -> [u64; 3] {
         self.evicted
     }
 
@@ -271,7 +272,7 @@ impl Cache {
         let at = self.queues[queue as usize].oldest;
         let hash = self.hasher.hash_one(self.entries[at as usize].key());
         self.remove_at(hash, at);
-        self.evicted += 1;
+        self.evicted[queue as usize] += 1;
     }
 
     fn remove_at(&mut self, hash: u64, at: u32) {

@@ -41,8 +41,8 @@ pub struct Stats {
     pub entries: usize,
     /// Bytes of keys, values and overhead.
     pub bytes: usize,
-    /// Entries pushed out by others.
-    pub evicted: u64,
+    /// Entries pushed out by others: those seen once, those seen again, those absent.
+    pub evicted: [u64; 3],
     /// Reads that were answered but not cached, because a write had overtaken them.
     pub late_fills: u64,
     /// Keys with a read or a write in flight.
@@ -91,7 +91,9 @@ impl Engine {
             let stats = shard.lock().stats();
             sum.entries += stats.entries;
             sum.bytes += stats.bytes;
-            sum.evicted += stats.evicted;
+            for (sum, evicted) in sum.evicted.iter_mut().zip(stats.evicted) {
+                *sum += evicted;
+            }
             sum.late_fills += stats.late_fills;
             sum.in_flight += stats.in_flight;
             sum.in_doubt += stats.in_doubt;

@@ -22,7 +22,7 @@ use crate::http::response::Encoder;
 use crate::limits::{
     ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY,
 };
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Phase};
 use crate::store::backend::Backend;
 use crate::store::{Answer, Reply};
 use crate::token::Id;
@@ -45,6 +45,9 @@ pub const WAKER: Token = Token(usize::MAX);
 pub const DATA_LISTENER: Token = Token(usize::MAX - 1);
 /// The token of the admin listener.
 pub const ADMIN_LISTENER: Token = Token(usize::MAX - 2);
+
+/// Nanoseconds in a millisecond.
+const NS_A_MS: u64 = 1_000_000;
 
 /// What all loops share.
 #[derive(Debug)]
@@ -76,6 +79,8 @@ struct Client {
     connection: Connection,
     /// On the ready list.
     queued: bool,
+    /// What it is counted to wait for.
+    phase: Phase,
 }
 
 /// One event loop.
@@ -94,6 +99,7 @@ pub struct EventLoop {
     due: Vec<u32>,
     ws: Workspace,
     now_ms: u64,
+    now_ns: u64,
     /// Draining, and until when.
     draining: Option<u64>,
     /// The last turn did not get to the bottom of the inbox.
@@ -115,7 +121,8 @@ impl EventLoop {
         for listener in &mut listeners {
             poll.registry().register(&mut listener.socket, listener.token, Interest::READABLE)?;
         }
-        let now_ms = shared.clock.now_ms();
+        let now_ns = shared.clock.now_ns();
+        let now_ms = now_ns / NS_A_MS;
         Ok(EventLoop {
             poll,
             number,
@@ -129,6 +136,7 @@ impl EventLoop {
             due: Vec::new(),
             ws: Workspace::new(Encoder::new(now_ms, SystemTime::now())),
             now_ms,
+            now_ns,
             draining: None,
             mail_left: false,
             turned_away: 0,
@@ -140,18 +148,25 @@ impl EventLoop {
     /// Turns until the server has drained.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_A_TURN);
+        let mut turned_ns = self.shared.clock.now_ns();
         while !self.has_drained() {
-            match self.poll.poll(&mut events, self.time_to_sleep()) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            match self.poll.poll(&mut events, self.time_to_sleep(turned_ns / NS_A_MS)) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {
+                    turned_ns = self.shared.clock.now_ns();
+                    continue;
+                }
                 result => result?,
             }
-            // The clock is read once a turn: what happens in one turn happens at one time.
-            self.now_ms = self.shared.clock.now_ms();
+            // The clock is read here, and once more before the next poll: what happens in one turn happens at one time.
+            self.now_ns = self.shared.clock.now_ns();
+            self.now_ms = self.now_ns / NS_A_MS;
+            self.counters.waiting_ns.add(self.now_ns - turned_ns);
+            let hits = self.counters.cache_hits.get();
             self.ws.encoder.tick(self.now_ms, SystemTime::now);
-            self.counters.loop_turns_total.add(1);
+            self.counters.turns.add(1);
             let mut woken = self.mail_left;
             for event in &events {
-                self.counters.loop_events_total.add(1);
+                self.counters.events.add(1);
                 match event.token() {
                     WAKER => woken = true,
                     token @ (DATA_LISTENER | ADMIN_LISTENER) => {
@@ -168,21 +183,35 @@ impl EventLoop {
             self.accept();
             self.turn_ready();
             self.look_at_deadlines();
+            turned_ns = self.shared.clock.now_ns();
+            self.count_turn(hits, turned_ns - self.now_ns);
         }
         self.abandon_all();
         Ok(())
     }
 
+    /// A turn has taken so long. Hits are not measured one by one, which would be a clock read each: every hit of a turn
+    /// is counted with the whole of it, from the moment that its bytes were known to be there to the moment that all
+    /// answers of the turn were sent.
+    fn count_turn(&self, hits_before: u64, busy_ns: u64) {
+        self.counters.busy_ns.add(busy_ns);
+        let hits = self.counters.cache_hits.get() - hits_before;
+        if hits > 0 {
+            self.counters.hit_duration.observe(busy_ns, hits);
+        }
+    }
+
     /// The time to drain is over: whoever still waits is told so.
     fn abandon_all(&mut self) {
-        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        let cx =
+            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
         for (_, Client { stream, connection, .. }) in &mut self.clients {
             connection.abandon(stream, &mut self.ws, &cx);
         }
     }
 
     /// How long poll may sleep: not at all while something is left to do.
-    fn time_to_sleep(&self) -> Option<Duration> {
+    fn time_to_sleep(&self, now_ms: u64) -> Option<Duration> {
         let accepting = |listener: &&Listener| listener.ready;
         if !self.ready.is_empty() || self.mail_left {
             return Some(Duration::ZERO);
@@ -195,7 +224,7 @@ impl EventLoop {
             until_ms = Some(until_ms.unwrap_or(u64::MAX).min(drained_ms));
         }
         // Rounded up by the millisecond: waking just before a deadline would be waking twice.
-        until_ms.map(|until_ms| Duration::from_millis(until_ms.saturating_sub(self.shared.clock.now_ms())))
+        until_ms.map(|until_ms| Duration::from_millis(until_ms.saturating_sub(now_ms)))
     }
 
     /// An event: remember what it says, and turn the connection later in this turn.
@@ -232,7 +261,7 @@ impl EventLoop {
                     if waiting.is_some_and(|client| client.connection.waits_for(ticket)) {
                         self.turn(ticket.id, Some(&answer));
                     } else {
-                        self.counters.late_replies_total.add(1);
+                        self.counters.late_replies.add(1);
                     }
                 }
                 Mail::Drain => self.begin_to_drain(),
@@ -260,7 +289,7 @@ impl EventLoop {
                 match accept {
                     Accept::Stream(stream) => self.open(stream, role),
                     Accept::None => break,
-                    Accept::OutOfDescriptors => self.counters.accept_pauses_total.add(1),
+                    Accept::OutOfDescriptors => self.counters.accept_pauses.add(1),
                 }
             }
         }
@@ -279,7 +308,7 @@ impl EventLoop {
             role => role,
         };
         if role == Role::TurnedAway {
-            self.counters.connections_refused_total.add(1);
+            self.counters.connections_refused.add(1);
             if self.turned_away >= TURNED_AWAY {
                 return;
             }
@@ -300,11 +329,17 @@ impl EventLoop {
             log::warn!("a connection cannot be polled: {error}");
             return;
         }
-        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
-        entry.insert(Client { stream, connection: Connection::new(id, role, &cx), queued: false });
+        let cx =
+            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        entry.insert(Client {
+            stream,
+            connection: Connection::new(id, role, &cx),
+            queued: false,
+            phase: Phase::Idle,
+        });
         self.shared.sockets.fetch_add(1, Ordering::Relaxed);
-        self.counters.connections_total.add(1);
-        self.counters.connections.add(1);
+        self.counters.connections_accepted.add(1);
+        self.counters.phase(None, Some(Phase::Idle));
         match role {
             Role::Data => {}
             Role::Admin => self.admin += 1,
@@ -313,7 +348,8 @@ impl EventLoop {
         // Often the first request is here already.
         self.enqueue(id);
         if role == Role::TurnedAway {
-            let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+            let cx =
+                context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
             let turn = connection.turn_away(stream, &mut self.ws, &cx);
             self.settle(id, turn);
@@ -332,7 +368,8 @@ impl EventLoop {
     }
 
     fn turn(&mut self, id: Id, reply: Option<&Answer>) {
-        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        let cx =
+            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
         let turn = connection.turn(stream, &mut self.ws, &cx, reply);
         self.settle(id, turn);
@@ -345,7 +382,13 @@ impl EventLoop {
             Turn::Again => self.enqueue(id),
             Turn::Wait => {}
         }
-        self.wheel.arm(id.slot, self.clients[id.slot as usize].connection.deadline_ms());
+        let client = &mut self.clients[id.slot as usize];
+        self.wheel.arm(id.slot, client.connection.deadline_ms());
+        let phase = client.connection.phase();
+        if phase != client.phase {
+            self.counters.phase(Some(client.phase), Some(phase));
+            client.phase = phase;
+        }
     }
 
     fn look_at_deadlines(&mut self) {
@@ -357,7 +400,8 @@ impl EventLoop {
                 self.wheel.arm(slot, connection.deadline_ms());
                 continue;
             }
-            let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+            let cx =
+                context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
             let id = connection.id();
             let turn = connection.expire(stream, &mut self.ws, &cx);
             self.settle(id, turn);
@@ -370,7 +414,7 @@ impl EventLoop {
         let client = self.clients.remove(id.slot as usize);
         self.wheel.disarm(id.slot);
         self.shared.sockets.fetch_sub(1, Ordering::Relaxed);
-        self.counters.connections.sub(1);
+        self.counters.phase(Some(client.phase), None);
         match client.connection.role() {
             Role::Data => {
                 self.shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -394,7 +438,8 @@ impl EventLoop {
             self.accept();
         }
         self.listeners.retain(|listener| listener.role == Role::Admin);
-        let cx = context(&self.shared, &self.counters, self.number, self.now_ms, self.draining);
+        let cx =
+            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
         for (slot, client) in &mut self.clients {
             client.connection.drain(&cx);
             self.wheel.arm(slot as u32, client.connection.deadline_ms());
@@ -411,7 +456,7 @@ fn context<'a>(
     shared: &'a Shared,
     counters: &'a Counters,
     event_loop: u16,
-    now_ms: u64,
+    (now_ms, now_ns): (u64, u64),
     draining: Option<u64>,
 ) -> Context<'a> {
     Context {
@@ -421,6 +466,7 @@ fn context<'a>(
         counters,
         event_loop,
         now_ms,
+        now_ns,
         draining: draining.is_some(),
     }
 }

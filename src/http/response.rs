@@ -5,6 +5,7 @@ use crate::http::date::{DATE_BYTES, DateCache};
 use crate::http::problem::Problem;
 use crate::limits::SHARED_VALUE_BYTES;
 use crate::output::Output;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -78,6 +79,8 @@ pub struct Encoder {
     date: DateCache,
     /// The head of a hit up to the opening quote of its ETag, with the date of this second, for each [`Reuse`].
     hits: [Vec<u8>; 3],
+    /// Of the answer that was started last.
+    status: Cell<u16>,
 }
 
 impl Encoder {
@@ -86,7 +89,7 @@ impl Encoder {
         let hits = [Reuse::Silent, Reuse::KeepAlive, Reuse::Close].map(|reuse| {
             [HIT_START, &[0; DATE_BYTES], HIT_FIELDS, reuse.field().as_bytes(), HIT_ETAG].concat()
         });
-        let mut encoder = Encoder { date: DateCache::new(now_ms, wall), hits };
+        let mut encoder = Encoder { date: DateCache::new(now_ms, wall), hits, status: Cell::new(0) };
         encoder.prepare();
         encoder
     }
@@ -105,9 +108,15 @@ impl Encoder {
         }
     }
 
+    /// The status of the answer that was encoded last, for who counts.
+    pub fn status(&self) -> u16 {
+        self.status.get()
+    }
+
     /// 200 with a value from the cache.
     #[inline]
     pub fn hit(&self, out: &mut Output, value: Lent<'_>, version: u32, frame: Frame) {
+        self.status.set(200);
         let mut tail = Tail::new();
         tail.put(b"\r\n\r\n");
         tail.number(value.len() as u64);
@@ -120,6 +129,7 @@ impl Encoder {
 
     /// Starts any other answer: status line, `Date`, `Connection`.
     pub fn start<'o>(&self, out: &'o mut Output, status: u16, frame: Frame) -> Fields<'o> {
+        self.status.set(status);
         let bytes = &mut out.bytes;
         bytes.extend_from_slice(b"HTTP/1.1 ");
         number(bytes, u64::from(status));

@@ -8,6 +8,7 @@ use crate::engine::shard::{Get, Hit};
 use crate::token::Ticket;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The engine and the queues to the workers.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Backend {
         let mut down = false;
         let got = self.engine.shard(hash).get(hash, key, ticket, hit, |id| {
             down = self.health.reads_down();
-            !down && self.reads.try_send(ReadJob { key: key.into(), hash, id }).is_ok()
+            !down
+                && self.reads.try_send(ReadJob { key: key.into(), hash, id, queued: Instant::now() }).is_ok()
         });
         match got {
             Get::Answered(answer) => Asked::Answered(answer),
@@ -79,7 +81,8 @@ impl Backend {
             return Asked::Refused(self.down());
         }
         let claim = Claim::default();
-        let job = WriteJob { key, hash, op, ticket, claim: claim.clone(), deadline_ms };
+        let job =
+            WriteJob { key, hash, op, ticket, claim: claim.clone(), deadline_ms, queued: Instant::now() };
         // Under the shard's lock: the writer cannot end the write before it is counted, and two loops cannot queue
         // two writes in one order and count them in the other.
         let mut shard = self.engine.shard(hash);

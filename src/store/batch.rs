@@ -30,6 +30,11 @@ impl Batch {
         self.jobs.chunk_by(|a, b| a.key == b.key).map(|jobs| KeyWrites { jobs })
     }
 
+    /// How many writes it has.
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// True when there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
@@ -152,6 +157,7 @@ mod tests {
             ticket: Ticket { event_loop: 0, id: Id { slot: 0, generation: 0 }, job: at as u32 },
             claim: Default::default(),
             deadline_ms: 0,
+            queued: std::time::Instant::now(),
         };
         ops.iter().enumerate().map(job).collect()
     }

@@ -21,6 +21,7 @@ use crate::token::Ticket;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 /// A miss on its way to a reader. The engine knows who waits for it.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct ReadJob {
     pub hash: u64,
     /// Where the engine put those who wait.
     pub id: ReadId,
+    /// When it was queued.
+    pub queued: Instant,
 }
 
 /// A write on its way to the writer that owns its key's shard.
@@ -48,6 +51,8 @@ pub struct WriteJob {
     pub claim: Claim,
     /// When its time is over, in milliseconds of the process's clock.
     pub deadline_ms: u64,
+    /// When it was queued.
+    pub queued: Instant,
 }
 
 /// What a write does to its key.

@@ -31,7 +31,7 @@ impl Pool {
         let (reads, read_queue): (Sender<ReadJob>, Receiver<ReadJob>) = bounded(queue_depth);
         let mut threads = Vec::new();
         for i in 0..readers {
-            let reader = Reader::new(Arc::clone(shared), read_queue.clone(), i as u64);
+            let reader = Reader::new(Arc::clone(shared), read_queue.clone(), i);
             threads.push(Builder::new().name(format!("reader {i}")).spawn(move || reader.run())?);
         }
         let mut writes = Vec::new();

@@ -1,10 +1,11 @@
 //! A reader: takes misses from the shared queue, as many as are there, and reads them with one statement. One thread
 //! each, blocking. Started by [`super::pool`].
 
-use super::worker::{Pause, Shared};
+use super::worker::{Counted, Pause, Shared};
 use super::{Answer, Connector, Error, Failure, ReadJob, Reply, Session};
 use crate::engine::shard::Row;
 use crate::limits::READ_BATCH;
+use crate::metrics::Work;
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
 
@@ -12,17 +13,19 @@ use std::sync::Arc;
 pub struct Reader<C: Connector> {
     shared: Arc<Shared<C>>,
     queue: Receiver<ReadJob>,
-    session: Option<C::Session>,
+    session: Option<Counted<C::Session>>,
+    work: Arc<Work>,
     pause: Pause,
     down: bool,
     replies: Vec<Reply>,
 }
 
 impl<C: Connector> Reader<C> {
-    /// A reader of this queue, not connected yet.
-    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadJob>, seed: u64) -> Reader<C> {
-        let pause = Pause::new(shared.reconnect_ms, seed);
-        Reader { shared, queue, session: None, pause, down: false, replies: Vec::new() }
+    /// The reader of this queue with this number, not connected yet.
+    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadJob>, number: usize) -> Reader<C> {
+        let pause = Pause::new(shared.reconnect_ms, number as u64);
+        let work = Arc::clone(&shared.workers.readers[number]);
+        Reader { shared, queue, session: None, work, pause, down: false, replies: Vec::new() }
     }
 
     /// Runs until the queue is closed.
@@ -51,13 +54,16 @@ impl<C: Connector> Reader<C> {
     fn execute_with(&mut self, first: ReadJob) {
         let mut jobs = vec![first];
         jobs.extend(self.queue.try_iter().take(READ_BATCH - 1));
+        for job in &jobs {
+            self.work.queue_wait.observe_duration(job.queued.elapsed());
+        }
         self.execute(&jobs);
     }
 
     fn connect(&mut self) -> bool {
         match self.shared.connector.connect() {
             Ok(session) => {
-                self.session = Some(session);
+                self.session = Some(Counted::new(session, &self.work));
                 self.pause.reset();
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_reader(false);
@@ -101,7 +107,7 @@ impl<C: Connector> Reader<C> {
                 break;
             }
             let session = self.session.as_mut().expect("connected above");
-            match session.read(&keys) {
+            match session.timed(jobs.len(), |session| session.read(&keys)) {
                 Ok(rows) => return self.done(jobs, &rows),
                 Err(Error::Refused { message, .. }) => {
                     log::warn!("PostgreSQL refused a read of {} keys: {message}", jobs.len());

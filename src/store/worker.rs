@@ -5,6 +5,8 @@ use super::health::Health;
 use super::{Deliver, Error, Failure};
 use crate::clock::Clock;
 use crate::engine::Engine;
+use crate::metrics::{Work, Workers};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +20,55 @@ pub struct Shared<C> {
     pub deliver: Arc<dyn Deliver>,
     /// Says who has a database.
     pub health: Arc<Health>,
+    /// What the workers count.
+    pub workers: Arc<Workers>,
     /// The clock of the deadlines.
     pub clock: Clock,
     /// The shortest and the longest pause between two attempts to connect, in milliseconds.
     pub reconnect_ms: (u64, u64),
+}
+
+/// A session that is counted for as long as there is one, and whose statements are timed.
+pub struct Counted<S> {
+    session: S,
+    work: Arc<Work>,
+}
+
+impl<S> Counted<S> {
+    /// Counts this session to those of a worker.
+    pub fn new(session: S, work: &Arc<Work>) -> Counted<S> {
+        work.connections.add(1);
+        Counted { session, work: Arc::clone(work) }
+    }
+
+    /// Times one statement that does so many jobs.
+    pub fn timed<R>(&mut self, jobs: usize, execute: impl FnOnce(&mut S) -> R) -> R {
+        let started = Instant::now();
+        let result = execute(&mut self.session);
+        self.work.statement.observe_duration(started.elapsed());
+        self.work.batch.observe(jobs as u64, 1);
+        result
+    }
+}
+
+impl<S> Deref for Counted<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.session
+    }
+}
+
+impl<S> DerefMut for Counted<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.session
+    }
+}
+
+impl<S> Drop for Counted<S> {
+    fn drop(&mut self) {
+        self.work.connections.sub(1);
+    }
 }
 
 impl<C> Shared<C> {

@@ -14,9 +14,10 @@
 //! ```
 
 use super::batch::{Batch, Before};
-use super::worker::{Pause, Shared};
+use super::worker::{Counted, Pause, Shared};
 use super::{Answer, Blame, Connector, Error, Failure, Op, Reply, Session, WriteJob, Written};
 use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::metrics::Work;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,8 @@ pub struct Writer<C: Connector> {
     shared: Arc<Shared<C>>,
     queue: Receiver<WriteJob>,
     number: usize,
-    session: Option<C::Session>,
+    session: Option<Counted<C::Session>>,
+    work: Arc<Work>,
     /// Backends that a statement was lost with: to be gone before the next session is used.
     lost: Vec<<C::Session as Session>::Backend>,
     pause: Pause,
@@ -50,11 +52,13 @@ impl<C: Connector> Writer<C> {
     /// The writer with this number, not connected yet.
     pub fn new(shared: Arc<Shared<C>>, queue: Receiver<WriteJob>, number: usize) -> Writer<C> {
         let pause = Pause::new(shared.reconnect_ms, 1_000 + number as u64);
+        let work = Arc::clone(&shared.workers.writers[number]);
         Writer {
             shared,
             queue,
             number,
             session: None,
+            work,
             lost: Vec::new(),
             pause,
             down: false,
@@ -98,6 +102,7 @@ impl<C: Connector> Writer<C> {
         let now_ms = self.shared.clock.now_ms();
         let mut next = Some(first);
         while let Some(job) = next {
+            self.work.queue_wait.observe_duration(job.queued.elapsed());
             let value_bytes = if let Op::Set(value) = &job.op { value.len() } else { 0 };
             if !job.claim.take() {
                 self.shared.engine.shard(job.hash).refused(job.hash, &job.key, 1);
@@ -125,7 +130,7 @@ impl<C: Connector> Writer<C> {
         });
         match connected {
             Ok(session) => {
-                self.session = Some(session);
+                self.session = Some(Counted::new(session, &self.work));
                 self.pause.reset();
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_writer(self.number, false);
@@ -167,7 +172,9 @@ impl<C: Connector> Writer<C> {
     fn execute(&mut self, mut batch: Batch) {
         let mut attempt = Attempt::First;
         let (mut conflicts, mut unsent) = (0, 0);
-        if self.last_used.elapsed() > IDLE_CHECK && self.session.as_mut().is_some_and(Session::is_broken) {
+        if self.last_used.elapsed() > IDLE_CHECK
+            && self.session.as_mut().is_some_and(|session| session.is_broken())
+        {
             self.session = None;
         }
         while !batch.is_empty() {
@@ -202,7 +209,7 @@ impl<C: Connector> Writer<C> {
             }
             let session = self.session.as_mut().expect("connected above");
             let (sets, deletes) = arguments(&batch);
-            let result = session.write(&sets, &deletes);
+            let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
             self.last_used = Instant::now();
             match result {
                 Ok(written) => return self.committed(&batch, &written, attempt),
@@ -261,7 +268,7 @@ impl<C: Connector> Writer<C> {
             return self.fail(&batch, attempt, &Failure::Unknown);
         };
         let (sets, deletes) = arguments(&batch);
-        match session.write(&sets, &deletes) {
+        match session.timed(batch.jobs(), |session| session.write(&sets, &deletes)) {
             Ok(written) => self.committed(&batch, &written, attempt),
             Err(Error::Refused { .. }) => self.fail(&batch, attempt, &Failure::Unknown),
             Err(Error::NotSent(_)) => {

@@ -139,11 +139,19 @@ impl Server {
         panic!("the admin socket does not answer");
     }
 
-    /// One value of `/metrics`.
+    /// A number of `/metrics`: of one series, named with its labels as they stand there; or, named without, the sum of
+    /// all that the metric has. A series that nothing was counted in yet is 0.
     pub fn metric(&self, name: &str) -> u64 {
         let page = self.admin_page("/metrics");
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no metric {name} in\n{page}")).parse().expect("a metric is a number")
+        let family = name.split('{').next().expect("it has a beginning");
+        let family = ["_count", "_sum"].iter().find_map(|part| family.strip_suffix(part)).unwrap_or(family);
+        assert!(page.contains(&format!("# TYPE {family} ")), "no metric {name} in\n{page}");
+        let values = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series == name || series.strip_prefix(name).is_some_and(|labels| labels.starts_with('{')))
+                .then(|| value.parse::<u64>().expect("a count is a whole number"))
+        });
+        values.sum()
     }
 
     /// What it has written to stderr so far.

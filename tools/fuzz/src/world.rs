@@ -5,12 +5,12 @@ use crate::database::{Database, Jobs};
 use crate::socket::Scripted;
 use ahash::RandomState;
 use crossbeam_channel::bounded;
-use hotrow::api::admin::Status;
+use hotrow::api::admin::{About, Status};
 use hotrow::connection::{Bounds, Connection, Context, Role, Turn, Workspace};
 use hotrow::engine::Engine;
 use hotrow::http::response::Encoder;
 use hotrow::limits::OUTPUT_BYTES;
-use hotrow::metrics::Counters;
+use hotrow::metrics::{Counters, Workers};
 use hotrow::store::Answer;
 use hotrow::store::backend::Backend;
 use hotrow::store::health::Health;
@@ -131,8 +131,10 @@ impl<'a> World<'a> {
             engine: Arc::clone(&engine),
             health: Arc::clone(&health),
             counters: vec![Arc::clone(&counters)],
+            workers: Arc::new(Workers::new(1, 1)),
+            process: Arc::default(),
             draining: AtomicBool::new(false),
-            version: "hotrow\n".into(),
+            about: About::default(),
         };
         let bounds = Bounds {
             max_value_bytes: MAX_VALUE_BYTES,
@@ -149,6 +151,7 @@ impl<'a> World<'a> {
             counters: &counters,
             event_loop: 0,
             now_ms: 0,
+            now_ns: 0,
             draining: false,
         };
         let connection = Connection::new(id, role, &cx);
@@ -240,7 +243,7 @@ impl<'a> World<'a> {
     fn work(&mut self, lose: bool) {
         for reply in self.database.work(&self.jobs, &self.backend.engine, lose) {
             if !self.closed && self.connection.waits_for(reply.ticket) {
-                let sent = self.counters.cache_misses_total.get() + self.counters.writes_total.get();
+                let sent = self.counters.cache_misses.get() + self.counters.writes.get();
                 assert_eq!(u64::from(reply.ticket.job), sent, "a late reply is taken for the last job's");
                 self.turn(Some(&reply.answer));
             } else {
@@ -286,6 +289,7 @@ impl<'a> World<'a> {
             counters: &self.counters,
             event_loop: 0,
             now_ms: self.now_ms,
+            now_ns: 0,
             draining: self.draining,
         };
         let turn = WORKSPACE.with_borrow_mut(|ws| act(&mut self.connection, &mut self.socket, ws, &cx));
@@ -302,9 +306,8 @@ impl<'a> World<'a> {
     /// What is encoded and not sent is bounded: a client that does not read is not answered any more.
     fn check_backlog(&self) {
         let Script::Steady { sums, .. } = self.script else { return };
-        let begun =
-            (self.counters.requests_total.get() + self.counters.malformed_requests_total.get()) as usize;
-        let encoded = begun.checked_sub(1).and_then(|last| sums.get(last.min(sums.len().saturating_sub(1))));
+        let answered = (self.counters.requests() + self.counters.admin_requests.get()) as usize;
+        let encoded = answered.checked_sub(1).and_then(|last| sums.get(last.min(sums.len().saturating_sub(1))));
         let backlog = encoded.map_or(0, |encoded| encoded.saturating_sub(self.socket.sent.len()));
         // The last one before the bound, and the reply to the job that was out.
         assert!(backlog <= OUTPUT_BYTES + 2 * ANSWER_BYTES, "{backlog} bytes wait to be sent");
