@@ -82,6 +82,9 @@ pub const ABSENT_SHARE: usize = 8;
 pub const READ_BATCH: usize = 256;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;
+/// The part of `--request-timeout` that a job may wait in its queue, as far as can be foreseen: one in so many. The batch
+/// before it may take as long once more, and so may its own. More is answered 503 at once.
+pub const QUEUE_WAIT_SHARE: u32 = 3;
 /// Bytes of values in one write statement, past which the batch is closed.
 pub const WRITE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The first and the longest pause between two attempts to connect to PostgreSQL.

@@ -10,8 +10,8 @@ use crate::engine::Engine;
 use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
 use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
-use crate::limits::RECONNECT_MS;
 use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
+use crate::limits::{QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
 use crate::metrics::{Counters, Workers};
 use crate::process::Process;
@@ -96,7 +96,8 @@ pub fn start(config: &Config) -> Result<Running, String> {
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
     let clock = Clock::start();
-    let health = Arc::new(Health::new(readers, writers));
+    let health =
+        Arc::new(Health::new(readers, writers).with_longest_wait(config.request_timeout / QUEUE_WAIT_SHARE));
     let worker_counters = Arc::new(Workers::new(readers, writers));
     let polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)> = (0..loops)
         .map(|_| {

@@ -15,6 +15,7 @@ use support::{Server, process, wait_until};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+const HITS: &str = r#"hotrow_cache_requests_total{result="hit"}"#;
 /// `--max-value-bytes`.
 const VALUE: usize = 256 * KIB;
 /// Values that are copied into the answers, and so many of them that one more answer may just follow.
@@ -74,7 +75,7 @@ fn memory_stays_below_the_computed_bound() {
         for key in ["small-0", &large] {
             assert_eq!(other.get(key).status, 200);
         }
-        let hits = server.metric("hotrow_cache_hits_total") as usize;
+        let hits = server.metric(HITS) as usize;
         // More behind them than will be looked at before the answers are gone.
         keys.resize(1_200, "small-0");
         let mut client = connect_with_small_buffer(&server);
@@ -82,9 +83,7 @@ fn memory_stays_below_the_computed_bound() {
             keys.iter().flat_map(|k| request("GET", &format!("/kv/{k}"), "", b"")).collect::<Vec<u8>>(),
         );
         slow.push(client);
-        wait_until("it is answered as far as it may", || {
-            server.metric("hotrow_cache_hits_total") as usize > hits + SMALL_EACH
-        });
+        wait_until("it is answered as far as it may", || server.metric(HITS) as usize > hits + SMALL_EACH);
     }
     let held = SLOW * (OUTPUT_BYTES + VALUE) * 3 / 4;
     assert!(server.rss_bytes() > held, "the slow readers' answers are held: {}", server.rss_bytes());

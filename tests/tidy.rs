@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["limits", "token", "clock", "output", "process"],
     &["http", "config", "metrics"],
     &["engine"],
-    &["store", "store::backend", "store::batch", "store::health"],
+    &["store", "store::backend", "store::batch", "store::health", "store::pace"],
     &[
         "api",
         "store::managed",

@@ -66,8 +66,7 @@ pub fn options(encoder: &Encoder, out: &mut Output, allow: &str, frame: Frame) {
 pub fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::QueueFull => {
-            let detail =
-                "as many requests as --queue-depth allows wait for the database; nothing was changed";
+            let detail = "as many requests wait for the database as --queue-depth allows, or as it can do in time; nothing was changed";
             Problem::new(Kind::QueueFull, detail).retry_after(1)
         }
         Refusal::Down { retry_after_seconds } => failed(&Failure::Down { retry_after_seconds }),

@@ -42,7 +42,7 @@ pub enum Asked<R> {
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The queue to the workers is full, or too many wait for this key.
+    /// The queue to the workers is full, or too long for how fast they get on, or too many wait for a shard's keys.
     QueueFull,
     /// There is no database; try again after so many seconds.
     Down {
@@ -61,6 +61,7 @@ impl Backend {
         let got = self.engine.shard(hash).get(hash, key, ticket, hit, |id| {
             down = self.health.reads_down();
             !down
+                && !self.health.reads_too_slow(self.reads.len())
                 && self.reads.try_send(ReadJob { key: key.into(), hash, id, queued: Instant::now() }).is_ok()
         });
         match got {
@@ -79,6 +80,9 @@ impl Backend {
         let writer = if self.planted_any_writer { ticket.job as usize % self.writes.len() } else { writer };
         if self.health.writes_down(writer) {
             return Asked::Refused(self.down());
+        }
+        if self.health.writes_too_slow(writer, self.writes[writer].len()) {
+            return Asked::Refused(Refusal::QueueFull);
         }
         let claim = Claim::default();
         let job =

@@ -1,7 +1,9 @@
-//! Which workers have a database, for those who must refuse at once when there is none. Written by the workers, read
+//! Which workers have a database, and how fast it is, for those who must refuse at once when there is none. Written by the workers, read
 //! by [`super::backend`] on every miss and write and by the admin socket.
 
+use super::pace::Pace;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The state of all workers. A worker counts as up until it has failed to connect.
 #[derive(Debug)]
@@ -11,6 +13,11 @@ pub struct Health {
     writers_down: Box<[AtomicBool]>,
     retry_after_seconds: AtomicU32,
     reconnects: AtomicU64,
+    /// How fast each reader gets on.
+    pub read_pace: Pace,
+    /// How fast each writer gets on.
+    pub write_paces: Box<[Pace]>,
+    longest_wait: Duration,
 }
 
 impl Health {
@@ -22,7 +29,25 @@ impl Health {
             writers_down: (0..writers).map(|_| AtomicBool::new(false)).collect(),
             retry_after_seconds: AtomicU32::new(1),
             reconnects: AtomicU64::new(0),
+            read_pace: Pace::default(),
+            write_paces: (0..writers).map(|_| Pace::default()).collect(),
+            longest_wait: Duration::MAX,
         }
+    }
+
+    /// The same, where a job may wait in its queue for so long and no longer.
+    pub fn with_longest_wait(self, longest_wait: Duration) -> Health {
+        Health { longest_wait, ..self }
+    }
+
+    /// A miss behind so many others would wait for too long.
+    pub fn reads_too_slow(&self, queued: usize) -> bool {
+        self.read_pace.wait(queued / self.readers) > self.longest_wait
+    }
+
+    /// A write behind so many others of this writer would.
+    pub fn writes_too_slow(&self, writer: usize, queued: usize) -> bool {
+        self.write_paces[writer].wait(queued) > self.longest_wait
     }
 
     /// No reader has a connection.
@@ -73,5 +98,26 @@ impl Health {
     /// How often workers have connected again.
     pub fn reconnects(&self) -> u64 {
         self.reconnects.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_wait_for_too_long_is_known_before() {
+        let second = Duration::from_secs(1);
+        let health = Health::new(2, 2).with_longest_wait(second);
+        for too_slow in [health.reads_too_slow(1_000_000), health.writes_too_slow(1, 1_000_000)] {
+            assert!(!too_slow, "nothing is known yet");
+        }
+        health.read_pace.observe(100, 100, second);
+        health.write_paces[1].observe(100, 100, second);
+        assert!(!health.reads_too_slow(200) && health.reads_too_slow(202), "two readers take from one queue");
+        assert!(!health.writes_too_slow(1, 100) && health.writes_too_slow(1, 101));
+        assert!(!health.writes_too_slow(0, 1_000_000), "each writer has a pace of its own");
+        assert!(!health.writes_too_slow(1, 0));
+        assert!(!Health::new(1, 1).writes_too_slow(0, 1_000_000));
     }
 }

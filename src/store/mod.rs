@@ -8,6 +8,7 @@ pub mod health;
 pub mod managed;
 
 pub mod migrations;
+pub mod pace;
 pub mod patience;
 pub mod pool;
 pub mod postgres;

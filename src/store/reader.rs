@@ -8,6 +8,7 @@ use crate::limits::READ_BATCH;
 use crate::metrics::Work;
 use crossbeam_channel::Receiver;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One reader thread's state.
 pub struct Reader<C: Connector> {
@@ -57,7 +58,9 @@ impl<C: Connector> Reader<C> {
         for job in &jobs {
             self.work.queue_wait.observe_duration(job.queued.elapsed());
         }
+        let started = Instant::now();
         self.execute(&jobs);
+        self.shared.health.read_pace.observe(jobs.len(), READ_BATCH, started.elapsed());
     }
 
     fn connect(&mut self) -> bool {

@@ -38,6 +38,8 @@ pub struct Writer<C: Connector> {
     pause: Pause,
     down: bool,
     last_used: Instant,
+    /// The jobs that the last batch could have had: fewer where its values are large.
+    most: usize,
     replies: Vec<Reply>,
 }
 
@@ -63,6 +65,7 @@ impl<C: Connector> Writer<C> {
             pause,
             down: false,
             last_used: Instant::now(),
+            most: WRITE_BATCH,
             replies: Vec::new(),
         }
     }
@@ -79,7 +82,9 @@ impl<C: Connector> Writer<C> {
             let Ok(first) = self.queue.recv() else { return };
             let batch = self.collect(first);
             if !batch.is_empty() {
+                let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
                 self.execute(batch);
+                self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
             }
         }
     }
@@ -115,6 +120,7 @@ impl<C: Connector> Writer<C> {
             let full = jobs.len() >= WRITE_BATCH || bytes >= WRITE_BATCH_BYTES;
             next = if full { None } else { self.queue.try_recv().ok() };
         }
+        self.most = if bytes >= WRITE_BATCH_BYTES { jobs.len() } else { WRITE_BATCH };
         Batch::fold(jobs)
     }
 

@@ -20,6 +20,7 @@ pub mod exposition;
 pub mod history;
 pub mod linearizable;
 pub mod load;
+pub mod paced;
 pub mod postgresql;
 pub mod process;
 pub mod proxy;
