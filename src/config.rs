@@ -1,16 +1,35 @@
 //! Flags and environment into one checked, flat [`Config`]. Knows no thread and no socket. Called by `main`; read by
 //! [`crate::server`]. `--help` is made from the comments here, and a test holds the README against it.
 
+pub mod settings;
+
 use crate::limits::MAX_VALUE_BYTES;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use settings::{Origin, Setting};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The commit that this program was built from, as far as is known.
+pub const COMMIT: &str = env!("HOTROW_COMMIT");
+/// The package that speaks to PostgreSQL, with its version.
+pub const POSTGRES_CLIENT: &str =
+    concat!("postgres ", env!("HOTROW_POSTGRES_CRATE"), ", for PostgreSQL 13 and newer");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HOTROW_COMMIT"), ")");
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit ",
+    env!("HOTROW_COMMIT"),
+    "\nclient postgres ",
+    env!("HOTROW_POSTGRES_CRATE"),
+    ", for PostgreSQL 13 and newer"
+);
+
 /// Serves the hot rows of a PostgreSQL table over HTTP/1.1.
 #[derive(Debug, Parser)]
-#[command(name = "hotrow", version, args_conflicts_with_subcommands = true)]
+#[command(name = "hotrow", version = VERSION, long_version = LONG_VERSION, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -22,6 +41,57 @@ struct Cli {
 enum Command {
     /// Runs the server (the default)
     Serve(Config),
+    /// Asks a running server whether it is ready: exit code 0 if it is, 1 if not
+    Ready(Ready),
+    /// Applies what is missing of the schema to the database, and ends
+    Migrate {
+        /// Prints the statements instead, for an administrator to apply
+        #[arg(long)]
+        print: bool,
+        /// The database
+        #[arg(long, env = "HOTROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+        database_url: Option<String>,
+    },
+    /// Prints every flag's value and where it comes from, passwords masked
+    Config(Config),
+    /// Prints a script that completes hotrow's arguments in a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run the server.
+    Serve(Config),
+    /// Ask one whether it is ready.
+    Ready(Ready),
+    /// Bring the schema up to date.
+    Migrate {
+        /// Only print the statements.
+        print: bool,
+        /// The database.
+        database_url: Option<String>,
+    },
+    /// Print the settings.
+    Config(Config),
+    /// Print this script.
+    Completions(String),
+}
+
+/// Whom to ask whether it is ready.
+#[derive(Args, Clone, Debug)]
+pub struct Ready {
+    /// Where the server's operations are
+    #[arg(long, env = "HOTROW_ADMIN_LISTEN", value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9090",
+          value_parser = admin_listen)]
+    pub admin_listen: Listen,
+
+    /// How long the answer may take
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// Everything that an operator can choose. A flag wins over its environment variable.
@@ -31,7 +101,7 @@ pub struct Config {
     #[arg(long, env = "HOTROW_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Where /livez, /readyz, /metrics and /version are served, or off
+    /// Where /livez, /readyz, /metrics, /config and /version are served, or off
     #[arg(long, env = "HOTROW_ADMIN_LISTEN", value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9090",
           value_parser = admin_listen)]
     pub admin_listen: Listen,
@@ -96,6 +166,10 @@ pub struct Config {
     /// What is logged on stderr: error, warn, info, debug, trace or off
     #[arg(long, env = "HOTROW_LOG_LEVEL", value_name = "L", default_value = "info")]
     pub log_level: log::LevelFilter,
+
+    /// All of them as they were given, and where
+    #[arg(skip)]
+    pub settings: Vec<Setting>,
 }
 
 /// A listener that may be switched off.
@@ -136,8 +210,13 @@ pub enum Stop {
 }
 
 /// Reads arguments (the first is the program's name) and the environment.
-pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Stop> {
-    let cli = Cli::try_parse_from(arguments).map_err(|error| {
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
+    let mut command = Cli::command();
+    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    let (cli, matches) = parsed.map_err(|error| {
         let text = error.render().to_string();
         if !error.use_stderr() {
             return Stop::Asked(text);
@@ -145,15 +224,46 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Sto
         let line: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
         Stop::Unusable(line.join(" ").trim_start_matches("error: ").to_owned())
     })?;
-    let mut config = match cli.command {
-        Some(Command::Serve(config)) => config,
-        None => cli.config,
+    let settings = match matches.subcommand() {
+        Some((name, matches)) => {
+            command.find_subcommand(name).map_or_else(Vec::new, |command| settings::gather(command, matches))
+        }
+        None => settings::gather(&command, &matches),
     };
-    if config.database_url.is_none() {
-        config.database_url = std::env::var("DATABASE_URL").ok();
+    Ok(match cli.command {
+        None => Invocation::Serve(complete(cli.config, settings)),
+        Some(Command::Serve(config)) => Invocation::Serve(complete(config, settings)),
+        Some(Command::Config(config)) => Invocation::Config(complete(config, settings)),
+        Some(Command::Ready(ready)) => Invocation::Ready(ready),
+        Some(Command::Migrate { print, database_url }) => {
+            Invocation::Migrate { print, database_url: database_url_or_usual(database_url) }
+        }
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "hotrow", &mut script);
+            Invocation::Completions(String::from_utf8_lossy(&script).into_owned())
+        }
+    })
+}
+
+/// Adds what clap does not know of.
+fn complete(config: Config, mut settings: Vec<Setting>) -> Config {
+    let given = config.database_url.clone();
+    let database_url = database_url_or_usual(config.database_url);
+    if let (None, Some(usual)) = (given, &database_url)
+        && let Some(setting) = settings.iter_mut().find(|setting| setting.name == "database-url")
+    {
+        setting.value = Some(settings::mask_url(usual));
+        (setting.origin, setting.variable) = (Origin::Environment, Some("DATABASE_URL".to_owned()));
     }
-    config.database_url = config.database_url.filter(|url| !url.is_empty());
-    Ok(config)
+    Config { database_url, settings, ..config }
+}
+
+/// The URL that was given, or that of the variable that many programs read; an empty one is none.
+fn database_url_or_usual(given: Option<String>) -> Option<String> {
+    let usual = || std::env::var("DATABASE_URL").ok();
+    // An empty flag or variable of ours says: none, whatever the other one says.
+    given.or_else(usual).filter(|url| !url.is_empty())
 }
 
 fn admin_listen(text: &str) -> Result<Listen, String> {
@@ -219,7 +329,28 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Config, Stop> {
-        read(std::iter::once("hotrow").chain(arguments.iter().copied()).map(OsString::from))
+        match read(std::iter::once("hotrow").chain(arguments.iter().copied()).map(OsString::from))? {
+            Invocation::Serve(config) | Invocation::Config(config) => Ok(config),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_setting_knows_where_it_comes_from() {
+        let url = "postgresql://me:secret@host/db";
+        for command in [&[][..], &["serve"], &["config"]] {
+            let arguments = [command, &["--cache-bytes", "1GiB", "--database-url", url]].concat();
+            let settings = parse(&arguments).unwrap().settings;
+            let found = |name: &str| settings.iter().find(|setting| setting.name == name).unwrap();
+            let (cache, listen) = (found("cache-bytes"), found("listen"));
+            assert_eq!((cache.value.as_deref(), cache.origin), (Some("1GiB"), Origin::Flag));
+            assert_eq!((listen.value.as_deref(), listen.origin), (Some("127.0.0.1:8080"), Origin::Default));
+            assert_eq!(found("database-url").value.as_deref(), Some("postgresql://me:***@host/db"));
+            assert_eq!(
+                settings.len(),
+                Cli::command().get_arguments().filter(|arg| arg.get_env().is_some()).count()
+            );
+        }
     }
 
     #[test]

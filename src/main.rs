@@ -1,9 +1,10 @@
 //! Arguments in, exit code out.
 
-use hotrow::config::{self, Stop};
-use hotrow::{logging, server};
+use hotrow::config::{self, Invocation, Stop};
+use hotrow::{commands, logging, server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::io::Write;
 use std::process::ExitCode;
 use std::thread;
 
@@ -14,7 +15,8 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let config = match config::read(std::env::args_os()) {
-        Ok(config) => config,
+        Ok(Invocation::Serve(config)) => config,
+        Ok(other) => return answer(&other),
         Err(Stop::Asked(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -29,6 +31,21 @@ fn main() -> ExitCode {
     log::logger().flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            eprintln!("hotrow: {line}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Runs a command that prints something and ends.
+fn answer(invocation: &Invocation) -> ExitCode {
+    match commands::run(invocation) {
+        Ok(text) => {
+            // Whoever does not want to read it all (`| head`) may go.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
         Err(line) => {
             eprintln!("hotrow: {line}");
             ExitCode::from(FAILED)

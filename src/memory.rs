@@ -91,7 +91,9 @@ mod tests {
         let readme = include_str!("../README.md");
         for (flags, sum) in [("", "35 GiB"), ("--max-value-bytes 16KiB --max-connections 1000", "1.0 GiB")] {
             let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
-            let Ok(config) = crate::config::read(arguments) else { panic!("{flags}") };
+            let Ok(crate::config::Invocation::Serve(config)) = crate::config::read(arguments) else {
+                panic!("{flags}")
+            };
             let gib = Bound::of(&config, 1).bytes() as f64 / f64::from(1 << 30);
             let text = if gib < 10.0 { format!("{gib:.1} GiB") } else { format!("{gib:.0} GiB") };
             assert_eq!(text, sum);

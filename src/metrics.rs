@@ -285,6 +285,16 @@ impl Counters {
         self.answers[method as usize][usize::from(status) % STATUSES].add(1);
     }
 
+    /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed.
+    #[inline]
+    pub fn hit(&self, method: Method, status: u16) {
+        self.cache_hits.add(1);
+        if status == 404 {
+            self.cache_absent.add(1);
+        }
+        self.answered(method, status);
+    }
+
     /// Answers with this method, as status and number, where there were any.
     pub fn answers(&self, method: Method) -> impl Iterator<Item = (u16, u64)> {
         let counted = self.answers[method as usize].iter().enumerate().map(|(at, counter)| {

@@ -3,7 +3,7 @@
 
 use crate::api::admin::{self, Status};
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
+use crate::config::{COMMIT, Config, Listen, POSTGRES_CLIENT, settings};
 use crate::connection::Role;
 use crate::connection::context::Bounds;
 use crate::engine::Engine;
@@ -132,8 +132,13 @@ pub fn start(config: &Config) -> Result<Running, String> {
         process: Process::watch(),
         draining: AtomicBool::new(false),
         about: admin::About {
-            version: format!("hotrow {}\nPostgreSQL {}\n", env!("CARGO_PKG_VERSION"), about.version),
-            commit: "unknown".to_owned(),
+            version: format!(
+                "hotrow {}\nPostgreSQL {}\ncommit {COMMIT}\nclient {POSTGRES_CLIENT}\n",
+                env!("CARGO_PKG_VERSION"),
+                about.version
+            ),
+            config: settings::to_json(&config.settings),
+            commit: COMMIT.to_owned(),
             postgresql: about.version.clone(),
             cache_bytes: config.cache_bytes,
             max_connections: config.max_connections as usize,

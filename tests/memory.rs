@@ -50,7 +50,9 @@ fn connect_with_small_buffer(server: &Server) -> Client {
 
 fn bound() -> Bound {
     let arguments = std::iter::once("hotrow").chain(FLAGS.iter().copied()).map(OsString::from);
-    let Ok(config) = config::read(arguments) else { panic!("the flags are right") };
+    let Ok(config::Invocation::Serve(config)) = config::read(arguments) else {
+        panic!("the flags are right")
+    };
     Bound::of(&config, 2)
 }
 

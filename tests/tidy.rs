@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection"],
     &["event_loop"],
     &["memory"],
-    &["server", "logging"],
+    &["server", "logging", "commands"],
     &["main"],
 ];
 

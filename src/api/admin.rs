@@ -23,6 +23,8 @@ pub enum Page {
     Metrics,
     /// Version of hotrow and of PostgreSQL.
     Version,
+    /// Every flag's value, and where it came from.
+    Config,
 }
 
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -38,8 +40,9 @@ pub fn route<'b>(method: &str, target: &str) -> Result<Command<'b>, Problem> {
         "/readyz" => Page::Readyz,
         "/metrics" => Page::Metrics,
         "/version" => Page::Version,
+        "/config" => Page::Config,
         _ => {
-            let detail = "the admin socket has /livez, /readyz, /metrics and /version";
+            let detail = "the admin socket has /livez, /readyz, /metrics, /config and /version";
             return Err(Problem::new(Kind::PathNotFound, detail));
         }
     };
@@ -74,6 +77,8 @@ pub struct Status {
 pub struct About {
     /// `/version`, as it is sent.
     pub version: String,
+    /// `/config`, as it is sent.
+    pub config: String,
     /// The commit that it was built from.
     pub commit: String,
     /// The version of PostgreSQL.
@@ -115,6 +120,7 @@ pub fn page(
         Page::Metrics => {
             (200, "text/plain; version=0.0.4; charset=utf-8", exposition::metrics(status, backend))
         }
+        Page::Config => (200, "application/json", status.about.config.clone()),
         Page::Version => (200, TEXT, status.about.version.clone()),
     };
     let mut fields = encoder.start(out, code, frame);

@@ -84,8 +84,7 @@ impl Connection {
                         }
                         Err(problem) => {
                             self.method = Method::None;
-                            cx.counters.parse_error(reason(&problem));
-                            self.refuse(&problem, LAST, ws, cx);
+                            self.malformed(&problem, LAST, ws, cx);
                         }
                     }
                 }
@@ -97,11 +96,8 @@ impl Connection {
                         }
                     }
                     Err(problem) => {
-                        if problem.kind != Kind::ValueTooLarge {
-                            cx.counters.parse_error(reason(&problem));
-                        }
                         let head_only = incoming.frame.head_only;
-                        self.refuse(&problem, Frame { head_only, ..LAST }, ws, cx);
+                        self.malformed(&problem, Frame { head_only, ..LAST }, ws, cx);
                     }
                 },
                 State::Waiting(..) => {
@@ -121,8 +117,7 @@ impl Connection {
             Version::Http10 => Reuse::KeepAlive,
             Version::Http11 => Reuse::Silent,
         };
-        self.method = Method::of(head.method);
-        let frame = Frame { head_only: self.method == Method::Head, reuse };
+        let frame = Frame { head_only: head.method == "HEAD", reuse };
         let routed = match self.role {
             Role::Data | Role::TurnedAway => api::route(head.method, head.target),
             Role::Admin => admin::route(head.method, head.target),
@@ -131,11 +126,19 @@ impl Connection {
             routed.and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes));
         if !head.framing.has_content() {
             return match checked {
-                Ok(Command::Set(key)) => self.set(key.into(), Vec::new(), frame, ws, cx),
+                Ok(Command::Set(key)) => {
+                    self.method = Method::of(head.method);
+                    self.set(key.into(), Vec::new(), frame, ws, cx);
+                }
+                // Its method is noted there: a hit has no need of it, and the way to it is short.
                 Ok(command) => self.execute(command, frame, ws, cx),
-                Err(problem) => self.refuse(&problem, frame, ws, cx),
+                Err(problem) => {
+                    self.method = Method::of(head.method);
+                    self.refuse(&problem, frame, ws, cx);
+                }
             };
         }
+        self.method = Method::of(head.method);
         // Content that is not wanted is read to keep the connection, if it is small and on its way; else the answer
         // comes first, and the connection ends with it.
         let droppable = matches!(head.framing, Framing::Length(..=DISCARD_BYTES)) && !head.expects_continue;
@@ -175,26 +178,32 @@ impl Connection {
         match command {
             Command::Get(key) => {
                 let ticket = self.ticket(cx);
+                let method = if frame.head_only { Method::Head } else { Method::Get };
                 let Workspace { output, encoder, .. } = ws;
                 match cx.backend.get(&key, ticket, |hit| answer::hit(encoder, output, &hit, frame)) {
                     Asked::Answered(()) => {
-                        cx.counters.cache_hits.add(1);
-                        if ws.encoder.status() == 404 {
-                            cx.counters.cache_absent.add(1);
-                        }
-                        self.answered(frame, ws, cx);
+                        cx.counters.hit(method, encoder.status());
+                        self.go_on(frame, cx);
                     }
                     Asked::Waiting => {
+                        self.method = method;
                         cx.counters.cache_misses.add(1);
                         self.wait(frame, Job::Read, cx);
                     }
                     Asked::Queued(_) => unreachable!("a read is not queued as a write"),
-                    Asked::Refused(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+                    Asked::Refused(refusal) => {
+                        self.method = method;
+                        self.refuse(&answer::refused(refusal), frame, ws, cx);
+                    }
                 }
             }
-            Command::Delete(key) => self.write(key.into(), Op::Delete, frame, ws, cx),
+            Command::Delete(key) => {
+                self.method = Method::Delete;
+                self.write(key.into(), Op::Delete, frame, ws, cx);
+            }
             Command::Set(key) => self.set(key.into(), Vec::new(), frame, ws, cx),
             Command::Options(allow) => {
+                self.method = Method::Options;
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
                 self.answered(frame, ws, cx);
             }
@@ -252,6 +261,16 @@ impl Connection {
         self.answered(frame, ws, cx);
     }
 
+    /// Bytes were no proper request, or content too large for one.
+    #[cold]
+    fn malformed(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if problem.kind != Kind::ValueTooLarge {
+            cx.counters.parse_error(reason(problem));
+        }
+        self.refuse(problem, frame, ws, cx);
+    }
+
+    #[cold]
     pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         cx.counters.problem(problem.kind as usize);
         ws.encoder.problem(&mut ws.output, problem, frame);
@@ -273,6 +292,12 @@ impl Connection {
             Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),
         }
+        self.go_on(frame, cx);
+    }
+
+    /// An answer has been encoded and counted.
+    #[inline]
+    fn go_on(&mut self, frame: Frame, cx: &Context<'_>) {
         self.state = match frame.reuse {
             Reuse::Silent | Reuse::KeepAlive => State::Idle,
             Reuse::Close => State::Closing,

@@ -2,6 +2,7 @@
 //! each other. Called by [`super::postgres`].
 
 use postgres::{Client, Error};
+use std::fmt::Write;
 
 /// Number, name and statements; the number is the position.
 const MIGRATIONS: [(&str, &str); 1] = [("kv_store", include_str!("../../sql/migrations/0001_kv_store.sql"))];
@@ -9,10 +10,10 @@ const MIGRATIONS: [(&str, &str); 1] = [("kv_store", include_str!("../../sql/migr
 /// Any number that nobody else would take for an advisory lock: "hotrow" in ASCII.
 const LOCK: i64 = 0x686f_7472_6f77;
 
-/// Applies what is missing. A server that finds everything applied creates nothing and needs no right to.
-pub fn apply(client: &mut Client) -> Result<(), Error> {
+/// Applies what is missing, and says how many that was. A server that finds everything applied creates nothing and needs no right to.
+pub fn apply(client: &mut Client) -> Result<usize, Error> {
     if applied(client)? == MIGRATIONS.len() {
-        return Ok(());
+        return Ok(0);
     }
     let mut transaction = client.transaction()?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
@@ -25,7 +26,25 @@ pub fn apply(client: &mut Client) -> Result<(), Error> {
         transaction.execute(record, &[&version, name])?;
         log::info!("applied migration {version} ({name})");
     }
-    transaction.commit()
+    transaction.commit()?;
+    Ok(MIGRATIONS.len().saturating_sub(done))
+}
+
+/// All of them as one script for `psql`, for who does not let a server change a schema.
+pub fn script() -> String {
+    let mut script =
+        "-- Makes the schema of hotrow in an empty database. Apply it with psql -v ON_ERROR_STOP=1 -f.\n\n\
+        BEGIN;\n\n"
+            .to_owned();
+    script.push_str(include_str!("../../sql/migrations_table.sql"));
+    for (version, (name, sql)) in MIGRATIONS.iter().enumerate().map(|(at, migration)| (at + 1, migration)) {
+        let _ = write!(
+            script,
+            "\n{sql}INSERT INTO hotrow_migrations (version, name) VALUES ({version}, '{name}');\n"
+        );
+    }
+    script.push_str("\nCOMMIT;\n");
+    script
 }
 
 fn applied(client: &mut Client) -> Result<usize, Error> {

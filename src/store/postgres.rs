@@ -51,6 +51,10 @@ pub struct About {
     pub version: String,
 }
 
+fn show(client: &mut Client, name: &str) -> Result<String, Error> {
+    Ok(client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?.get(0))
+}
+
 impl Postgres {
     /// Sessions on the database of this URL (`postgresql://…` or `key=value …`), named after this instance so that
     /// its next process can tell them from those of others.
@@ -73,15 +77,16 @@ impl Postgres {
         Ok(Postgres { config, application_name, statement_timeout, newest_timeline: Arc::default() })
     }
 
-    /// Makes the database ready for this process: right encoding, migrations applied, and no backend left that an
-    /// earlier process of this instance had sent something with.
-    pub fn prepare(&self) -> Result<About, Error> {
+    /// Applies the migrations that are missing, and says how many that was.
+    pub fn migrate(&self) -> Result<usize, Error> {
+        Ok(self.open_migrated()?.1)
+    }
+
+    /// A connection to a database of the right encoding with every migration applied, and how many that took.
+    fn open_migrated(&self) -> Result<(Client, usize), Error> {
         let Opened { mut client, patience, .. } = self.open()?;
         // A migration may take its time.
         patience.end();
-        let show = |client: &mut Client, name: &str| -> Result<String, Error> {
-            Ok(client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?.get(0))
-        };
         let encoding = show(&mut client, "server_encoding")?;
         if encoding != "UTF8" {
             let message = format!(
@@ -89,7 +94,14 @@ impl Postgres {
             );
             return Err(Error::NotSent(message));
         }
-        migrations::apply(&mut client).map_err(sort)?;
+        let applied = migrations::apply(&mut client).map_err(sort)?;
+        Ok((client, applied))
+    }
+
+    /// Makes the database ready for this process: right encoding, migrations applied, and no backend left that an
+    /// earlier process of this instance had sent something with.
+    pub fn prepare(&self) -> Result<About, Error> {
+        let (mut client, _) = self.open_migrated()?;
         let deadline = Instant::now() + END_BACKEND;
         loop {
             let sql = include_str!("../../sql/end_instance.sql");
