@@ -30,3 +30,8 @@ impl Clock {
         self.epoch.elapsed()
     }
 }
+
+/// Whole seconds of a time of this clock: what entries of the cache remember.
+pub fn seconds(now_ms: u64) -> u32 {
+    (now_ms / 1_000) as u32
+}

@@ -20,6 +20,7 @@
 
 pub mod context;
 mod requests;
+mod watch;
 
 use crate::api::answer;
 use crate::http::problem::{Kind, Problem};
@@ -163,6 +164,9 @@ impl Connection {
     pub fn drain(&mut self, cx: &Context<'_>) {
         if matches!(self.state, State::Idle) {
             self.deadline_ms = self.deadline_ms.min(cx.now_ms + DRAIN_IDLE_MS);
+        } else if self.is_watching() {
+            // It has nothing new, and nobody has the time to wait for it.
+            self.deadline_ms = cx.now_ms;
         }
     }
 
@@ -211,12 +215,16 @@ impl Connection {
                 let head_only = incoming.frame.head_only;
                 self.too_slow("--request-timeout", Frame { head_only, ..LAST }, ws, cx);
             }
+            State::Waiting(frame, Job::Watch(watch)) => {
+                let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
+                self.watched_in_vain(&watch, Frame { reuse, ..frame }, ws, cx);
+            }
             State::Waiting(frame, job) => {
                 self.took(&job, cx);
                 let problem = match job {
-                    Job::Read => answer::deadline_exceeded(),
-                    Job::Write(claim) if claim.withdraw() => answer::not_started(),
-                    Job::Write(_) => answer::outcome_unknown(),
+                    Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
+                    Job::Write { claim, .. } if claim.withdraw() => answer::not_started(),
+                    Job::Write { .. } => answer::outcome_unknown(),
                 };
                 self.refuse(&problem, frame, ws, cx);
             }
@@ -231,8 +239,8 @@ impl Connection {
         }
         if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
             let problem = match job {
-                Job::Write(claim) if !claim.withdraw() => answer::outcome_unknown(),
-                Job::Read | Job::Write(_) => answer::draining(),
+                Job::Write { claim, .. } if !claim.withdraw() => answer::outcome_unknown(),
+                Job::Read(..) | Job::Write { .. } | Job::Watch(_) => answer::draining(),
             };
             self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
             self.turn_flushed(io, ws, cx);
@@ -316,6 +324,9 @@ impl Connection {
                 return if self.is_waiting() { Turn::Wait } else { Turn::Again };
             }
             match self.state {
+                // A client that has gone home needs no news. One that only sends no more, and still waits for some, is
+                // not told from it.
+                State::Waiting(..) if self.half_closed && self.is_watching() => return Turn::Close,
                 State::Waiting(..) | State::Closing => return Turn::Wait,
                 State::Idle | State::Head | State::Content(_) | State::Lingering { .. } => {}
             }

@@ -20,6 +20,14 @@ pub const TRAILER_BYTES: usize = 4 * 1024;
 pub const KEY_CHARS: usize = 255;
 /// The same in bytes of UTF-8.
 pub const KEY_BYTES: usize = 4 * KEY_CHARS;
+/// The longest time that a row may be given to live, in seconds, about a hundred years: more is 400.
+pub const TTL_SECONDS: u32 = 3_155_760_000;
+/// The longest time that a client may wait for a key to change, in seconds: more is taken for this.
+pub const WATCH_SECONDS: u32 = 300;
+/// Rows past their time that are deleted at once, and the pause before the next ones are looked for.
+pub const SWEEP_ROWS: u32 = 500;
+/// The pause between two looks for rows past their time, in milliseconds.
+pub const SWEEP_PAUSE_MS: u64 = 1_000;
 /// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value
 /// and its copies in flight stay a small part of a server's memory.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;
@@ -71,6 +79,8 @@ pub const DRAIN_IDLE_MS: u64 = 250;
 /// Requests of one shard's keys that wait for reads, those of clients that have gone meanwhile included: more are
 /// answered 503.
 pub const WAITERS_A_SHARD: usize = 65_536;
+/// Connections waiting for keys of one shard to change: more are answered 503.
+pub const WATCHERS_A_SHARD: usize = 65_536;
 /// Engine shards, at most. A power of two.
 pub const SHARDS: usize = 64;
 /// A shard holds at least this many of the largest values; a small cache has fewer shards for it.
@@ -93,6 +103,8 @@ pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
 pub const ANSWER_MARGIN_MS: u64 = 1_000;
 /// How often a statement that PostgreSQL broke off on its own (deadlock, serialization failure) is tried again.
 pub const BROKEN_OFF_RETRIES: usize = 3;
+/// How often a write that depends on its row is judged anew because another program has changed the row meanwhile.
+pub const OVERTAKEN_RETRIES: usize = 8;
 /// Log lines waiting for a slow terminal; more are dropped and counted.
 pub const LOG_LINES: usize = 4_096;
 

@@ -383,13 +383,15 @@ pub struct Workers {
     pub readers: Box<[Arc<Work>]>,
     /// One for each writer.
     pub writers: Box<[Arc<Work>]>,
+    /// Rows past their time that the sweeper has deleted.
+    pub swept: Counter,
 }
 
 impl Workers {
     /// Counters for so many.
     pub fn new(readers: usize, writers: usize) -> Workers {
         let work = |n| (0..n).map(|_| Arc::default()).collect();
-        Workers { readers: work(readers), writers: work(writers) }
+        Workers { readers: work(readers), writers: work(writers), swept: Counter::default() }
     }
 }
 

@@ -15,14 +15,16 @@ use crate::limits::{QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
 use crate::metrics::{Counters, Workers};
 use crate::process::Process;
-use crate::store::Deliver;
 use crate::store::backend::Backend;
 use crate::store::health::Health;
 use crate::store::managed::Managed;
 use crate::store::pool::Pool;
 use crate::store::postgres::{About, Postgres};
 use crate::store::worker;
+use crate::store::{self, Deliver};
+use crossbeam_channel::Sender;
 use mio::{Poll, Waker};
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -33,6 +35,8 @@ use std::time::{Duration, Instant};
 
 /// How long a database may take to answer for the first time.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// The pause between two attempts at a database that is starting.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How long workers may take to end once nobody needs them: a stuck statement does not hold up the exit.
 const WORKERS_END: Duration = Duration::from_secs(5);
 
@@ -47,6 +51,7 @@ pub struct Running {
     stopper: Stopper,
     loops: Vec<JoinHandle<io::Result<()>>>,
     workers: Vec<JoinHandle<()>>,
+    sweeper: Sender<Infallible>,
     shared: Arc<Shared>,
     managed: Option<Managed>,
 }
@@ -91,7 +96,9 @@ pub fn start(config: &Config) -> Result<Running, String> {
     let engine = Arc::new(Engine::new(config.cache_bytes, config.max_value_bytes));
     let readers = usize::from(config.db_readers);
     let writers = usize::from(config.db_writers).min(engine.shard_count());
-    let (database, managed) = open_database(config, address, readers + writers)?;
+    // The workers' and the sweeper's.
+    let sessions = readers + writers + 1;
+    let (database, managed) = open_database(config, address, sessions)?;
     let about = about(&database)?;
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
@@ -120,7 +127,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         clock,
         reconnect_ms: RECONNECT_MS,
     });
-    let Pool { reads, writes, threads: workers } =
+    let Pool { reads, writes, sweeper, threads: workers } =
         Pool::start(&pool_shared, readers, writers, config.queue_depth as usize)
             .map_err(|e| cannot_start_thread(&e))?;
 
@@ -144,7 +151,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
             max_connections: config.max_connections as usize,
         },
     });
-    let max_sockets = max_sockets(loops, readers + writers);
+    let max_sockets = max_sockets(loops, sessions);
     if max_sockets < config.max_connections as usize {
         log::warn!(
             "the limit on file descriptors leaves room for {max_sockets} connections, fewer than --max-connections \
@@ -188,6 +195,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         stopper: Stopper { inboxes, status },
         loops: threads,
         workers,
+        sweeper,
         shared,
         managed,
     })
@@ -215,6 +223,7 @@ impl Running {
             }
         }
         // With the last sender the queues close, and the workers end.
+        drop(self.sweeper);
         drop(self.shared);
         let deadline = Instant::now() + WORKERS_END;
         while self.workers.iter().any(|worker| !worker.is_finished()) && Instant::now() < deadline {
@@ -289,7 +298,7 @@ fn about(database: &Postgres) -> Result<About, String> {
     let database = database.clone();
     thread::Builder::new()
         .name("prepare".into())
-        .spawn(move || sender.send(database.prepare()))
+        .spawn(move || sender.send(prepare(&database)))
         .map_err(|e| cannot_start_thread(&e))?;
     let unusable = |cause: String| {
         let remedy = remedy(&cause);
@@ -299,6 +308,24 @@ fn about(database: &Postgres) -> Result<About, String> {
         Ok(result) => result.map_err(|e| unusable(e.to_string())),
         Err(_) => Err(unusable(format!("no answer within {} s", FIRST_ANSWER.as_secs()))),
     }
+}
+
+/// A server that is starting, or recovers from a crash, says so: it is given a moment instead of taken for unusable.
+fn prepare(database: &Postgres) -> Result<About, store::Error> {
+    let until = Instant::now() + FIRST_ANSWER.mul_f32(0.9);
+    loop {
+        match database.prepare() {
+            Err(error) if is_passing(&error.to_string()) && Instant::now() < until => {
+                thread::sleep(FIRST_PAUSE)
+            }
+            result => return result,
+        }
+    }
+}
+
+/// SQLSTATE class 57, operator intervention, and a session that it has cut off.
+fn is_passing(cause: &str) -> bool {
+    cause.contains("SQLSTATE 57P0") || cause.contains("connection closed")
 }
 
 fn remedy(cause: &str) -> &'static str {

@@ -5,12 +5,13 @@ use ahash::RandomState;
 use crossbeam_channel::{Receiver, bounded};
 use hotrow::api::admin::{About, Status};
 use hotrow::connection::{Bounds, Connection, Context, Role, Socket, Turn, Workspace};
-use hotrow::engine::Engine;
+use hotrow::engine::shard::Writes;
+use hotrow::engine::{Engine, NEVER, Record};
 use hotrow::http::response::Encoder;
 use hotrow::metrics::{Counters, Workers};
 use hotrow::store::backend::Backend;
 use hotrow::store::health::Health;
-use hotrow::store::{ReadJob, WriteJob};
+use hotrow::store::{Job, ReadJob};
 use hotrow::token::Id;
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -63,7 +64,7 @@ struct Around {
     bounds: Bounds,
     counters: Counters,
     _reads: Receiver<ReadJob>,
-    _writes: Receiver<WriteJob>,
+    _writes: Receiver<Job>,
 }
 
 impl World {
@@ -75,8 +76,9 @@ impl World {
         let value: Arc<str> = "v".repeat(value_bytes).into();
         for key in keys {
             let hash = engine.hash(key);
-            engine.shard(hash).write_sent(hash, key);
-            engine.shard(hash).committed(hash, key, 1, &Some((Arc::clone(&value), 123_456)));
+            let row = Some(Record { value: Arc::clone(&value), version: 123_456, expires_s: NEVER });
+            engine.shard(hash).write_sent(hash, key, Writes::Own(1));
+            engine.shard(hash).committed(hash, key, (Writes::Own(1), false), &row, 0);
         }
         let health = Arc::new(Health::new(1, 1));
         let (reads, _reads) = bounded(1);
@@ -130,6 +132,7 @@ impl Around {
             event_loop: 0,
             now_ms: 1,
             now_ns: 0,
+            now_s: 0,
             draining: false,
         }
     }

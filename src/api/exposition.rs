@@ -94,6 +94,8 @@ fn cache(page: &mut Page, status: &Status, loops: &Loops) {
     page.one(&families::CACHE_LATE_FILLS, stats.late_fills);
     page.one(&families::KEYS_IN_FLIGHT, stats.in_flight);
     page.one(&families::KEYS_IN_DOUBT, stats.in_doubt);
+    page.one(&families::WATCHERS, stats.watchers);
+    page.one(&families::ROWS_SWEPT, status.workers.swept.get());
     page.one(&families::WRITES, sum(loops, |c| &c.writes));
     page.one(&families::LATE_REPLIES, sum(loops, |c| &c.late_replies));
 }

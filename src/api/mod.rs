@@ -5,6 +5,8 @@ pub mod admin;
 pub mod answer;
 pub mod exposition;
 pub mod key;
+pub mod query;
+pub mod wishes;
 
 use crate::http::problem::{Kind, Problem};
 use std::borrow::Cow;
@@ -14,10 +16,12 @@ use std::borrow::Cow;
 pub enum Command<'b> {
     /// GET and HEAD of a key.
     Get(Cow<'b, str>),
-    /// PUT and SET of a key; the value is the content.
-    Set(Cow<'b, str>),
+    /// PUT and SET of a key; the value is the content, and lives so many seconds, if not for ever.
+    Set(Cow<'b, str>, Option<u32>),
     /// DELETE of a key.
     Delete(Cow<'b, str>),
+    /// POST of a key with `op=incr`: adds to the number that its value is.
+    Add(Cow<'b, str>, i64),
     /// OPTIONS: these methods.
     Options(&'static str),
     /// GET and HEAD of a page of the admin socket.
@@ -43,10 +47,18 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
     };
     match verb {
         Verb::Get => Ok(Command::Get(key_of(rest)?)),
-        Verb::Set => Ok(Command::Set(key_of(rest)?)),
+        Verb::Set => {
+            let (key, [ttl]) = key_and_query(rest, ["ttl"])?;
+            Ok(Command::Set(key, ttl.as_deref().map(query::ttl).transpose()?))
+        }
         Verb::Delete => Ok(Command::Delete(key_of(rest)?)),
         Verb::Options => Ok(Command::Options(KEY_METHODS)),
-        Verb::Unknown | Verb::Other => Err(not_allowed(method, KEY_METHODS)),
+        // What there is to POST to has a query, and so is another resource.
+        Verb::Post if rest.contains('?') => {
+            let (key, [op, by]) = key_and_query(rest, ["op", "by"])?;
+            Ok(Command::Add(key, addend(op.as_deref(), by.as_deref())?))
+        }
+        Verb::Post | Verb::Unknown | Verb::Other => Err(not_allowed(method, KEY_METHODS)),
     }
 }
 
@@ -57,7 +69,8 @@ enum Verb {
     Set,
     Delete,
     Options,
-    /// A method that resources may have, and that a key has not.
+    Post,
+    /// A method that resources may have, and that none here has.
     Other,
     Unknown,
 }
@@ -70,7 +83,8 @@ impl Verb {
             "PUT" | "SET" => Verb::Set,
             "DELETE" => Verb::Delete,
             "OPTIONS" => Verb::Options,
-            "POST" | "PATCH" | "TRACE" => Verb::Other,
+            "POST" => Verb::Post,
+            "PATCH" | "TRACE" => Verb::Other,
             _ => Verb::Unknown,
         }
     }
@@ -83,14 +97,29 @@ fn key_of(rest: &str) -> Result<Cow<'_, str>, Problem> {
     if key::is_plain(rest) {
         return key::plain(rest);
     }
-    match rest.split_once('?') {
-        Some((_, query)) if !query.is_empty() => {
-            let detail = "a key has no query parameters; a ? in a key is sent as %3F";
-            Err(Problem::new(Kind::BadQuery, detail))
-        }
-        Some((raw, _)) => key::decode(raw),
-        None => key::decode(rest),
+    Ok(key_and_query(rest, [])?.0)
+}
+
+/// The key that stands behind `/kv/`, and the parameters that its query may have.
+fn key_and_query<'b, const N: usize>(
+    rest: &'b str,
+    names: [&str; N],
+) -> Result<(Cow<'b, str>, query::Values<'b, N>), Problem> {
+    let (raw, query) = rest.split_once('?').unwrap_or((rest, ""));
+    Ok((key::decode(raw)?, query::known(query, names)?))
+}
+
+/// What `op=incr` adds: 1, or `by`.
+fn addend(op: Option<&str>, by: Option<&str>) -> Result<i64, Problem> {
+    if op != Some("incr") {
+        return Err(query::bad("what a POST does to a key is op=incr".into()));
     }
+    match by {
+        None => Ok(1),
+        Some(by) if !by.starts_with('+') => by.parse().map_err(|_| ()),
+        Some(_) => Err(()),
+    }
+    .map_err(|()| query::bad("by is a whole number of 64 bits".into()))
 }
 
 fn unknown_method(method: &str) -> Problem {
@@ -120,8 +149,20 @@ mod tests {
             ("GET", "/kv/a/b/../c//", get("a/b/../c//")),
             ("GET", "/kv/a%2Fb", get("a/b")),
             ("GET", "/kv/a?", get("a")),
-            ("PUT", "/kv/a", Ok(Command::Set("a".into()))),
-            ("SET", "/kv/a", Ok(Command::Set("a".into()))),
+            ("PUT", "/kv/a", Ok(Command::Set("a".into(), None))),
+            ("SET", "/kv/a", Ok(Command::Set("a".into(), None))),
+            ("PUT", "/kv/a?ttl=60", Ok(Command::Set("a".into(), Some(60)))),
+            ("PUT", "/kv/a?ttl=0", Err(400)),
+            ("PUT", "/kv/a?ttl=+5", Err(400)),
+            ("PUT", "/kv/a?ttl=5&ttl=6", Err(400)),
+            ("PUT", "/kv/a?tll=5", Err(400)),
+            ("GET", "/kv/a?&", get("a")),
+            ("POST", "/kv/a?op=incr", Ok(Command::Add("a".into(), 1))),
+            ("POST", "/kv/a?op=incr&by=-7", Ok(Command::Add("a".into(), -7))),
+            ("POST", "/kv/a?op=incr&by=9223372036854775808", Err(400)),
+            ("POST", "/kv/a?op=incr&by=%2B1", Err(400)),
+            ("POST", "/kv/a?op=decr", Err(400)),
+            ("POST", "/kv/a?by=1", Err(400)),
             ("DELETE", "/kv/a", Ok(Command::Delete("a".into()))),
             ("OPTIONS", "/kv/a", Ok(Command::Options(KEY_METHODS))),
             ("OPTIONS", "*", Ok(Command::Options(KEY_METHODS))),

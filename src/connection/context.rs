@@ -60,6 +60,8 @@ pub struct Context<'a> {
     pub now_ms: u64,
     /// The same, for what is measured.
     pub now_ns: u64,
+    /// The same in whole seconds.
+    pub now_s: u32,
     /// The server is going away: every answer ends its connection.
     pub draining: bool,
 }

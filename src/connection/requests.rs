@@ -1,8 +1,12 @@
 //! What a connection does with its requests: takes them out of bytes, answers what the cache knows, sends jobs for the
 //! rest, takes the replies. Called by [`super`] with whatever it has read.
 
+use super::watch::Watch;
 use super::{Connection, Context, Role, State, Workspace};
+use crate::api::answer::Forward;
+use crate::api::wishes::Wishes;
 use crate::api::{self, Command, admin, answer};
+use crate::http::conditional::Preconditions;
 use crate::http::content::Decoder;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
@@ -15,11 +19,15 @@ use crate::token::Ticket;
 use memchr::memchr;
 use std::borrow::Cow;
 
-/// What is waited for: decides what a deadline means.
+/// What is waited for: decides what a reply and a deadline mean.
 #[derive(Debug)]
 pub(super) enum Job {
-    Read,
-    Write(Claim),
+    /// A read, why it went to the database, and what else its request asked for.
+    Read(Forward, Option<Box<Preconditions>>),
+    /// A write; its answer need not repeat the value.
+    Write { claim: Claim, minimal: bool },
+    /// A key that is to change.
+    Watch(Box<Watch>),
 }
 
 /// A request whose content is arriving.
@@ -37,15 +45,23 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 enum Purpose {
     /// It is the value of this key.
-    Set(Box<str>),
+    Set(Setting),
     /// It is dropped, and then this is done.
     Drop(Owned),
+}
+
+/// A PUT whose value is on its way.
+#[derive(Debug)]
+struct Setting {
+    key: Box<str>,
+    ttl_s: Option<u32>,
+    wishes: Option<Box<Wishes>>,
 }
 
 /// A command that outlives the bytes it was parsed from.
 #[derive(Debug)]
 enum Owned {
-    Command(Command<'static>),
+    Command(Command<'static>, Option<Box<Wishes>>),
     Refusal(Problem),
 }
 
@@ -122,16 +138,17 @@ impl Connection {
             Role::Data | Role::TurnedAway => api::route(head.method, head.target),
             Role::Admin => admin::route(head.method, head.target),
         };
-        let checked =
-            routed.and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes));
+        let checked = routed
+            .and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes))
+            .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)));
         if !head.framing.has_content() {
             return match checked {
-                Ok(Command::Set(key)) => {
+                // A hit has no need of its method, and the way to it is short.
+                Ok((Command::Get(key), None)) => self.get(&key, frame, ws, cx),
+                Ok((command, wishes)) => {
                     self.method = Method::of(head.method);
-                    self.set(key.into(), Vec::new(), frame, ws, cx);
+                    self.execute(command, wishes, frame, ws, cx);
                 }
-                // Its method is noted there: a hit has no need of it, and the way to it is short.
-                Ok(command) => self.execute(command, frame, ws, cx),
                 Err(problem) => {
                     self.method = Method::of(head.method);
                     self.refuse(&problem, frame, ws, cx);
@@ -143,13 +160,15 @@ impl Connection {
         // comes first, and the connection ends with it.
         let droppable = matches!(head.framing, Framing::Length(..=DISCARD_BYTES)) && !head.expects_continue;
         let purpose = match checked {
-            Ok(Command::Set(key)) => Purpose::Set(key.into()),
-            Ok(command) if droppable => Purpose::Drop(Owned::Command(own(command))),
+            Ok((Command::Set(key, ttl_s), wishes)) => {
+                Purpose::Set(Setting { key: key.into(), ttl_s, wishes })
+            }
+            Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
             Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
                 Purpose::Drop(Owned::Refusal(problem))
             }
-            Ok(command) => {
-                return self.execute(command, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
+            Ok((command, wishes)) => {
+                return self.execute(command, wishes, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
             }
             Err(problem) => return self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx),
         };
@@ -167,43 +186,32 @@ impl Connection {
         let State::Content(incoming) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let Incoming { purpose, frame, content, .. } = *incoming;
         match purpose {
-            Purpose::Set(key) => self.set(key, content, frame, ws, cx),
-            Purpose::Drop(Owned::Command(command)) => self.execute(command, frame, ws, cx),
+            Purpose::Set(setting) => self.set(setting, content, frame, ws, cx),
+            Purpose::Drop(Owned::Command(command, wishes)) => self.execute(command, wishes, frame, ws, cx),
             Purpose::Drop(Owned::Refusal(problem)) => self.refuse(&problem, frame, ws, cx),
         }
     }
 
     /// Executes a request that has no content, or whose content did not matter.
-    fn execute(&mut self, command: Command<'_>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+    fn execute(
+        &mut self,
+        command: Command<'_>,
+        wishes: Option<Box<Wishes>>,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
         match command {
-            Command::Get(key) => {
-                let ticket = self.ticket(cx);
-                let method = if frame.head_only { Method::Head } else { Method::Get };
-                let Workspace { output, encoder, .. } = ws;
-                match cx.backend.get(&key, ticket, |hit| answer::hit(encoder, output, &hit, frame)) {
-                    Asked::Answered(()) => {
-                        cx.counters.hit(method, encoder.status());
-                        self.go_on(frame, cx);
-                    }
-                    Asked::Waiting => {
-                        self.method = method;
-                        cx.counters.cache_misses.add(1);
-                        self.wait(frame, Job::Read, cx);
-                    }
-                    Asked::Queued(_) => unreachable!("a read is not queued as a write"),
-                    Asked::Refused(refusal) => {
-                        self.method = method;
-                        self.refuse(&answer::refused(refusal), frame, ws, cx);
-                    }
-                }
+            Command::Get(key) => match wishes {
+                None => self.get(&key, frame, ws, cx),
+                Some(wishes) => self.get_as_wished(&key, *wishes, frame, ws, cx),
+            },
+            Command::Delete(key) => self.write(key.into(), Op::Delete, wishes, frame, ws, cx),
+            Command::Add(key, by) => self.write(key.into(), Op::Add(by), wishes, frame, ws, cx),
+            Command::Set(key, ttl_s) => {
+                self.set(Setting { key: key.into(), ttl_s, wishes }, Vec::new(), frame, ws, cx);
             }
-            Command::Delete(key) => {
-                self.method = Method::Delete;
-                self.write(key.into(), Op::Delete, frame, ws, cx);
-            }
-            Command::Set(key) => self.set(key.into(), Vec::new(), frame, ws, cx),
             Command::Options(allow) => {
-                self.method = Method::Options;
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
                 self.answered(frame, ws, cx);
             }
@@ -214,10 +222,62 @@ impl Connection {
         }
     }
 
-    fn set(&mut self, key: Box<str>, content: Vec<u8>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+    /// The way of most requests.
+    #[inline]
+    fn get(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let ticket = self.ticket(cx);
+        let Workspace { output, encoder, .. } = ws;
+        let asked =
+            cx.backend.get(key, cx.now_s, ticket, |known| answer::hit(encoder, output, &known, frame));
+        self.take_asked(asked, Job::Read(Forward::Miss, None), frame, ws, cx);
+    }
+
+    /// Goes on as the look-up of a key says.
+    #[inline]
+    pub(super) fn take_asked(
+        &mut self,
+        asked: Asked<()>,
+        job: Job,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let method = if frame.head_only { Method::Head } else { Method::Get };
+        match asked {
+            Asked::Answered(()) => {
+                cx.counters.hit(method, ws.encoder.status());
+                self.go_on(frame, cx);
+            }
+            Asked::Waiting | Asked::Joined => {
+                self.method = method;
+                cx.counters.cache_misses.add(1);
+                let job = match job {
+                    Job::Read(Forward::Miss, conditions) if matches!(asked, Asked::Joined) => {
+                        Job::Read(Forward::Collapsed, conditions)
+                    }
+                    job => job,
+                };
+                self.wait(frame, job, cx);
+            }
+            Asked::Refused(refusal) => {
+                self.method = method;
+                self.refuse(&answer::refused(refusal), frame, ws, cx);
+            }
+        }
+    }
+
+    fn set(
+        &mut self,
+        setting: Setting,
+        content: Vec<u8>,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let Setting { key, ttl_s, wishes } = setting;
         let value = String::from_utf8(content).ok().filter(|value| memchr(0, value.as_bytes()).is_none());
         match value {
-            Some(value) => self.write(key, Op::Set(value.into()), frame, ws, cx),
+            Some(value) => self.write(key, Op::Set { value: value.into(), ttl_s }, wishes, frame, ws, cx),
             None => {
                 let detail = "a value is UTF-8 text without U+0000: PostgreSQL's text holds nothing else";
                 self.refuse(&Problem::new(Kind::ValueNotText, detail), frame, ws, cx);
@@ -225,24 +285,33 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, key: Box<str>, op: Op, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+    fn write(
+        &mut self,
+        key: Box<str>,
+        op: Op,
+        wishes: Option<Box<Wishes>>,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let (conditions, minimal) =
+            wishes.map_or((None, false), |wishes| (wishes.conditions, wishes.minimal));
         let (ticket, deadline_ms) = (self.ticket(cx), cx.now_ms + cx.bounds.request_timeout_ms);
-        match cx.backend.write(key, op, ticket, deadline_ms) {
-            Asked::Queued(claim) => {
+        match cx.backend.write(key, op, conditions, ticket, deadline_ms) {
+            Ok(claim) => {
                 cx.counters.writes.add(1);
-                self.wait(frame, Job::Write(claim), cx);
+                self.wait(frame, Job::Write { claim, minimal }, cx);
             }
-            Asked::Answered(()) | Asked::Waiting => unreachable!("a write is queued or refused"),
-            Asked::Refused(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+            Err(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
         }
     }
 
     /// The ticket of the next job.
-    fn ticket(&self, cx: &Context<'_>) -> Ticket {
+    pub(super) fn ticket(&self, cx: &Context<'_>) -> Ticket {
         Ticket { event_loop: cx.event_loop, id: self.id, job: self.jobs.wrapping_add(1) }
     }
 
-    fn wait(&mut self, frame: Frame, job: Job, cx: &Context<'_>) {
+    pub(super) fn wait(&mut self, frame: Frame, job: Job, cx: &Context<'_>) {
         self.jobs = self.jobs.wrapping_add(1);
         self.sent_ns = cx.now_ns;
         self.state = State::Waiting(frame, job);
@@ -254,10 +323,18 @@ impl Connection {
         // Draining may have begun since the request was taken.
         let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
         self.took(&job, cx);
-        if let Answer::Failed(failure) = reply {
-            return self.refuse(&answer::failed(failure), frame, ws, cx);
+        let Workspace { encoder, output, .. } = ws;
+        match (job, reply) {
+            (Job::Watch(watch), reply) => return self.take_watched(watch, reply, frame, ws, cx),
+            (_, Answer::Failed(failure)) => return self.refuse(&answer::failed(failure), frame, ws, cx),
+            (Job::Read(forward, conditions), Answer::Found(row)) => {
+                answer::found(encoder, output, row, forward, conditions.as_deref(), frame);
+            }
+            (Job::Read(..), other) => answer::written(encoder, output, other, false, frame),
+            (Job::Write { minimal, .. }, written) => {
+                answer::written(encoder, output, written, minimal, frame);
+            }
         }
-        answer::answer(&ws.encoder, &mut ws.output, reply, frame);
         self.answered(frame, ws, cx);
     }
 
@@ -280,14 +357,16 @@ impl Connection {
     /// A job is over, with a reply or without.
     pub(super) fn took(&self, job: &Job, cx: &Context<'_>) {
         let duration = match job {
-            Job::Read => &cx.counters.miss_duration,
-            Job::Write(_) => &cx.counters.write_duration,
+            Job::Read(..) => &cx.counters.miss_duration,
+            Job::Write { .. } => &cx.counters.write_duration,
+            // Takes as long as its client wants.
+            Job::Watch(_) => return,
         };
         duration.observe(cx.now_ns.saturating_sub(self.sent_ns), 1);
     }
 
     /// An answer has been encoded.
-    fn answered(&mut self, frame: Frame, ws: &Workspace, cx: &Context<'_>) {
+    pub(super) fn answered(&mut self, frame: Frame, ws: &Workspace, cx: &Context<'_>) {
         match self.role {
             Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),
@@ -343,11 +422,11 @@ fn check_length(
     max_value_bytes: usize,
 ) -> Result<Command<'_>, Problem> {
     match (&command, framing) {
-        (Command::Set(_), Framing::None) => {
+        (Command::Set(..), Framing::None) => {
             let detail = "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0";
             Err(Problem::new(Kind::LengthRequired, detail))
         }
-        (Command::Set(_), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
+        (Command::Set(..), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
             Err(too_large(max_value_bytes))
         }
         _ => Ok(command),
@@ -370,8 +449,9 @@ fn reason(problem: &Problem) -> &'static str {
 fn own(command: Command<'_>) -> Command<'static> {
     match command {
         Command::Get(key) => Command::Get(key.into_owned().into()),
-        Command::Set(key) => Command::Set(key.into_owned().into()),
+        Command::Set(key, ttl_s) => Command::Set(key.into_owned().into(), ttl_s),
         Command::Delete(key) => Command::Delete(key.into_owned().into()),
+        Command::Add(key, by) => Command::Add(key.into_owned().into(), by),
         Command::Options(allow) => Command::Options(allow),
         Command::Admin(page) => Command::Admin(page),
     }

@@ -4,14 +4,14 @@ use super::context::Bounds;
 use super::*;
 use crate::api::admin;
 use crate::clock::Clock;
-use crate::engine::Engine;
-use crate::engine::shard::Row;
+use crate::engine::shard::Writes;
+use crate::engine::{Engine, NEVER, Record};
 use crate::http::response::Encoder;
 use crate::limits::OUTPUT_BYTES;
 use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
 use crate::store::health::Health;
-use crate::store::{ReadJob, WriteJob};
+use crate::store::{Job, ReadJob};
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -79,7 +79,7 @@ struct World {
     bounds: Bounds,
     counters: Counters,
     reads: Receiver<ReadJob>,
-    writes: Receiver<WriteJob>,
+    writes: Receiver<Job>,
     now_ms: u64,
     draining: bool,
 }
@@ -126,6 +126,7 @@ impl World {
             event_loop: 0,
             now_ms,
             now_ns: 0,
+            now_s: 0,
             draining: false,
         };
         let connection = Connection::new(ID, Role::Data, &cx);
@@ -149,8 +150,9 @@ impl World {
         let world = World::new();
         let hash = world.backend.engine.hash(key);
         let mut shard = world.backend.engine.shard(hash);
-        shard.write_sent(hash, key);
-        shard.committed(hash, key, 1, &Some((value.into(), 9)));
+        shard.write_sent(hash, key, Writes::Own(1));
+        let row = Some(Record { value: value.into(), version: 9, expires_s: NEVER });
+        shard.committed(hash, key, (Writes::Own(1), false), &row, 0);
         drop(shard);
         world
     }
@@ -167,6 +169,7 @@ impl World {
             event_loop: 0,
             now_ms: self.now_ms,
             now_ns: 0,
+            now_s: 0,
             draining: self.draining,
         };
         act(&mut self.connection, &mut self.io, &mut self.ws, &cx)
@@ -204,7 +207,7 @@ impl World {
     }
 
     fn found(value: &str) -> Answer {
-        let row: Row = Some((value.into(), 5));
+        let row = Some(Record { value: value.into(), version: 5, expires_s: NEVER });
         Answer::Found(row)
     }
 }
@@ -325,11 +328,11 @@ fn every_state_has_its_deadline() {
     queued.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
     queued.expire();
     assert_eq!(queued.statuses(), [503], "withdrawn: it certainly never happens");
-    assert!(!queued.writes.recv().unwrap().claim.take());
+    assert!(!queued.writes.recv().unwrap().claim().take());
 
     let mut taken = World::new();
     taken.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
-    assert!(taken.writes.recv().unwrap().claim.take());
+    assert!(taken.writes.recv().unwrap().claim().take());
     taken.expire();
     assert_eq!(taken.statuses(), [504], "it was sent: nobody knows");
     assert_eq!(taken.send(&get("a")), Turn::Wait, "and the connection goes on");
@@ -431,7 +434,7 @@ fn who_still_waits_when_the_server_must_go_is_told_what_is_known() {
         let mut world = World::new();
         world.send(format!("{request} /kv/a HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
         if take {
-            assert!(world.writes.recv().unwrap().claim.take());
+            assert!(world.writes.recv().unwrap().claim().take());
         }
         world.with(|connection, io, ws, cx| connection.abandon(io, ws, cx));
         assert_eq!(world.statuses(), [expected]);

@@ -1,6 +1,6 @@
 //! The cache of one shard: keys to values or to "absent", bounded in bytes, S3-FIFO (Yang et al., "FIFO queues are
-//! all you need for cache eviction", SOSP 2023). Knows nothing of databases, requests or time. Owned by
-//! [`super::shard`].
+//! all you need for cache eviction", SOSP 2023). Knows nothing of databases and requests; the time is an argument.
+//! Owned by [`super::shard`].
 //!
 //! ```text
 //!              first seen                       seen again while in `recent`
@@ -16,6 +16,7 @@
 //! A hit changes two bits of its entry and moves nothing. That is why this policy and not LRU: one cache line, and
 //! a scan passes through `recent` without touching what is in `main`.
 
+use super::{NEVER, Record};
 use crate::http::response::Lent;
 use crate::limits::{ABSENT_SHARE, SHARED_VALUE_BYTES};
 use ahash::RandomState;
@@ -23,9 +24,11 @@ use hashbrown::HashTable;
 use std::sync::Arc;
 
 /// What an entry takes besides key and value: itself, its place in the index at the index's usual load, its
-/// fingerprint among the ghosts, and the allocator's own header and rounding.
-pub const OVERHEAD_BYTES: usize = size_of::<Entry>() + 8 + 2 + 16;
+/// fingerprint among the ghosts, its times, and the allocator's own header and rounding.
+pub const OVERHEAD_BYTES: usize = size_of::<Entry>() + 8 + 2 + TIMES_BYTES + 16;
 
+/// Behind key and value of every entry: when it became known, and when it expires. Seconds of the process's clock.
+const TIMES_BYTES: usize = 8;
 /// No entry.
 const NONE: u32 = u32::MAX;
 /// Hits that an entry remembers.
@@ -69,10 +72,35 @@ struct Entry {
 
 #[derive(Debug)]
 enum Payload {
-    /// Key and value behind one another.
+    /// Key, value and times behind one another.
     Joined(Box<[u8]>),
     /// A value large enough to be sent from here while the cache goes on.
-    Split(Box<(Box<str>, Arc<str>)>),
+    Split(Box<Large>),
+}
+
+#[derive(Debug)]
+struct Large {
+    key: Box<str>,
+    value: Arc<str>,
+    times: Times,
+}
+
+/// When an entry became known and when it expires ([`NEVER`]: not at all), in seconds of the process's clock.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    known_s: u32,
+    expires_s: u32,
+}
+
+impl Times {
+    fn to_bytes(self) -> [u8; TIMES_BYTES] {
+        (u64::from(self.known_s) | u64::from(self.expires_s) << 32).to_le_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; TIMES_BYTES]) -> Times {
+        let both = u64::from_le_bytes(bytes);
+        Times { known_s: both as u32, expires_s: (both >> 32) as u32 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,41 +120,78 @@ struct Queue {
 /// What the cache knows of a key.
 #[derive(Debug)]
 pub enum Known<'a> {
-    /// Its value and version.
-    Value(Lent<'a>, u32),
-    /// That there is none.
-    Absent,
+    /// Its value.
+    Value(Held<'a>),
+    /// That there is none, for so many seconds.
+    Absent {
+        /// Seconds since it became known.
+        age_s: u32,
+    },
+}
+
+impl Known<'_> {
+    /// Seconds since it became known.
+    pub fn age_s(&self) -> u32 {
+        match self {
+            Known::Value(held) => held.age_s,
+            Known::Absent { age_s } => *age_s,
+        }
+    }
+}
+
+/// A value as the cache holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// The value.
+    pub value: Lent<'a>,
+    /// Its version.
+    pub version: u32,
+    /// Seconds since it became known.
+    pub age_s: u32,
+    /// When it expires, in seconds of the process's clock, or [`NEVER`].
+    pub expires_s: u32,
 }
 
 impl Entry {
     fn key(&self) -> &[u8] {
         match &self.payload {
             Payload::Joined(bytes) => &bytes[..usize::from(self.key_bytes)],
-            Payload::Split(parts) => parts.0.as_bytes(),
+            Payload::Split(large) => large.key.as_bytes(),
+        }
+    }
+
+    fn times(&self) -> Times {
+        match &self.payload {
+            Payload::Joined(bytes) => {
+                Times::from_bytes(*bytes.last_chunk().expect("every joined payload ends in its times"))
+            }
+            Payload::Split(large) => large.times,
         }
     }
 
     fn cost(&self) -> usize {
         OVERHEAD_BYTES
             + match &self.payload {
-                Payload::Joined(bytes) => bytes.len(),
-                // The pair and the counts of the Arc are small beside such a value, but counted.
-                Payload::Split(parts) => parts.0.len() + parts.1.len() + 64,
+                // The times are in the overhead.
+                Payload::Joined(bytes) => bytes.len() - TIMES_BYTES,
+                // The box and the counts of the Arc are small beside such a value, but counted.
+                Payload::Split(large) => large.key.len() + large.value.len() + 64,
             }
     }
 }
 
 impl Payload {
-    fn new(key: &str, value: Option<&Arc<str>>) -> Payload {
+    fn new(key: &str, value: Option<&Arc<str>>, times: Times) -> Payload {
         match value {
             Some(value) if value.len() >= SHARED_VALUE_BYTES => {
-                Payload::Split(Box::new((key.into(), Arc::clone(value))))
+                Payload::Split(Box::new(Large { key: key.into(), value: Arc::clone(value), times }))
             }
             _ => {
                 let value = value.map_or(&[][..], |v| v.as_bytes());
-                let mut bytes = Vec::with_capacity(key.len() + value.len());
+                let mut bytes = Vec::with_capacity(key.len() + value.len() + TIMES_BYTES);
                 bytes.extend_from_slice(key.as_bytes());
                 bytes.extend_from_slice(value);
+                bytes.extend_from_slice(&times.to_bytes());
                 Payload::Joined(bytes.into_boxed_slice())
             }
         }
@@ -149,24 +214,35 @@ impl Cache {
         }
     }
 
-    /// What is known of `key`; counts as a use of it.
+    /// What is known of `key` at this time; counts as a use of it.
     #[inline]
-    pub fn get(&mut self, hash: u64, key: &str) -> Option<Known<'_>> {
+    pub fn get(&mut self, hash: u64, key: &str, now_s: u32) -> Option<Known<'_>> {
         let at = self.find(hash, key)?;
+        let times = self.entries[at as usize].times();
+        if times.expires_s <= now_s {
+            self.remove_at(hash, at);
+            return None;
+        }
         let entry = &mut self.entries[at as usize];
         entry.hits = (entry.hits + 1).min(HITS_MAX);
-        if entry.queue == QueueName::Absent {
-            return Some(Known::Absent);
-        }
-        let lent = match &entry.payload {
-            Payload::Joined(bytes) => Lent::Bytes(&bytes[usize::from(entry.key_bytes)..]),
-            Payload::Split(parts) => Lent::Shared(&parts.1),
+        let value = match &entry.payload {
+            Payload::Joined(bytes) => {
+                Lent::Bytes(&bytes[usize::from(entry.key_bytes)..bytes.len() - TIMES_BYTES])
+            }
+            Payload::Split(large) => Lent::Shared(&large.value),
         };
-        Some(Known::Value(lent, entry.version))
+        // A worker's clock may be a second ahead of the time of a loop's turn.
+        let age_s = now_s.saturating_sub(times.known_s);
+        if entry.queue == QueueName::Absent {
+            return Some(Known::Absent { age_s });
+        }
+        Some(Known::Value(Held { value, version: entry.version, age_s, expires_s: times.expires_s }))
     }
 
-    /// Remembers a value, or that there is none. What does not fit at all is only forgotten.
-    pub fn put(&mut self, hash: u64, key: &str, value: Option<&Arc<str>>, version: u32) {
+    /// Remembers a row, or that there is none, as it was at this time. What does not fit at all is only forgotten.
+    pub fn put(&mut self, hash: u64, key: &str, row: Option<&Record>, known_s: u32) {
+        let (value, version) = (row.map(|record| &record.value), row.map_or(0, |record| record.version));
+        let times = Times { known_s, expires_s: row.map_or(NEVER, |record| record.expires_s) };
         let known = self.find(hash, key).map(|at| {
             let (queue, hits) = (self.entries[at as usize].queue, self.entries[at as usize].hits);
             self.remove_at(hash, at);
@@ -179,7 +255,7 @@ impl Cache {
             (Some(_), _) => (QueueName::Recent, 0),
         };
         let key_bytes = key.len() as u16;
-        let payload = Payload::new(key, value);
+        let payload = Payload::new(key, value, times);
         let entry = Entry { payload, version, newer: NONE, older: NONE, key_bytes, queue, hits };
         let cost = entry.cost();
         if cost > self.limit_of(queue) {
@@ -370,10 +446,18 @@ mod tests {
 
     fn text(known: Option<Known<'_>>) -> Option<Option<(String, u32)>> {
         known.map(|known| match known {
-            Known::Absent => None,
-            Known::Value(Lent::Bytes(bytes), v) => Some((String::from_utf8(bytes.to_vec()).unwrap(), v)),
-            Known::Value(Lent::Shared(value), v) => Some((value.to_string(), v)),
+            Known::Absent { .. } => None,
+            Known::Value(Held { value: Lent::Bytes(bytes), version, .. }) => {
+                Some((String::from_utf8(bytes.to_vec()).unwrap(), version))
+            }
+            Known::Value(Held { value: Lent::Shared(value), version, .. }) => {
+                Some((value.to_string(), version))
+            }
         })
+    }
+
+    fn record(value: &str, version: u32) -> Record {
+        Record { value: value.into(), version, expires_s: NEVER }
     }
 
     #[test]
@@ -384,36 +468,57 @@ mod tests {
     #[test]
     fn a_scan_does_not_evict_what_is_used() {
         let (mut cache, hasher) = cache(100 * (OVERHEAD_BYTES + 10));
-        let value: Arc<str> = "value".into();
+        let value = record("value", 1);
         let put =
-            |cache: &mut Cache, key: &str| cache.put(hasher.hash_one(key.as_bytes()), key, Some(&value), 1);
+            |cache: &mut Cache, key: &str| cache.put(hasher.hash_one(key.as_bytes()), key, Some(&value), 0);
         let hash = |key: &str| RandomState::with_seeds(1, 2, 3, 4).hash_one(key.as_bytes());
         for i in 0..50 {
             put(&mut cache, &format!("h{i:03}"));
             for _ in 0..3 {
-                cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}"));
+                cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}"), 0);
             }
         }
         for i in 0..10_000 {
             put(&mut cache, &format!("{i:05}"));
         }
-        let kept =
-            (0..50).filter(|i| cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}")).is_some()).count();
+        let kept = (0..50)
+            .filter(|i| cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}"), 0).is_some())
+            .count();
         assert_eq!(kept, 50);
     }
 
     #[test]
     fn absent_keys_take_no_more_than_their_share() {
         let (mut cache, hasher) = cache(80_000);
-        let value: Arc<str> = "value".into();
-        cache.put(hasher.hash_one("kept".as_bytes()), "kept", Some(&value), 1);
+        cache.put(hasher.hash_one("kept".as_bytes()), "kept", Some(&record("value", 1)), 0);
         for i in 0..10_000 {
             let key = i.to_string();
             cache.put(hasher.hash_one(key.as_bytes()), &key, None, 0);
         }
         assert!(cache.bytes() <= 10_000 + OVERHEAD_BYTES + 10);
-        assert!(cache.get(hasher.hash_one("kept".as_bytes()), "kept").is_some());
-        assert!(matches!(cache.get(hasher.hash_one("9999".as_bytes()), "9999"), Some(Known::Absent)));
+        assert!(cache.get(hasher.hash_one("kept".as_bytes()), "kept", 0).is_some());
+        assert!(matches!(
+            cache.get(hasher.hash_one("9999".as_bytes()), "9999", 0),
+            Some(Known::Absent { .. })
+        ));
+    }
+
+    #[test]
+    fn an_entry_is_as_old_as_it_is_and_is_gone_when_it_expires() {
+        let (mut cache, hasher) = cache(100_000);
+        for size in [1, SHARED_VALUE_BYTES] {
+            let hash = hasher.hash_one("k".as_bytes());
+            let expiring = Record { expires_s: 20, ..record(&"v".repeat(size), 7) };
+            cache.put(hash, "k", Some(&expiring), 10);
+            let Some(Known::Value(held)) = cache.get(hash, "k", 19) else { panic!("not expired yet") };
+            assert_eq!((held.value.len(), held.version, held.age_s, held.expires_s), (size, 7, 9, 20));
+            assert!(cache.get(hash, "k", 20).is_none());
+            assert!(cache.is_empty() && cache.bytes() == 0);
+        }
+        let hash = hasher.hash_one("absent".as_bytes());
+        cache.put(hash, "absent", None, 10);
+        assert!(matches!(cache.get(hash, "absent", 15), Some(Known::Absent { age_s: 5 })));
+        assert!(matches!(cache.get(hash, "absent", 9), Some(Known::Absent { age_s: 0 })));
     }
 
     proptest! {
@@ -432,7 +537,7 @@ mod tests {
                 match operation {
                     0 => {
                         let value = format!("{version}").repeat([1, 50, SHARED_VALUE_BYTES][size]);
-                        cache.put(hash, &key, Some(&value.as_str().into()), version);
+                        cache.put(hash, &key, Some(&record(&value, version)), 0);
                         model.insert(key, Some((value, version)));
                     }
                     1 => {
@@ -444,7 +549,7 @@ mod tests {
                         model.remove(&key);
                     }
                     _ => {
-                        if let Some(known) = text(cache.get(hash, &key)) {
+                        if let Some(known) = text(cache.get(hash, &key, 0)) {
                             prop_assert_eq!(Some(&known), model.get(&key));
                         }
                     }

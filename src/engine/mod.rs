@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod shard;
+mod watchers;
 
 use crate::limits::{LARGEST_VALUES_A_SHARD, SHARDS};
 use ahash::RandomState;
@@ -13,6 +14,24 @@ use std::sync::Arc;
 
 /// A value: text, shared by cache, replies and answers.
 pub type Value = Arc<str>;
+
+/// The time that does not come, in seconds of the process's clock: a row that never expires has it.
+pub const NEVER: u32 = u32::MAX;
+
+/// A row as it was read or written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The value.
+    pub value: Value,
+    /// The transaction that wrote it: the ETag.
+    pub version: u32,
+    /// When it expires, in seconds of the process's clock, or [`NEVER`]. Rounded down: from then on the database is
+    /// asked, and it alone says whether the row is still there.
+    pub expires_s: u32,
+}
+
+/// What there is of a key: a row, or none.
+pub type Row = Option<Record>;
 
 /// The shards, and which key belongs to which.
 ///
@@ -49,6 +68,8 @@ pub struct Stats {
     pub in_flight: usize,
     /// Keys whose last write may or may not have happened.
     pub in_doubt: usize,
+    /// Connections that wait for a key to change.
+    pub watchers: usize,
 }
 
 impl Engine {
@@ -97,6 +118,7 @@ impl Engine {
             sum.late_fills += stats.late_fills;
             sum.in_flight += stats.in_flight;
             sum.in_doubt += stats.in_doubt;
+            sum.watchers += stats.watchers;
         }
         sum
     }

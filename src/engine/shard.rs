@@ -12,11 +12,15 @@
 //!   Without this a client could see a new value, and after it the old one again.
 //! - While a write's outcome is unknown the key is *in doubt*: nothing of it is cached, every read goes to the
 //!   database and fills nothing, until the writer has made sure that the old backend is gone.
+//! - The writes of a key are executed by one writer, so that their outcomes come here in the order of their commits.
+//!   Batches of many keys are executed by another one: where such a *foreign* write overlaps with any other, nobody
+//!   here knows the order, and what they leave is not cached.
 
+use super::Row;
 use super::Stats;
-use super::cache::{Cache, Known};
-use crate::engine::Value;
-use crate::http::response::Lent;
+use super::cache::Cache;
+pub use super::cache::{Held, Known};
+use super::watchers::Watchers;
 use crate::limits::WAITERS_A_SHARD;
 use crate::token::Ticket;
 use ahash::RandomState;
@@ -31,25 +35,37 @@ pub struct ReadId(u64);
 pub enum Get<R> {
     /// The cache answered.
     Answered(R),
-    /// A reply will come to the ticket: from a read sent just now, or from one that was under way.
+    /// A reply will come to the ticket, from a read that was sent just now.
     Waiting,
+    /// A reply will come to the ticket, from a read that was under way.
+    Joined,
     /// The read could not be sent; nothing has changed.
     NotSent,
     /// Too many wait for this shard's keys already.
     TooManyWaiters,
 }
 
-/// A cached answer, lent for encoding.
-#[derive(Debug)]
-pub enum Hit<'a> {
-    /// The value and its version.
-    Value(Lent<'a>, u32),
-    /// There is no such key.
-    Absent,
+/// What of the cache a request takes, and what it leaves there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Whatever is cached.
+    Any,
+    /// What is cached, if it is no older than so many seconds; else what is read is cached.
+    AtMost(u32),
+    /// What is read now, and is cached then.
+    Now,
+    /// What is read now; the cache is left as it is.
+    Uncached,
 }
 
-/// A row as it was read or written: the value and its version, or that there is none.
-pub type Row = Option<(Value, u32)>;
+/// Whose a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// So many of the key's own writer.
+    Own(u32),
+    /// One of another writer: part of a batch of many keys.
+    Foreign,
+}
 
 /// One shard. Invariant: a flight exists exactly while a read or a write of its key is out or in doubt.
 #[derive(Debug)]
@@ -57,6 +73,7 @@ pub struct Shard {
     cache: Cache,
     hasher: RandomState,
     flights: HashTable<Flight>,
+    watchers: Watchers,
     next_read: u64,
     /// Over all flights. Whoever goes away while it waits stays here until its read ends.
     waiters: usize,
@@ -73,9 +90,28 @@ struct Flight {
     key: Box<str>,
     /// Reads on their way. Only the last one can own the flight.
     reads: Vec<Read>,
-    /// Writes sent and not ended.
+    /// Writes of its own writer, sent and not ended.
     writes: u32,
-    in_doubt: bool,
+    /// Writes of others, sent and not ended.
+    foreign: u32,
+    /// A foreign write has overlapped with another one since the key was last without any.
+    mixed: bool,
+    /// Writes of unknown outcome that may still happen.
+    doubts: u32,
+}
+
+impl Flight {
+    fn new(key: &str) -> Flight {
+        Flight { key: key.into(), reads: Vec::new(), writes: 0, foreign: 0, mixed: false, doubts: 0 }
+    }
+
+    fn is_written(&self) -> bool {
+        self.writes > 0 || self.foreign > 0
+    }
+
+    fn is_idle(&self) -> bool {
+        self.reads.is_empty() && !self.is_written() && self.doubts == 0
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +120,8 @@ struct Read {
     waiters: Vec<Ticket>,
     /// Still allowed to fill the cache, and to be joined.
     owns_flight: bool,
+    /// It was never meant to.
+    uncached: bool,
 }
 
 /// Bugs that the simulation must catch; each takes one rule away.
@@ -98,6 +136,8 @@ pub enum PlantedBug {
     DeleteForgetsToForget,
     /// A read that fills nothing tells of a write under way, and the next hit does not know of it.
     TimeRunsBack,
+    /// Of two writers whose writes of a key overlap, the one that is heard of last is taken for the last to commit.
+    MixedWritesAreCached,
 }
 
 impl Shard {
@@ -107,6 +147,7 @@ impl Shard {
             cache: Cache::new(cache_bytes, hasher.clone()),
             hasher,
             flights: HashTable::new(),
+            watchers: Watchers::default(),
             next_read: 0,
             waiters: 0,
             late_fills: 0,
@@ -123,55 +164,119 @@ impl Shard {
         &mut self,
         hash: u64,
         key: &str,
+        now_s: u32,
         ticket: Ticket,
-        hit: impl FnOnce(Hit<'_>) -> R,
+        hit: impl FnOnce(Known<'_>) -> R,
         send: impl FnOnce(ReadId) -> bool,
     ) -> Get<R> {
         // A key in doubt has nothing in the cache, so that a hit needs one lookup and no more.
-        match self.cache.get(hash, key) {
-            Some(Known::Value(value, version)) => Get::Answered(hit(Hit::Value(value, version))),
-            Some(Known::Absent) => Get::Answered(hit(Hit::Absent)),
+        match self.cache.get(hash, key, now_s) {
+            Some(known) => Get::Answered(hit(known)),
             None => self.miss(hash, key, ticket, send),
         }
     }
 
+    /// The same for a request that does not take whatever is cached.
+    pub fn get_fresh<R>(
+        &mut self,
+        (hash, key): (u64, &str),
+        (now_s, freshness): (u32, Freshness),
+        ticket: Ticket,
+        hit: impl FnOnce(Known<'_>) -> R,
+        send: impl FnOnce(ReadId) -> bool,
+    ) -> Get<R> {
+        let known = self.cache.get(hash, key, now_s);
+        match (freshness, known) {
+            (Freshness::Any, Some(known)) => Get::Answered(hit(known)),
+            (Freshness::AtMost(most_s), Some(known)) if known.age_s() <= most_s => Get::Answered(hit(known)),
+            (Freshness::Any | Freshness::AtMost(_), None) => self.miss(hash, key, ticket, send),
+            // Not joined: a read that is on its way may have been answered before this was asked.
+            (Freshness::AtMost(_) | Freshness::Now, _) => self.read(hash, key, ticket, false, send),
+            (Freshness::Uncached, _) => self.read(hash, key, ticket, true, send),
+        }
+    }
+
+    /// What the cache knows of a key, and nothing else is done.
+    pub fn peek<R>(
+        &mut self,
+        hash: u64,
+        key: &str,
+        now_s: u32,
+        hit: impl FnOnce(Known<'_>) -> R,
+    ) -> Option<R> {
+        self.cache.get(hash, key, now_s).map(hit)
+    }
+
+    /// Waits for the next write of the key: the reply is sent by whoever ends it. False: too many wait.
+    pub fn watch(&mut self, hash: u64, key: &str, ticket: Ticket) -> bool {
+        self.watchers.add(hash, key, ticket, &self.hasher)
+    }
+
+    /// Whoever waited no longer does.
+    pub fn unwatch(&mut self, hash: u64, key: &str, ticket: Ticket) {
+        self.watchers.remove(hash, key, ticket);
+    }
+
     fn miss<R>(&mut self, hash: u64, key: &str, ticket: Ticket, send: impl FnOnce(ReadId) -> bool) -> Get<R> {
+        if self.waiters < WAITERS_A_SHARD
+            && let Some(flight) = find_flight(&mut self.flights, hash, key)
+            && let Some(read) = flight.reads.last_mut().filter(|read| read.owns_flight)
+        {
+            read.waiters.push(ticket);
+            self.waiters += 1;
+            return Get::Joined;
+        }
+        self.read(hash, key, ticket, false, send)
+    }
+
+    /// Sends a read. It takes the flight from every earlier one, unless it is not to be cached.
+    fn read<R>(
+        &mut self,
+        hash: u64,
+        key: &str,
+        ticket: Ticket,
+        uncached: bool,
+        send: impl FnOnce(ReadId) -> bool,
+    ) -> Get<R> {
         if self.waiters >= WAITERS_A_SHARD {
             return Get::TooManyWaiters;
         }
         let id = ReadId(self.next_read);
-        if let Some(flight) = find_flight(&mut self.flights, hash, key) {
-            if let Some(read) = flight.reads.last_mut().filter(|read| read.owns_flight) {
-                read.waiters.push(ticket);
-                self.waiters += 1;
-                return Get::Waiting;
-            }
-            if !send(id) {
-                return Get::NotSent;
-            }
-            flight.reads.push(Read { id, waiters: vec![ticket], owns_flight: !flight.in_doubt });
-        } else {
-            if !send(id) {
-                return Get::NotSent;
-            }
-            let reads = vec![Read { id, waiters: vec![ticket], owns_flight: true }];
-            self.add_flight(hash, Flight { key: key.into(), reads, writes: 0, in_doubt: false });
+        if !send(id) {
+            return Get::NotSent;
         }
         self.next_read += 1;
         self.waiters += 1;
+        let flight = self.flight(hash, key);
+        let owns_flight = flight.doubts == 0 && !uncached;
+        let read = Read { id, waiters: vec![ticket], owns_flight, uncached };
+        if uncached {
+            // Not behind the one that owns the flight: only the last is joined.
+            flight.reads.insert(0, read);
+        } else {
+            detach(flight);
+            flight.reads.push(read);
+        }
         Get::Waiting
     }
 
-    /// A read has ended, with the row or without an answer. Returns who waits for it.
-    pub fn read_done(&mut self, hash: u64, key: &str, id: ReadId, found: Option<&Row>) -> Vec<Ticket> {
+    /// A read has ended, with the row as it was at this time, or without an answer. Returns who waits for it.
+    pub fn read_done(
+        &mut self,
+        hash: u64,
+        key: &str,
+        id: ReadId,
+        found: Option<&Row>,
+        as_of_s: u32,
+    ) -> Vec<Ticket> {
         let Some(flight) = find_flight(&mut self.flights, hash, key) else { return Vec::new() };
         let Some(at) = flight.reads.iter().position(|read| read.id == id) else { return Vec::new() };
         let read = flight.reads.remove(at);
         self.waiters -= read.waiters.len();
         match found {
-            Some(row) if read.owns_flight => put(&mut self.cache, hash, key, row),
+            Some(row) if read.owns_flight => self.cache.put(hash, key, row.as_ref(), as_of_s),
             Some(_) => {
-                self.late_fills += 1;
+                self.late_fills += u64::from(!read.uncached);
                 #[cfg(test)]
                 let skip = self.planted == Some(PlantedBug::TimeRunsBack);
                 #[cfg(not(test))]
@@ -179,7 +284,7 @@ impl Shard {
                 // Its waiters may learn of a write that is committed and whose end has not got here yet. From then on
                 // nobody may be given the row from before that write: not from the cache, and not from a read that
                 // began earlier.
-                if flight.writes > 0 && !skip {
+                if flight.is_written() && !skip {
                     detach(flight);
                     self.cache.forget(hash, key);
                 }
@@ -190,33 +295,67 @@ impl Shard {
         read.waiters
     }
 
-    /// A write has been sent; call it where the write is queued, under the same lock.
-    pub fn write_sent(&mut self, hash: u64, key: &str) {
-        if let Some(flight) = find_flight(&mut self.flights, hash, key) {
-            flight.writes += 1;
-        } else {
-            self.add_flight(hash, Flight { key: key.into(), reads: Vec::new(), writes: 1, in_doubt: false });
+    /// A write has been sent; call it where the write is queued, under the same lock, or before.
+    pub fn write_sent(&mut self, hash: u64, key: &str, writes: Writes) {
+        let flight = self.flight(hash, key);
+        match writes {
+            Writes::Own(count) => {
+                flight.mixed |= flight.foreign > 0;
+                flight.writes += count;
+            }
+            Writes::Foreign => {
+                flight.mixed |= flight.is_written();
+                flight.foreign += 1;
+            }
         }
     }
 
-    /// So many writes of this key were committed together and left this row. Call it before anyone is answered.
-    pub fn committed(&mut self, hash: u64, key: &str, writes: u32, row: &Row) {
+    /// These writes were committed together and left this row; `doubted`: after a doubt about them. Call it before
+    /// anyone is answered. Returns who watches the key.
+    pub fn committed(
+        &mut self,
+        hash: u64,
+        key: &str,
+        (writes, doubted): (Writes, bool),
+        row: &Row,
+        as_of_s: u32,
+    ) -> Vec<Ticket> {
         #[cfg(test)]
         if row.is_none() && self.planted == Some(PlantedBug::DeleteForgetsToForget) {
             self.write_ended(hash, key, writes);
-            return;
+            return Vec::new();
         }
-        put(&mut self.cache, hash, key, row);
-        self.doubt_ended(hash, key);
+        let mixed = find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.mixed);
+        #[cfg(test)]
+        let mixed = mixed && self.planted != Some(PlantedBug::MixedWritesAreCached);
+        if mixed {
+            self.cache.forget(hash, key);
+        } else {
+            self.cache.put(hash, key, row.as_ref(), as_of_s);
+        }
+        self.write_ended(hash, key, writes);
+        if doubted {
+            self.doubt_ended(hash, key);
+        }
+        self.watchers.take(hash, key)
+    }
+
+    /// These writes certainly did not happen. If another one is in doubt, that one stays so.
+    pub fn refused(&mut self, hash: u64, key: &str, writes: Writes) {
         self.write_ended(hash, key, writes);
     }
 
-    /// So many writes of this key certainly did not happen. If another one is in doubt, that one stays so.
-    pub fn refused(&mut self, hash: u64, key: &str, writes: u32) {
+    /// These writes have found a row that they leave as it is, and their clients learn something of it. That may be the
+    /// row of another write that is committed and not ended here: nobody may be given the row from before that one.
+    pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes) {
         self.write_ended(hash, key, writes);
+        if find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.is_written()) {
+            self.cache.forget(hash, key);
+        }
     }
 
-    /// The outcome of a write under way is unknown: it may have happened, or happen later.
+    /// The outcome of writes under way is unknown: they may have happened, or happen later. Once for all writes of
+    /// the key in one statement; [`Shard::committed`] after it, or [`Shard::unknown`], ends it.
     pub fn doubt(&mut self, hash: u64, key: &str) {
         #[cfg(test)]
         if self.planted == Some(PlantedBug::KeepInDoubt) {
@@ -225,23 +364,23 @@ impl Shard {
         self.cache.forget(hash, key);
         if let Some(flight) = find_flight(&mut self.flights, hash, key) {
             detach(flight);
-            if !flight.in_doubt {
-                flight.in_doubt = true;
-                self.in_doubt += 1;
-            }
+            flight.doubts += 1;
+            self.in_doubt += usize::from(flight.doubts == 1);
         }
     }
 
-    /// So many writes of this key ended without anyone knowing how, but they can no longer happen later.
-    pub fn unknown(&mut self, hash: u64, key: &str, writes: u32) {
+    /// These writes, which were in doubt, ended without anyone knowing how, but they can no longer happen later.
+    /// Returns who watches the key.
+    pub fn unknown(&mut self, hash: u64, key: &str, writes: Writes) -> Vec<Ticket> {
         #[cfg(test)]
         if self.planted == Some(PlantedBug::KeepInDoubt) {
             self.write_ended(hash, key, writes);
-            return;
+            return Vec::new();
         }
         self.cache.forget(hash, key);
-        self.doubt_ended(hash, key);
         self.write_ended(hash, key, writes);
+        self.doubt_ended(hash, key);
+        self.watchers.take(hash, key)
     }
 
     /// Sums for the metrics.
@@ -253,13 +392,19 @@ impl Shard {
             late_fills: self.late_fills,
             in_flight: self.flights.len(),
             in_doubt: self.in_doubt,
+            watchers: self.watchers.len(),
         }
     }
 
-    fn write_ended(&mut self, hash: u64, key: &str, writes: u32) {
+    fn write_ended(&mut self, hash: u64, key: &str, writes: Writes) {
         let Some(flight) = find_flight(&mut self.flights, hash, key) else { return };
-        debug_assert!(flight.writes >= writes, "more writes ended than were sent");
-        flight.writes -= writes;
+        let (sent, ended) = match writes {
+            Writes::Own(count) => (&mut flight.writes, count),
+            Writes::Foreign => (&mut flight.foreign, 1),
+        };
+        debug_assert!(*sent >= ended, "more writes ended than were sent");
+        *sent -= ended;
+        flight.mixed &= flight.is_written();
         #[cfg(test)]
         let keep_flight = self.planted == Some(PlantedBug::LateRefill);
         #[cfg(not(test))]
@@ -270,27 +415,31 @@ impl Shard {
         self.drop_idle_flight(hash, key);
     }
 
-    /// The write that was in doubt has an ending. One writer does all writes of a key, one batch after the other: what
-    /// it commits or gives up is what was in doubt, if anything was.
+    /// A write that was in doubt has an ending.
     fn doubt_ended(&mut self, hash: u64, key: &str) {
         if let Some(flight) = find_flight(&mut self.flights, hash, key)
-            && std::mem::take(&mut flight.in_doubt)
+            && flight.doubts > 0
         {
-            self.in_doubt -= 1;
+            flight.doubts -= 1;
+            self.in_doubt -= usize::from(flight.doubts == 0);
+            self.drop_idle_flight(hash, key);
         }
     }
 
-    fn add_flight(&mut self, hash: u64, flight: Flight) {
+    /// The flight of a key, made if there is none.
+    fn flight(&mut self, hash: u64, key: &str) -> &mut Flight {
         let hasher = &self.hasher;
-        self.flights.insert_unique(hash, flight, |flight| hasher.hash_one(flight.key.as_bytes()));
+        self.flights
+            .entry(hash, |flight| &*flight.key == key, |flight| hasher.hash_one(flight.key.as_bytes()))
+            .or_insert_with(|| Flight::new(key))
+            .into_mut()
     }
 
     fn drop_idle_flight(&mut self, hash: u64, key: &str) {
-        if let Ok(place) = self.flights.find_entry(hash, |flight| &*flight.key == key) {
-            let flight = place.get();
-            if flight.reads.is_empty() && flight.writes == 0 && !flight.in_doubt {
-                place.remove();
-            }
+        if let Ok(place) = self.flights.find_entry(hash, |flight| &*flight.key == key)
+            && place.get().is_idle()
+        {
+            place.remove();
         }
     }
 }
@@ -305,16 +454,10 @@ fn detach(flight: &mut Flight) {
     }
 }
 
-fn put(cache: &mut Cache, hash: u64, key: &str, row: &Row) {
-    match row {
-        Some((value, version)) => cache.put(hash, key, Some(value), *version),
-        None => cache.put(hash, key, None, 0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{NEVER, Record};
     use crate::token::Id;
 
     const HASH: u64 = 7;
@@ -330,27 +473,32 @@ mod tests {
     /// What a GET leads to, and the read it sent.
     fn get(shard: &mut Shard, job: u32) -> (Get<Option<u32>>, Option<ReadId>) {
         let mut sent = None;
-        let hit = |hit: Hit<'_>| match hit {
-            Hit::Value(_, version) => Some(version),
-            Hit::Absent => None,
-        };
-        let got = shard.get(HASH, "k", ticket(job), hit, |id| {
+        let got = shard.get(HASH, "k", 0, ticket(job), version_of, |id| {
             sent = Some(id);
             true
         });
         (got, sent)
     }
 
-    fn row(version: u32) -> Row {
-        Some(("v".into(), version))
+    fn version_of(known: Known<'_>) -> Option<u32> {
+        match known {
+            Known::Value(held) => Some(held.version),
+            Known::Absent { .. } => None,
+        }
     }
+
+    fn row(version: u32) -> Row {
+        Some(Record { value: "v".into(), version, expires_s: NEVER })
+    }
+
+    const ONE: Writes = Writes::Own(1);
 
     #[test]
     fn a_miss_is_read_once_and_answers_all_who_asked() {
         let mut shard = shard();
         let (_, read) = get(&mut shard, 1);
-        assert_eq!(get(&mut shard, 2), (Get::Waiting, None));
-        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(5))), [ticket(1), ticket(2)]);
+        assert_eq!(get(&mut shard, 2), (Get::Joined, None));
+        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(5)), 0), [ticket(1), ticket(2)]);
         assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(5)));
         assert_eq!(shard.stats().in_flight, 0);
     }
@@ -359,10 +507,10 @@ mod tests {
     fn an_absent_key_is_remembered_until_it_is_written() {
         let mut shard = shard();
         let (_, read) = get(&mut shard, 1);
-        shard.read_done(HASH, "k", read.unwrap(), Some(&None));
+        shard.read_done(HASH, "k", read.unwrap(), Some(&None), 0);
         assert_eq!(get(&mut shard, 2).0, Get::Answered(None));
-        shard.write_sent(HASH, "k");
-        shard.committed(HASH, "k", 1, &row(1));
+        shard.write_sent(HASH, "k", ONE);
+        shard.committed(HASH, "k", (ONE, false), &row(1), 0);
         assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(1)));
     }
 
@@ -370,31 +518,34 @@ mod tests {
     fn a_read_that_a_write_overtook_fills_nothing_and_is_not_joined() {
         let mut shard = shard();
         let (_, old) = get(&mut shard, 1);
-        shard.write_sent(HASH, "k");
-        shard.refused(HASH, "k", 1);
+        shard.write_sent(HASH, "k", ONE);
+        shard.refused(HASH, "k", ONE);
         let (got, new) = get(&mut shard, 2);
         assert!(got == Get::Waiting && new.is_some());
-        assert_eq!(shard.read_done(HASH, "k", old.unwrap(), Some(&row(1))), [ticket(1)]);
+        assert_eq!(shard.read_done(HASH, "k", old.unwrap(), Some(&row(1)), 0), [ticket(1)]);
         assert!(get(&mut shard, 3).1.is_none(), "the new read is joined");
-        assert_eq!(shard.read_done(HASH, "k", new.unwrap(), Some(&row(2))), [ticket(2), ticket(3)]);
+        assert_eq!(shard.read_done(HASH, "k", new.unwrap(), Some(&row(2)), 0), [ticket(2), ticket(3)]);
         assert_eq!((get(&mut shard, 4).0, shard.stats().late_fills), (Get::Answered(Some(2)), 1));
     }
 
     #[test]
     fn a_key_in_doubt_is_read_every_time_and_not_cached() {
         let mut shard = shard();
-        shard.write_sent(HASH, "k");
-        shard.committed(HASH, "k", 1, &row(1));
-        shard.write_sent(HASH, "k");
+        shard.write_sent(HASH, "k", ONE);
+        shard.committed(HASH, "k", (ONE, false), &row(1), 0);
+        shard.write_sent(HASH, "k", ONE);
         shard.doubt(HASH, "k");
         assert_eq!(shard.stats().in_doubt, 1);
         for job in 2..4 {
             let (_, read) = get(&mut shard, job);
-            assert_eq!(shard.read_done(HASH, "k", read.expect("nobody joins"), Some(&row(1))), [ticket(job)]);
+            assert_eq!(
+                shard.read_done(HASH, "k", read.expect("nobody joins"), Some(&row(1)), 0),
+                [ticket(job)]
+            );
         }
         let (_, last) = get(&mut shard, 4);
-        shard.unknown(HASH, "k", 1);
-        shard.read_done(HASH, "k", last.unwrap(), Some(&row(1)));
+        shard.unknown(HASH, "k", ONE);
+        shard.read_done(HASH, "k", last.unwrap(), Some(&row(1)), 0);
         assert!(get(&mut shard, 5).1.is_some(), "what was read in doubt is not cached");
         assert_eq!(shard.stats().in_doubt, 0);
     }
@@ -402,15 +553,15 @@ mod tests {
     #[test]
     fn a_doubt_outlasts_a_write_that_is_refused_meanwhile() {
         let mut shard = shard();
-        shard.write_sent(HASH, "k");
+        shard.write_sent(HASH, "k", ONE);
         shard.doubt(HASH, "k");
-        shard.write_sent(HASH, "k");
-        shard.refused(HASH, "k", 1);
+        shard.write_sent(HASH, "k", ONE);
+        shard.refused(HASH, "k", ONE);
         assert_eq!(shard.stats().in_doubt, 1);
         let (_, read) = get(&mut shard, 1);
-        shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)));
+        shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
         assert!(get(&mut shard, 2).1.is_some(), "what was read in doubt is not cached");
-        shard.committed(HASH, "k", 1, &row(2));
+        shard.committed(HASH, "k", (ONE, true), &row(2), 0);
         assert_eq!((get(&mut shard, 3).0, shard.stats().in_doubt), (Get::Answered(Some(2)), 0));
     }
 
@@ -419,19 +570,96 @@ mod tests {
         let mut shard = shard();
         let (_, read) = get(&mut shard, 0);
         for job in 1..WAITERS_A_SHARD as u32 {
-            assert_eq!(get(&mut shard, job), (Get::Waiting, None));
+            assert_eq!(get(&mut shard, job), (Get::Joined, None));
         }
         assert_eq!(get(&mut shard, 0).0, Get::TooManyWaiters);
-        let other = shard.get(1, "other", ticket(0), |_| (), |_| unreachable!("it is not sent"));
+        let other = shard.get(1, "other", 0, ticket(0), |_| (), |_| unreachable!("it is not sent"));
         assert_eq!(other, Get::TooManyWaiters);
-        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None).len(), WAITERS_A_SHARD);
+        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None, 0).len(), WAITERS_A_SHARD);
         assert_eq!(get(&mut shard, 1).0, Get::Waiting);
     }
 
     #[test]
     fn a_read_that_cannot_be_sent_changes_nothing() {
         let mut shard = shard();
-        assert_eq!(shard.get(HASH, "k", ticket(1), |_| (), |_| false), Get::NotSent);
+        assert_eq!(shard.get(HASH, "k", 0, ticket(1), |_| (), |_| false), Get::NotSent);
         assert_eq!(shard.stats(), Stats::default());
+    }
+
+    /// What a GET that wants it this fresh leads to, and the read it sent.
+    fn get_fresh(
+        shard: &mut Shard,
+        now_s: u32,
+        freshness: Freshness,
+        job: u32,
+    ) -> (Get<Option<u32>>, Option<ReadId>) {
+        let mut sent = None;
+        let got = shard.get_fresh((HASH, "k"), (now_s, freshness), ticket(job), version_of, |id| {
+            sent = Some(id);
+            true
+        });
+        (got, sent)
+    }
+
+    #[test]
+    fn a_request_is_answered_by_what_is_as_fresh_as_it_asks_for() {
+        let mut shard = shard();
+        let (_, first) = get_fresh(&mut shard, 10, Freshness::Any, 1);
+        shard.read_done(HASH, "k", first.unwrap(), Some(&row(1)), 10);
+        assert_eq!(get_fresh(&mut shard, 15, Freshness::Any, 2).0, Get::Answered(Some(1)));
+        assert_eq!(get_fresh(&mut shard, 15, Freshness::AtMost(5), 3).0, Get::Answered(Some(1)));
+        // Older than it may be: read again, and cached.
+        let (got, second) = get_fresh(&mut shard, 15, Freshness::AtMost(4), 4);
+        assert_eq!(got, Get::Waiting);
+        assert_eq!(shard.read_done(HASH, "k", second.unwrap(), Some(&row(2)), 15), [ticket(4)]);
+        assert_eq!(get_fresh(&mut shard, 15, Freshness::AtMost(0), 5).0, Get::Answered(Some(2)));
+        // Read now, and the cache is left alone.
+        let (_, third) = get_fresh(&mut shard, 15, Freshness::Uncached, 6);
+        assert_eq!(shard.read_done(HASH, "k", third.unwrap(), Some(&row(3)), 15), [ticket(6)]);
+        assert_eq!(get_fresh(&mut shard, 15, Freshness::Any, 7).0, Get::Answered(Some(2)));
+        assert_eq!((shard.stats().late_fills, shard.stats().in_flight), (0, 0));
+    }
+
+    #[test]
+    fn a_read_of_now_is_not_an_earlier_one_and_fills_instead_of_it() {
+        let mut shard = shard();
+        let (_, early) = get(&mut shard, 1);
+        let (got, now) = get_fresh(&mut shard, 0, Freshness::Now, 2);
+        assert_eq!(got, Get::Waiting);
+        assert_eq!(get(&mut shard, 3), (Get::Joined, None));
+        assert_eq!(shard.read_done(HASH, "k", now.unwrap(), Some(&row(2)), 0), [ticket(2), ticket(3)]);
+        assert_eq!(shard.read_done(HASH, "k", early.unwrap(), Some(&row(1)), 0), [ticket(1)]);
+        assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)));
+    }
+
+    #[test]
+    fn what_overlapping_writes_of_two_writers_leave_is_not_cached() {
+        let mut shard = shard();
+        shard.write_sent(HASH, "k", ONE);
+        shard.write_sent(HASH, "k", Writes::Foreign);
+        shard.committed(HASH, "k", (Writes::Foreign, false), &row(2), 0);
+        shard.write_sent(HASH, "k", ONE);
+        shard.committed(HASH, "k", (ONE, false), &row(1), 0);
+        let (_, read) = get(&mut shard, 1);
+        // The second own write still overlaps with what the foreign one overlapped with.
+        shard.committed(HASH, "k", (ONE, false), &row(3), 0);
+        shard.read_done(HASH, "k", read.unwrap(), Some(&row(3)), 0);
+        assert_eq!(get(&mut shard, 2).0, Get::Waiting, "nothing was cached");
+        // Alone, a foreign write is as good as any.
+        let mut shard = self::shard();
+        shard.write_sent(HASH, "k", Writes::Foreign);
+        shard.committed(HASH, "k", (Writes::Foreign, false), &row(4), 0);
+        assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(4)));
+    }
+
+    #[test]
+    fn whoever_watches_a_key_is_told_of_its_next_write_once() {
+        let mut shard = shard();
+        assert!(shard.watch(HASH, "k", ticket(1)) && shard.watch(HASH, "k", ticket(2)));
+        shard.unwatch(HASH, "k", ticket(1));
+        for expected in [&[ticket(2)][..], &[]] {
+            shard.write_sent(HASH, "k", ONE);
+            assert_eq!(shard.committed(HASH, "k", (ONE, false), &row(1), 0), expected);
+        }
     }
 }

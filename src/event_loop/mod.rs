@@ -15,7 +15,7 @@ pub mod listener;
 pub mod timers;
 
 use crate::api::admin::Status;
-use crate::clock::Clock;
+use crate::clock::{Clock, seconds};
 use crate::connection::context::{Bounds, Context, Workspace};
 use crate::connection::{Connection, Role, Turn};
 use crate::http::response::Encoder;
@@ -411,7 +411,10 @@ impl EventLoop {
 
     /// Ends a connection. A job that it has out goes on; its reply will find nobody.
     fn close(&mut self, id: Id) {
-        let client = self.clients.remove(id.slot as usize);
+        let mut client = self.clients.remove(id.slot as usize);
+        let cx =
+            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        client.connection.leave(&cx);
         self.wheel.disarm(id.slot);
         self.shared.sockets.fetch_sub(1, Ordering::Relaxed);
         self.counters.phase(Some(client.phase), None);
@@ -467,6 +470,7 @@ fn context<'a>(
         event_loop,
         now_ms,
         now_ns,
+        now_s: seconds(now_ms),
         draining: draining.is_some(),
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 without sockets: bytes in, requests out; answers in, bytes out. Knows no key and no value.
 //! Used by [`crate::api`] and [`crate::connection`].
 
+pub mod conditional;
 pub mod content;
 pub mod date;
 pub mod problem;

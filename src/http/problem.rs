@@ -14,6 +14,8 @@ pub enum Kind {
     BadKey,
     /// A query parameter that this resource does not have.
     BadQuery,
+    /// `If-Match` or `If-None-Match` is no list of entity tags.
+    BadCondition,
     /// No such key.
     KeyNotFound,
     /// No such resource.
@@ -22,8 +24,12 @@ pub enum Kind {
     MethodNotAllowed,
     /// The head or the content came too slowly.
     SlowRequest,
+    /// The value is no whole number, or would not be one of 64 bits any more.
+    NotANumber,
     /// A write without a content.
     LengthRequired,
+    /// The row is not as `If-Match` or `If-None-Match` wants it.
+    PreconditionFailed,
     /// The content is larger than a value may be.
     ValueTooLarge,
     /// The request line is too long.
@@ -52,6 +58,8 @@ pub enum Kind {
     NotStarted,
     /// A read that the database did not answer in time.
     DeadlineExceeded,
+    /// `only-if-cached`, and it is not.
+    NotCached,
     /// The write may have taken effect, or may still, or not.
     OutcomeUnknown,
     /// An HTTP version other than 1.0 and 1.1.
@@ -60,15 +68,18 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for the tests that hold the README against them.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 28] = [
         Kind::MalformedRequest,
         Kind::BadKey,
         Kind::BadQuery,
+        Kind::BadCondition,
         Kind::KeyNotFound,
         Kind::PathNotFound,
         Kind::MethodNotAllowed,
         Kind::SlowRequest,
+        Kind::NotANumber,
         Kind::LengthRequired,
+        Kind::PreconditionFailed,
         Kind::ValueTooLarge,
         Kind::TargetTooLong,
         Kind::ExpectationFailed,
@@ -83,6 +94,7 @@ impl Kind {
         Kind::Draining,
         Kind::NotStarted,
         Kind::DeadlineExceeded,
+        Kind::NotCached,
         Kind::OutcomeUnknown,
         Kind::UnsupportedVersion,
     ];
@@ -93,11 +105,14 @@ impl Kind {
             Kind::MalformedRequest => (400, "malformed-request", "Malformed request"),
             Kind::BadKey => (400, "bad-key", "Bad key"),
             Kind::BadQuery => (400, "bad-query", "Bad query"),
+            Kind::BadCondition => (400, "bad-condition", "Bad condition"),
             Kind::KeyNotFound => (404, "key-not-found", "Key not found"),
             Kind::PathNotFound => (404, "path-not-found", "Path not found"),
             Kind::MethodNotAllowed => (405, "method-not-allowed", "Method not allowed"),
             Kind::SlowRequest => (408, "slow-request", "Slow request"),
+            Kind::NotANumber => (409, "not-a-number", "Not a number"),
             Kind::LengthRequired => (411, "length-required", "Length required"),
+            Kind::PreconditionFailed => (412, "precondition-failed", "Precondition failed"),
             Kind::ValueTooLarge => (413, "value-too-large", "Value too large"),
             Kind::TargetTooLong => (414, "target-too-long", "Target too long"),
             Kind::ExpectationFailed => (417, "expectation-failed", "Expectation failed"),
@@ -112,6 +127,7 @@ impl Kind {
             Kind::Draining => (503, "draining", "Draining"),
             Kind::NotStarted => (503, "not-started", "Not started in time"),
             Kind::DeadlineExceeded => (504, "deadline-exceeded", "Deadline exceeded"),
+            Kind::NotCached => (504, "not-cached", "Not cached"),
             Kind::OutcomeUnknown => (504, "outcome-unknown", "Outcome unknown"),
             Kind::UnsupportedVersion => (505, "unsupported-version", "HTTP version not supported"),
         }

@@ -50,11 +50,17 @@ pub enum Lent<'a> {
 }
 
 impl Lent<'_> {
-    fn len(&self) -> usize {
+    /// Its bytes.
+    pub fn len(&self) -> usize {
         match self {
             Lent::Bytes(bytes) => bytes.len(),
             Lent::Shared(value) => value.len(),
         }
+    }
+
+    /// True for the empty value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -113,18 +119,25 @@ impl Encoder {
         self.status.get()
     }
 
-    /// 200 with a value from the cache.
+    /// 200 with a value from the cache that has a version and an age in seconds.
     #[inline]
-    pub fn hit(&self, out: &mut Output, value: Lent<'_>, version: u32, frame: Frame) {
+    pub fn hit(&self, out: &mut Output, value: Lent<'_>, (version, age_s): (u32, u32), frame: Frame) {
         self.status.set(200);
         let mut tail = Tail::new();
         tail.put(b"\r\n\r\n");
         tail.number(value.len() as u64);
-        tail.put(b"\"\r\nContent-Length: ");
+        tail.put(b"\r\nContent-Length: ");
+        tail.number(u64::from(age_s));
+        tail.put(b"\"\r\nAge: ");
         tail.number(u64::from(version));
         out.bytes.extend_from_slice(&self.hits[frame.reuse as usize]);
         out.bytes.extend_from_slice(tail.bytes());
         content(out, value, frame);
+    }
+
+    /// A time of the process's clock, in seconds, as a date.
+    pub fn date_of(&self, s: u32) -> String {
+        self.date.date_of(s)
     }
 
     /// Starts any other answer: status line, `Date`, `Connection`.
@@ -271,10 +284,12 @@ fn reason(status: u16) -> &'static str {
         200 => "OK",
         201 => "Created",
         204 => "No Content",
+        304 => "Not Modified",
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         411 => "Length Required",
         412 => "Precondition Failed",
         413 => "Content Too Large",
@@ -313,12 +328,12 @@ mod tests {
     #[test]
     fn a_hit_is_the_same_whether_copied_or_shared() {
         let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Type: text/plain; charset=utf-8\
-            \r\nCache-Status: hotrow; hit\r\nETag: \"4294967295\"\r\nContent-Length: 5\r\n\r\n";
+            \r\nCache-Status: hotrow; hit\r\nETag: \"4294967295\"\r\nAge: 7\r\nContent-Length: 5\r\n\r\n";
         let value: Arc<str> = "value".into();
         for lent in [Lent::Bytes(b"value"), Lent::Shared(&value)] {
-            assert_eq!(sent(|e, out| e.hit(out, lent, u32::MAX, PLAIN)), format!("{head}value"));
+            assert_eq!(sent(|e, out| e.hit(out, lent, (u32::MAX, 7), PLAIN)), format!("{head}value"));
             let head_only = Frame { head_only: true, ..PLAIN };
-            assert_eq!(sent(|e, out| e.hit(out, lent, u32::MAX, head_only)), head);
+            assert_eq!(sent(|e, out| e.hit(out, lent, (u32::MAX, 7), head_only)), head);
         }
     }
 
@@ -330,7 +345,7 @@ mod tests {
             (Reuse::Close, "Connection: close\r\n"),
         ] {
             let frame = Frame { reuse, ..PLAIN };
-            let hit = sent(|e, out| e.hit(out, Lent::Bytes(b""), 0, frame));
+            let hit = sent(|e, out| e.hit(out, Lent::Bytes(b""), (0, 0), frame));
             let other = sent(|e, out| e.start(out, 204, frame).no_content());
             assert_eq!(hit.contains("Connection"), !field.is_empty());
             assert!(hit.contains(field) && other.contains(field));

@@ -74,6 +74,10 @@ families! {
         "Keys with a read or a write under way."
     KEYS_IN_DOUBT: Gauge "hotrow_keys_in_doubt" []
         "Keys whose last write has an unknown outcome."
+    WATCHERS: Gauge "hotrow_watchers" []
+        "Requests that wait for a key to change."
+    ROWS_SWEPT: Counter "hotrow_rows_swept_total" []
+        "Rows deleted because their time was over."
     WRITES: Counter "hotrow_writes_total" []
         "Writes queued for the database."
     LATE_REPLIES: Counter "hotrow_late_replies_total" []

@@ -2,9 +2,10 @@
 //! the workers. Never blocks: a full queue or a missing database is a refusal. Called by [`crate::connection`].
 
 use super::health::Health;
-use super::{Claim, Op, ReadJob, WriteJob};
+use super::{Claim, Job, ManyJob, Op, ReadJob, Step, WriteJob};
 use crate::engine::Engine;
-use crate::engine::shard::{Get, Hit};
+use crate::engine::shard::{Freshness, Get, Known, ReadId, Shard, Writes};
+use crate::http::conditional::Preconditions;
 use crate::token::Ticket;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub struct Backend {
     /// All readers take from here.
     pub reads: Sender<ReadJob>,
     /// One for each writer. Shard `i` belongs to writer `i mod W`: writes of one key run in the order they arrived.
-    pub writes: Vec<Sender<WriteJob>>,
+    pub writes: Vec<Sender<Job>>,
     /// A bug for the simulation to find: any writer takes any write.
     #[cfg(test)]
     pub planted_any_writer: bool,
@@ -33,8 +34,8 @@ pub enum Asked<R> {
     Answered(R),
     /// A reply will come.
     Waiting,
-    /// A write is queued; a reply will come, or the claim is withdrawn.
-    Queued(Claim),
+    /// A reply will come, from a read that another request has asked for.
+    Joined,
     /// Nothing was done.
     Refused(Refusal),
 }
@@ -55,10 +56,38 @@ impl Backend {
     /// Looks a key up. A hit is encoded by `hit` under the shard's lock; a miss is sent to the readers, or joins a
     /// read that is on its way.
     #[inline]
-    pub fn get<R>(&self, key: &str, ticket: Ticket, hit: impl FnOnce(Hit<'_>) -> R) -> Asked<R> {
+    pub fn get<R>(
+        &self,
+        key: &str,
+        now_s: u32,
+        ticket: Ticket,
+        hit: impl FnOnce(Known<'_>) -> R,
+    ) -> Asked<R> {
         let hash = self.engine.hash(key);
+        self.ask(hash, key, |shard, send| shard.get(hash, key, now_s, ticket, hit, send))
+    }
+
+    /// The same for a request that does not take whatever is cached.
+    pub fn get_fresh<R>(
+        &self,
+        key: &str,
+        freshness: (u32, Freshness),
+        ticket: Ticket,
+        hit: impl FnOnce(Known<'_>) -> R,
+    ) -> Asked<R> {
+        let hash = self.engine.hash(key);
+        self.ask(hash, key, |shard, send| shard.get_fresh((hash, key), freshness, ticket, hit, send))
+    }
+
+    #[inline]
+    fn ask<R>(
+        &self,
+        hash: u64,
+        key: &str,
+        get: impl FnOnce(&mut Shard, &mut dyn FnMut(ReadId) -> bool) -> Get<R>,
+    ) -> Asked<R> {
         let mut down = false;
-        let got = self.engine.shard(hash).get(hash, key, ticket, hit, |id| {
+        let got = get(&mut self.engine.shard(hash), &mut |id| {
             down = self.health.reads_down();
             !down
                 && !self.health.reads_too_slow(self.reads.len())
@@ -67,37 +96,116 @@ impl Backend {
         match got {
             Get::Answered(answer) => Asked::Answered(answer),
             Get::Waiting => Asked::Waiting,
+            Get::Joined => Asked::Joined,
             Get::NotSent if down => Asked::Refused(self.down()),
             Get::NotSent | Get::TooManyWaiters => Asked::Refused(Refusal::QueueFull),
         }
     }
 
+    /// What the cache knows of a key, without asking anybody else.
+    pub fn peek<R>(&self, key: &str, now_s: u32, hit: impl FnOnce(Known<'_>) -> R) -> Option<R> {
+        let hash = self.engine.hash(key);
+        self.engine.shard(hash).peek(hash, key, now_s, hit)
+    }
+
+    /// Waits for the next write of a key, and looks it up at the same time, so that no write comes between the two.
+    /// Whoever gets what it waits for from the look-up must [`Backend::unwatch`].
+    pub fn watch<R>(
+        &self,
+        key: &str,
+        now_s: u32,
+        ticket: Ticket,
+        hit: impl FnOnce(Known<'_>) -> R,
+    ) -> Asked<R> {
+        let hash = self.engine.hash(key);
+        let mut room = true;
+        let asked = self.ask(hash, key, |shard, send| {
+            room = shard.watch(hash, key, ticket);
+            if room { shard.get(hash, key, now_s, ticket, hit, send) } else { Get::NotSent }
+        });
+        if room && matches!(asked, Asked::Refused(_)) {
+            self.unwatch(key, ticket);
+        }
+        if room { asked } else { Asked::Refused(Refusal::QueueFull) }
+    }
+
+    /// Whoever waited for a write of a key no longer does.
+    pub fn unwatch(&self, key: &str, ticket: Ticket) {
+        let hash = self.engine.hash(key);
+        self.engine.shard(hash).unwatch(hash, key, ticket);
+    }
+
     /// Sends a write to the writer of its key.
-    pub fn write(&self, key: Box<str>, op: Op, ticket: Ticket, deadline_ms: u64) -> Asked<()> {
+    pub fn write(
+        &self,
+        key: Box<str>,
+        op: Op,
+        conditions: Option<Box<Preconditions>>,
+        ticket: Ticket,
+        deadline_ms: u64,
+    ) -> Result<Claim, Refusal> {
         let hash = self.engine.hash(&key);
         let writer = self.engine.shard_index(hash) % self.writes.len();
         #[cfg(test)]
         let writer = if self.planted_any_writer { ticket.job as usize % self.writes.len() } else { writer };
-        if self.health.writes_down(writer) {
-            return Asked::Refused(self.down());
-        }
-        if self.health.writes_too_slow(writer, self.writes[writer].len()) {
-            return Asked::Refused(Refusal::QueueFull);
-        }
+        self.check_writer(writer)?;
         let claim = Claim::default();
-        let job =
-            WriteJob { key, hash, op, ticket, claim: claim.clone(), deadline_ms, queued: Instant::now() };
+        let step = Step { key: key.clone(), hash, op, conditions };
+        let queued = Instant::now();
+        let job = Job::One(WriteJob { step, ticket, claim: claim.clone(), deadline_ms, queued });
         // Under the shard's lock: the writer cannot end the write before it is counted, and two loops cannot queue
         // two writes in one order and count them in the other.
         let mut shard = self.engine.shard(hash);
-        let key = job.key.clone();
         match self.writes[writer].try_send(job) {
             Ok(()) => {
-                shard.write_sent(hash, &key);
-                Asked::Queued(claim)
+                shard.write_sent(hash, &key, Writes::Own(1));
+                Ok(claim)
             }
-            Err(_) => Asked::Refused(Refusal::QueueFull),
+            Err(_) => Err(Refusal::QueueFull),
         }
+    }
+
+    /// Sends a batch of operations, of which there is at least one, to the writer of its first key.
+    pub fn write_many(
+        &self,
+        steps: Vec<(Box<str>, Op, Option<Box<Preconditions>>)>,
+        all_or_nothing: bool,
+        ticket: Ticket,
+        deadline_ms: u64,
+    ) -> Result<Claim, Refusal> {
+        let step = |(key, op, conditions): (Box<str>, _, _)| {
+            let hash = self.engine.hash(&key);
+            Step { key, hash, op, conditions }
+        };
+        let steps: Vec<Step> = steps.into_iter().map(step).collect();
+        let writer = self.engine.shard_index(steps[0].hash) % self.writes.len();
+        self.check_writer(writer)?;
+        let claim = Claim::default();
+        let queued = Instant::now();
+        let job = ManyJob { steps, all_or_nothing, ticket, claim: claim.clone(), deadline_ms, queued };
+        // All are counted before the writer can end any; no lock is held while another is taken.
+        let keys = job.keys();
+        for (hash, key) in &keys {
+            self.engine.shard(*hash).write_sent(*hash, key, Writes::Foreign);
+        }
+        if self.writes[writer].try_send(Job::Many(job)).is_ok() {
+            return Ok(claim);
+        }
+        for (hash, key) in &keys {
+            self.engine.shard(*hash).refused(*hash, key, Writes::Foreign);
+        }
+        Err(Refusal::QueueFull)
+    }
+
+    /// Whether a writer can do anything in time.
+    fn check_writer(&self, writer: usize) -> Result<(), Refusal> {
+        if self.health.writes_down(writer) {
+            return Err(self.down());
+        }
+        if self.health.writes_too_slow(writer, self.writes[writer].len()) {
+            return Err(Refusal::QueueFull);
+        }
+        Ok(())
     }
 
     fn down(&self) -> Refusal {

@@ -7,8 +7,8 @@
 //!  answered  each as if they had run one after the other
 //! ```
 
-use super::{Answer, Failure, Op, Reply, WriteJob};
-use crate::engine::shard::Row;
+use super::{Answer, Failure, NO_VERSION, Op, Reply, Set, Step, WriteJob};
+use crate::engine::{NEVER, Record, Row, Value};
 
 /// Writes sorted by key; those of one key in the order they arrived.
 #[derive(Debug, Default)]
@@ -21,13 +21,13 @@ impl Batch {
     pub fn fold(mut jobs: Vec<WriteJob>) -> Batch {
         // Stable: the order of one key's writes is the order of their arrival. Sorted, because two statements that
         // lock rows in the same order cannot deadlock.
-        jobs.sort_by(|a, b| a.key.cmp(&b.key));
+        jobs.sort_by(|a, b| a.step.key.cmp(&b.step.key));
         Batch { jobs }
     }
 
     /// The writes of each key.
     pub fn keys(&self) -> impl Iterator<Item = KeyWrites<'_>> {
-        self.jobs.chunk_by(|a, b| a.key == b.key).map(|jobs| KeyWrites { jobs })
+        self.jobs.chunk_by(|a, b| a.step.key == b.step.key).map(|jobs| KeyWrites { jobs })
     }
 
     /// How many writes it has.
@@ -45,7 +45,7 @@ impl Batch {
         let mut batches: Vec<Batch> = Vec::new();
         for job in self.jobs {
             match batches.last_mut() {
-                Some(batch) if batch.jobs[0].key == job.key => batch.jobs.push(job),
+                Some(batch) if batch.jobs[0].step.key == job.step.key => batch.jobs.push(job),
                 _ => batches.push(Batch { jobs: vec![job] }),
             }
         }
@@ -83,12 +83,12 @@ pub struct KeyWrites<'a> {
 impl<'a> KeyWrites<'a> {
     /// The key.
     pub fn key(&self) -> &'a str {
-        &self.jobs[0].key
+        &self.jobs[0].step.key
     }
 
     /// Its hash.
     pub fn hash(&self) -> u64 {
-        self.jobs[0].hash
+        self.jobs[0].step.hash
     }
 
     /// How many writes.
@@ -96,9 +96,22 @@ impl<'a> KeyWrites<'a> {
         self.jobs.len() as u32
     }
 
-    /// What the row is to be afterwards: the last write decides.
-    pub fn last(&self) -> &'a Op {
-        &self.jobs[self.jobs.len() - 1].op
+    /// The steps, in the order of their arrival.
+    pub fn steps(&self) -> impl Iterator<Item = &'a Step> + use<'a> {
+        self.jobs.iter().map(|job| &job.step)
+    }
+
+    /// True where the row before does not matter to any of them.
+    pub fn is_plain(&self) -> bool {
+        self.steps().all(Step::is_plain)
+    }
+
+    /// What is sent: the value that the last write leaves; `None`: it deletes.
+    pub fn last(&self) -> Option<Set<'a>> {
+        match &self.jobs[self.jobs.len() - 1].step.op {
+            Op::Set { value, ttl_s } => Some(Set { key: self.key(), value, ttl_s: *ttl_s }),
+            Op::Delete | Op::Add(_) | Op::Read => None,
+        }
     }
 
     /// True when nobody waits for any of them any more.
@@ -106,40 +119,52 @@ impl<'a> KeyWrites<'a> {
         self.jobs.iter().all(|job| job.deadline_ms <= now_ms)
     }
 
-    /// The row after the commit, given the version that it got.
-    pub fn row(&self, version: u32) -> Row {
-        match self.last() {
-            Op::Set(value) => Some((value.clone(), version)),
-            Op::Delete => None,
+    /// The row after the commit, given the version that it got. `now_s` is the time before it was sent.
+    pub fn row(&self, version: u32, now_s: u32) -> Row {
+        match &self.jobs[self.jobs.len() - 1].step.op {
+            Op::Set { value, ttl_s } => Some(record(value, *ttl_s, version, now_s)),
+            Op::Delete | Op::Add(_) | Op::Read => None,
         }
     }
 
-    /// Answers each write as if they had run one after the other on a row that there was before, or not. Only the
+    /// Answers plain writes as if they had run one after the other on a row that there was before, or not. Only the
     /// value that is left has a version: no row ever carried the others.
-    pub fn answer(&self, before: Before, version: u32, replies: &mut Vec<Reply>) {
+    pub fn answer(&self, before: Before, (version, now_s): (u32, u32), replies: &mut Vec<Reply>) {
         let mut before = before;
-        for (at, job) in self.jobs.iter().enumerate() {
-            let answer = match (&job.op, before) {
-                (Op::Set(value), _) => Answer::Stored {
-                    key: job.key.clone(),
-                    value: value.clone(),
-                    version: (at + 1 == self.jobs.len()).then_some(version),
+        for (at, WriteJob { step, ticket, .. }) in self.jobs.iter().enumerate() {
+            let version = if at + 1 == self.jobs.len() { version } else { NO_VERSION };
+            let answer = match (&step.op, before) {
+                (Op::Set { value, ttl_s }, _) => Answer::Stored {
+                    key: step.key.clone(),
+                    record: record(value, *ttl_s, version, now_s),
                     created: before == Before::NoRow,
                 },
                 // Whether it deleted something, nobody can say.
-                (Op::Delete, Before::RowOrOurs) => Answer::Failed(Failure::Unknown),
-                (Op::Delete, Before::Row) => Answer::Deleted { existed: true },
-                (Op::Delete, Before::NoRow) => Answer::Deleted { existed: false },
+                (_, Before::RowOrOurs) => Answer::Failed(Failure::Unknown),
+                (_, Before::Row) => Answer::Deleted { existed: true },
+                (_, Before::NoRow) => Answer::Deleted { existed: false },
             };
-            before = if let Op::Set(_) = job.op { Before::Row } else { Before::NoRow };
-            replies.push(Reply { ticket: job.ticket, answer });
+            before = if let Op::Set { .. } = step.op { Before::Row } else { Before::NoRow };
+            replies.push(Reply { ticket: *ticket, answer });
         }
+    }
+
+    /// Gives each its own answer.
+    pub fn answer_each(&self, answers: Vec<Answer>, replies: &mut Vec<Reply>) {
+        debug_assert_eq!(answers.len(), self.jobs.len());
+        let tickets = self.jobs.iter().map(|job| job.ticket);
+        replies.extend(tickets.zip(answers).map(|(ticket, answer)| Reply { ticket, answer }));
     }
 
     /// Gives all of them the same answer.
     pub fn answer_all(&self, answer: &Answer, replies: &mut Vec<Reply>) {
         replies.extend(self.jobs.iter().map(|job| Reply { ticket: job.ticket, answer: answer.clone() }));
     }
+}
+
+fn record(value: &Value, ttl_s: Option<u32>, version: u32, now_s: u32) -> Record {
+    let expires_s = ttl_s.map_or(NEVER, |ttl_s| now_s.saturating_add(ttl_s));
+    Record { value: value.clone(), version, expires_s }
 }
 
 #[cfg(test)]
@@ -150,10 +175,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn jobs(ops: &[(u8, Option<u16>)]) -> Vec<WriteJob> {
+        let set = |value: u16| Op::Set { value: value.to_string().into(), ttl_s: None };
         let job = |(at, (key, value)): (usize, &(u8, Option<u16>))| WriteJob {
-            key: format!("key {key}").into(),
-            hash: u64::from(*key),
-            op: value.map_or(Op::Delete, |v| Op::Set(v.to_string().into())),
+            step: Step {
+                key: format!("key {key}").into(),
+                hash: u64::from(*key),
+                op: value.map_or(Op::Delete, set),
+                conditions: None,
+            },
             ticket: Ticket { event_loop: 0, id: Id { slot: 0, generation: 0 }, job: at as u32 },
             claim: Default::default(),
             deadline_ms: 0,
@@ -166,13 +195,17 @@ mod tests {
     fn a_delete_that_may_have_found_its_own_batchs_row_does_not_say_that_it_deleted_one() {
         let mut replies = Vec::new();
         for key in Batch::fold(jobs(&[(1, None), (1, Some(2)), (1, None), (1, Some(3))])).keys() {
-            key.answer(Before::RowOrOurs, 9, &mut replies);
+            key.answer(Before::RowOrOurs, (9, 0), &mut replies);
         }
         let answers: Vec<&Answer> = replies.iter().map(|reply| &reply.answer).collect();
         assert_eq!(*answers[0], Answer::Failed(Failure::Unknown));
-        assert!(matches!(answers[1], Answer::Stored { created: true, version: None, .. }));
+        let stored = |answer: &Answer| match answer {
+            Answer::Stored { record, created: true, .. } => record.version,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(stored(answers[1]), NO_VERSION);
         assert_eq!(*answers[2], Answer::Deleted { existed: true });
-        assert!(matches!(answers[3], Answer::Stored { created: true, version: Some(9), .. }));
+        assert_eq!(stored(answers[3]), 9);
     }
 
     proptest! {
@@ -186,19 +219,21 @@ mod tests {
                 rows.iter().map(|key| (format!("key {key}"), "old".into())).collect();
             let (mut folded, mut expected) = (table.clone(), Vec::new());
             for job in jobs(&ops) {
-                expected.push(match &job.op {
-                    Op::Set(value) => (table.insert(job.key.to_string(), value.to_string()).is_none(), true),
-                    Op::Delete => (table.remove(&*job.key).is_some(), false),
+                expected.push(match &job.step.op {
+                    Op::Set { value, .. } => {
+                        (table.insert(job.step.key.to_string(), value.to_string()).is_none(), true)
+                    }
+                    _ => (table.remove(&*job.step.key).is_some(), false),
                 });
             }
             let (batch, mut replies) = (Batch::fold(jobs(&ops)), Vec::new());
             for key in batch.keys() {
                 let before = match key.last() {
-                    Op::Set(value) => folded.insert(key.key().into(), value.to_string()),
-                    Op::Delete => folded.remove(key.key()),
+                    Some(set) => folded.insert(key.key().into(), set.value.to_string()),
+                    None => folded.remove(key.key()),
                 };
                 let before = if before.is_some() { Before::Row } else { Before::NoRow };
-                key.answer(before, 9, &mut replies);
+                key.answer(before, (9, 0), &mut replies);
             }
             prop_assert_eq!(&folded, &table);
             replies.sort_by_key(|reply| reply.ticket.job);
@@ -209,8 +244,8 @@ mod tests {
             }).collect();
             prop_assert_eq!(got, expected);
             for reply in &replies {
-                if let Answer::Stored { key, value, version: Some(_), .. } = &reply.answer {
-                    prop_assert_eq!(Some(&**value), table.get(&**key).map(|v| v.as_str()));
+                if let Answer::Stored { key, record, .. } = &reply.answer && record.version != NO_VERSION {
+                    prop_assert_eq!(Some(&*record.value), table.get(&**key).map(|v| v.as_str()));
                 }
             }
         }

@@ -5,7 +5,10 @@ use postgres::{Client, Error};
 use std::fmt::Write;
 
 /// Number, name and statements; the number is the position.
-const MIGRATIONS: [(&str, &str); 1] = [("kv_store", include_str!("../../sql/migrations/0001_kv_store.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("kv_store", include_str!("../../sql/migrations/0001_kv_store.sql")),
+    ("expires_at", include_str!("../../sql/migrations/0002_expires_at.sql")),
+];
 
 /// Any number that nobody else would take for an advisory lock: "hotrow" in ASCII.
 const LOCK: i64 = 0x686f_7472_6f77;

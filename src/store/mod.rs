@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod batch;
 pub mod health;
+pub mod judge;
 pub mod managed;
 
 pub mod migrations;
@@ -13,12 +14,15 @@ pub mod patience;
 pub mod pool;
 pub mod postgres;
 pub mod reader;
+pub mod sweeper;
 pub mod worker;
 pub mod writer;
 
-use crate::engine::Value;
-use crate::engine::shard::{ReadId, Row};
+use crate::engine::shard::ReadId;
+use crate::engine::{Record, Row, Value};
+use crate::http::conditional::Preconditions;
 use crate::token::Ticket;
+use judge::{Before, Change};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -37,15 +41,38 @@ pub struct ReadJob {
     pub queued: Instant,
 }
 
-/// A write on its way to the writer that owns its key's shard.
+/// What is on its way to a writer.
+#[derive(Debug)]
+pub enum Job {
+    /// A write of one key, whose shard this writer owns.
+    One(WriteJob),
+    /// A batch of operations on any keys.
+    Many(ManyJob),
+}
+
+impl Job {
+    /// Who decides what becomes of it when its time is over.
+    pub fn claim(&self) -> &Claim {
+        match self {
+            Job::One(job) => &job.claim,
+            Job::Many(job) => &job.claim,
+        }
+    }
+
+    /// When it was put into the queue.
+    pub fn queued(&self) -> Instant {
+        match self {
+            Job::One(job) => job.queued,
+            Job::Many(job) => job.queued,
+        }
+    }
+}
+
+/// A write of one key.
 #[derive(Debug)]
 pub struct WriteJob {
-    /// The key.
-    pub key: Box<str>,
-    /// Its hash.
-    pub hash: u64,
     /// What to do.
-    pub op: Op,
+    pub step: Step,
     /// Who asked.
     pub ticket: Ticket,
     /// Who decides what becomes of it when its time is over.
@@ -56,13 +83,80 @@ pub struct WriteJob {
     pub queued: Instant,
 }
 
-/// What a write does to its key.
+/// Operations on any keys, executed in their order by one statement and one commit, and answered together.
+#[derive(Debug)]
+pub struct ManyJob {
+    /// What to do.
+    pub steps: Vec<Step>,
+    /// Nothing happens unless everything can.
+    pub all_or_nothing: bool,
+    /// Who asked.
+    pub ticket: Ticket,
+    /// Who decides what becomes of it when its time is over.
+    pub claim: Claim,
+    /// When its time is over, in milliseconds of the process's clock.
+    pub deadline_ms: u64,
+    /// When it was put into the queue.
+    pub queued: Instant,
+}
+
+impl ManyJob {
+    /// Hash and key of every key, each once, sorted by key.
+    pub fn keys(&self) -> Vec<(u64, Box<str>)> {
+        let mut keys: Vec<(u64, Box<str>)> =
+            self.steps.iter().map(|step| (step.hash, step.key.clone())).collect();
+        keys.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+        keys.dedup();
+        keys
+    }
+}
+
+/// One operation on one key.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The key.
+    pub key: Box<str>,
+    /// Its hash.
+    pub hash: u64,
+    /// What to do.
+    pub op: Op,
+    /// What must be true of the row before.
+    pub conditions: Option<Box<Preconditions>>,
+}
+
+impl Step {
+    /// True where the row before it does not matter.
+    pub fn is_plain(&self) -> bool {
+        self.conditions.is_none() && matches!(self.op, Op::Set { .. } | Op::Delete)
+    }
+}
+
+/// What an operation does to its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Stores this value, whatever was there.
-    Set(Value),
+    /// Stores a value, whatever was there.
+    Set {
+        /// The value.
+        value: Value,
+        /// After so many seconds the row is as good as none.
+        ttl_s: Option<u32>,
+    },
     /// Deletes the row.
     Delete,
+    /// Adds to a value that is a number; where there is no row, to 0. The row expires when it did before.
+    Add(i64),
+    /// Reads the row: between the writes of a batch.
+    Read,
+}
+
+impl Op {
+    /// Bytes of value that it sends to the database.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Op::Set { value, .. } => value.len(),
+            Op::Delete | Op::Add(_) | Op::Read => 0,
+        }
+    }
 }
 
 /// Settles a race: at a write's deadline its connection withdraws it, unless a writer has taken it to send it.
@@ -104,10 +198,9 @@ pub enum Answer {
     Stored {
         /// The key.
         key: Box<str>,
-        /// The value.
-        value: Value,
-        /// The version, unless a later write of the same batch has replaced this value in the same commit.
-        version: Option<u32>,
+        /// The row. Its version is [`NO_VERSION`] where a later write of the same batch has replaced it in the same
+        /// commit.
+        record: Record,
         /// There was no row before.
         created: bool,
     },
@@ -116,9 +209,23 @@ pub enum Answer {
         /// There was a row.
         existed: bool,
     },
+    /// The row was not as the preconditions want it. Nothing was changed.
+    PreconditionFailed,
+    /// The value is no number that can be added to. Nothing was changed.
+    NotANumber,
+    /// The answers to a [`ManyJob`], in the order of its steps.
+    Many(Vec<Answer>),
+    /// Nothing was done, because another step of the same all-or-nothing batch could not be.
+    NotDone,
+    /// A key that was watched may have another row now: look again.
+    Changed,
     /// Neither; see [`Failure`].
     Failed(Failure),
 }
+
+/// The version of a row that was replaced in the transaction that made it: nobody ever saw it. PostgreSQL has no
+/// transaction of this number.
+pub const NO_VERSION: u32 = 0;
 
 /// Why a job has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +284,17 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// One value of a write statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Set<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The value.
+    pub value: &'a str,
+    /// After so many seconds the row is as good as none.
+    pub ttl_s: Option<u32>,
+}
+
 /// What one write statement did: one element for each of its arguments, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -199,10 +317,18 @@ pub trait Session {
     /// Names the backend at the other end, for [`Session::end_backend`] of a later session.
     type Backend: fmt::Debug + Send;
 
-    /// The rows of these keys, in their order.
-    fn read(&mut self, keys: &[&str]) -> Result<Vec<Row>, Error>;
-    /// Stores and deletes, in one commit. No key twice.
-    fn write(&mut self, sets: &[(&str, &str)], deletes: &[&str]) -> Result<Written, Error>;
+    /// The rows of these keys, in their order. `now_ms` is the time of the process's clock.
+    fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error>;
+    /// Stores and deletes, in one commit. No key twice, sorted.
+    fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error>;
+    /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.
+    fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error>;
+    /// Changes rows that are still as [`Session::look`] has found them, in one commit. No key twice, sorted. For
+    /// every change: the new version (anything for a delete), or `None` where the row is another one by now and
+    /// nothing was done; with `all_or_nothing`, then nothing at all.
+    fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error>;
+    /// Deletes up to so many rows past their time; returns how many.
+    fn sweep(&mut self, rows: u32) -> Result<u64, Error>;
     /// The backend at the other end.
     fn backend(&self) -> Self::Backend;
     /// Returns when that backend is gone, and with it every chance that its last statement still commits.

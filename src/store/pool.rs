@@ -1,10 +1,12 @@
 //! Starts the worker threads. Blocking happens in them and nowhere else. Called by [`crate::server`].
 
 use super::reader::Reader;
+use super::sweeper::Sweeper;
 use super::worker::Shared;
 use super::writer::Writer;
-use super::{Connector, ReadJob, WriteJob};
+use super::{Connector, Job, ReadJob};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -15,7 +17,9 @@ pub struct Pool {
     /// To all readers.
     pub reads: Sender<ReadJob>,
     /// To each writer.
-    pub writes: Vec<Sender<WriteJob>>,
+    pub writes: Vec<Sender<Job>>,
+    /// Nothing is sent here: the sweeper ends when it is gone.
+    pub sweeper: Sender<Infallible>,
     /// They end when all senders are gone.
     pub threads: Vec<JoinHandle<()>>,
 }
@@ -41,6 +45,9 @@ impl Pool {
             let writer = Writer::new(Arc::clone(shared), queue, i);
             threads.push(Builder::new().name(format!("writer {i}")).spawn(move || writer.run())?);
         }
-        Ok(Pool { reads, writes, threads })
+        let (sweeper, end) = bounded(1);
+        let sweep = Sweeper::new(Arc::clone(shared), end);
+        threads.push(Builder::new().name("sweeper".into()).spawn(move || sweep.run())?);
+        Ok(Pool { reads, writes, sweeper, threads })
     }
 }

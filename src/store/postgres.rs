@@ -5,14 +5,15 @@
 //! Each `postgres::Client` drives a small Tokio runtime of its own inside its blocking calls; no other thread of ours
 //! sees it.
 
+mod session;
+
 use super::patience::{Patience, Patiently};
-use super::{Blame, Connector, Error, Session, Written, migrations};
-use crate::engine::shard::Row;
+use super::{Blame, Connector, Error, migrations};
 use crate::limits::ANSWER_MARGIN_MS;
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
-use ::postgres::fallible_iterator::FallibleIterator;
-use ::postgres::{Client, Config, NoTls, Statement};
+use ::postgres::{Client, Config, NoTls};
+pub use session::PostgresSession;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -188,16 +189,9 @@ impl Connector for Postgres {
     type Session = PostgresSession;
 
     fn connect(&self) -> Result<PostgresSession, Error> {
-        let Opened { client, backend, timeline, patience } = self.open()?;
+        let opened = self.open()?;
         let answer_limit = self.statement_timeout + Duration::from_millis(ANSWER_MARGIN_MS);
-        Ok(PostgresSession {
-            client,
-            backend,
-            timeline,
-            patience,
-            answer_limit,
-            prepared: Default::default(),
-        })
+        Ok(PostgresSession::new(opened, answer_limit))
     }
 }
 
@@ -237,146 +231,11 @@ impl Timeline {
     }
 }
 
-/// A session, and the statements that it has needed so far. Not prepared before: PostgreSQL takes a statement's locks
-/// for preparing it, so that a reader that prepared a write would wait for whoever makes an index on the table.
-pub struct PostgresSession {
-    client: Client,
-    backend: Backend,
-    timeline: Timeline,
-    patience: Patience,
-    /// How long an answer is waited for.
-    answer_limit: Duration,
-    prepared: [Option<Statement>; STATEMENTS.len()],
-}
-
-/// The statements on data, by the numbers below.
-const STATEMENTS: [&str; 4] = [
-    include_str!("../../sql/read.sql"),
-    include_str!("../../sql/set.sql"),
-    include_str!("../../sql/delete.sql"),
-    include_str!("../../sql/set_and_delete.sql"),
-];
-const READ: usize = 0;
-const SET: usize = 1;
-const DELETE: usize = 2;
-const SET_AND_DELETE: usize = 3;
-
 /// A backend process of one server: the pid alone could be another's by the time it is looked for.
 #[derive(Clone, Debug)]
 pub struct Backend {
     pid: i32,
     started: String,
-}
-
-impl Session for PostgresSession {
-    type Backend = Backend;
-
-    fn read(&mut self, keys: &[&str]) -> Result<Vec<Row>, Error> {
-        self.check_open()?;
-        self.patience.begin(self.answer_limit);
-        let read = self.prepared(READ)?;
-        let found = self.client.query(&read, &[&keys]).map_err(sort)?;
-        self.check_timeline()?;
-        // Rows come in any order, and only those that there are.
-        let mut found: Vec<(&str, &str, u32)> = found
-            .iter()
-            .map(|row| Ok((row.get(0), row.get(1), version(row.get(2))?)))
-            .collect::<Result<_, Error>>()?;
-        found.sort_unstable_by_key(|row| row.0);
-        let row_of = |key: &&str| {
-            let at = found.binary_search_by_key(key, |row| row.0).ok()?;
-            Some((found[at].1.into(), found[at].2))
-        };
-        Ok(keys.iter().map(row_of).collect())
-    }
-
-    fn write(&mut self, sets: &[(&str, &str)], deletes: &[&str]) -> Result<Written, Error> {
-        self.check_open()?;
-        self.patience.begin(self.answer_limit);
-        let (keys, values): (Vec<&str>, Vec<&str>) = sets.iter().copied().unzip();
-        let mut written =
-            Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
-        let statement = self.prepared(match (sets.is_empty(), deletes.is_empty()) {
-            (_, true) => SET,
-            (true, false) => DELETE,
-            (false, false) => SET_AND_DELETE,
-        })?;
-        let rows = match (sets.is_empty(), deletes.is_empty()) {
-            (_, true) => self.client.query(&statement, &[&keys, &values]),
-            (true, false) => self.client.query(&statement, &[&deletes]),
-            (false, false) => self.client.query(&statement, &[&keys, &values, &deletes]),
-        }
-        .map_err(sort)?;
-        self.check_timeline()?;
-        for (at, row) in rows.iter().enumerate() {
-            let key: &str = row.get(0);
-            let stored = if row.len() == 3 { row.get::<_, Option<&str>>(1) } else { None };
-            if let Some(xmin) = stored {
-                // In practice the rows come back as they were sent; nothing promises it.
-                let at = if keys.get(at) == Some(&key) { Ok(at) } else { keys.binary_search(&key) };
-                let at = at.map_err(|_| strange("a key came back that was not sent"))?;
-                written.stored[at] = (version(xmin)?, row.get(2));
-            } else {
-                let at =
-                    deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
-                written.deleted[at] = true;
-            }
-        }
-        Ok(written)
-    }
-
-    fn backend(&self) -> Backend {
-        self.backend.clone()
-    }
-
-    fn end_backend(&mut self, backend: &Backend) -> Result<(), Error> {
-        let deadline = Instant::now() + END_BACKEND;
-        self.patience.begin(END_BACKEND);
-        loop {
-            let sql = include_str!("../../sql/end_backend.sql");
-            let row = self.client.query_one(sql, &[&backend.pid, &backend.started]).map_err(sort)?;
-            if !row.get::<_, bool>(0) {
-                return Ok(());
-            }
-            wait_for_end(deadline)?;
-        }
-    }
-
-    fn is_broken(&mut self) -> bool {
-        // Asking for notifications lets the client read what the server has sent meanwhile: its farewell, or an end
-        // of stream. Nothing is waited for.
-        self.patience.end();
-        let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed() || self.timeline.is_left_behind()
-    }
-}
-
-impl PostgresSession {
-    /// A statement, prepared now if it was not before. Preparing changes nothing: lost with it means not sent.
-    fn prepared(&mut self, number: usize) -> Result<Statement, Error> {
-        if let Some(statement) = &self.prepared[number] {
-            return Ok(statement.clone());
-        }
-        let statement = self.client.prepare(STATEMENTS[number]).map_err(|error| match sort(error) {
-            Error::Lost(message) => Error::NotSent(message),
-            error @ (Error::NotSent(_) | Error::Refused { .. }) => error,
-        })?;
-        Ok(self.prepared[number].insert(statement).clone())
-    }
-
-    fn check_open(&self) -> Result<(), Error> {
-        let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
-        match () {
-            () if self.client.is_closed() => unsent("the connection was closed"),
-            () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
-            () => Ok(()),
-        }
-    }
-
-    /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
-    fn check_timeline(&self) -> Result<(), Error> {
-        if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
-    }
 }
 
 fn wait_for_end(deadline: Instant) -> Result<(), Error> {
@@ -385,10 +244,6 @@ fn wait_for_end(deadline: Instant) -> Result<(), Error> {
     }
     std::thread::sleep(END_BACKEND_STEP);
     Ok(())
-}
-
-fn version(xmin: &str) -> Result<u32, Error> {
-    xmin.parse().map_err(|_| strange("xmin is no number"))
 }
 
 /// An answer that no PostgreSQL gives. The statement may have been committed: nothing certain can be said of it.

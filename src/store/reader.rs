@@ -3,7 +3,8 @@
 
 use super::worker::{Counted, Pause, Shared};
 use super::{Answer, Connector, Error, Failure, ReadJob, Reply, Session};
-use crate::engine::shard::Row;
+use crate::clock::seconds;
+use crate::engine::Row;
 use crate::limits::READ_BATCH;
 use crate::metrics::Work;
 use crossbeam_channel::Receiver;
@@ -110,8 +111,9 @@ impl<C: Connector> Reader<C> {
                 break;
             }
             let session = self.session.as_mut().expect("connected above");
-            match session.timed(jobs.len(), |session| session.read(&keys)) {
-                Ok(rows) => return self.done(jobs, &rows),
+            let now_ms = self.shared.clock.now_ms();
+            match session.timed(jobs.len(), |session| session.read(&keys, now_ms)) {
+                Ok(rows) => return self.done(jobs, &rows, seconds(now_ms)),
                 Err(Error::Refused { message, .. }) => {
                     log::warn!("PostgreSQL refused a read of {} keys: {message}", jobs.len());
                     return self.fail(jobs, &Failure::Refused(message.into()));
@@ -122,9 +124,11 @@ impl<C: Connector> Reader<C> {
         self.fail(jobs, &self.shared.down());
     }
 
-    fn done(&mut self, jobs: &[ReadJob], rows: &[Row]) {
+    fn done(&mut self, jobs: &[ReadJob], rows: &[Row], now_s: u32) {
         for (job, row) in jobs.iter().zip(rows) {
-            let waiters = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(row));
+            let mut shard = self.shared.engine.shard(job.hash);
+            let waiters = shard.read_done(job.hash, &job.key, job.id, Some(row), now_s);
+            drop(shard);
             let reply = |ticket| Reply { ticket, answer: Answer::Found(row.clone()) };
             self.replies.extend(waiters.into_iter().map(reply));
         }
@@ -133,7 +137,7 @@ impl<C: Connector> Reader<C> {
 
     fn fail(&mut self, jobs: &[ReadJob], failure: &Failure) {
         for job in jobs {
-            let waiters = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, None);
+            let waiters = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, None, 0);
             let reply = |ticket| Reply { ticket, answer: Answer::Failed(failure.clone()) };
             self.replies.extend(waiters.into_iter().map(reply));
         }

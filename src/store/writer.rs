@@ -1,6 +1,9 @@
 //! A writer: owns the writes of its shards. Takes what is queued, folds it, runs one statement and one commit, tells
 //! the engine, then answers everyone. One thread each, blocking. Started by [`super::pool`].
 //!
+//! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
+//! `writer/judged.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
+//!
 //! A write has three endings:
 //!
 //! ```text
@@ -13,11 +16,17 @@
 //!                                    └─ anything else ──────────► engine: unknown ──► 504
 //! ```
 
-use super::batch::{Batch, Before};
+mod judged;
+
+use super::batch::{Batch, Before, KeyWrites};
 use super::worker::{Counted, Pause, Shared};
-use super::{Answer, Blame, Connector, Error, Failure, Op, Reply, Session, WriteJob, Written};
+use super::{Answer, Blame, Connector, Error, Failure, Job, ManyJob, Reply, Session, Set, WriteJob, Written};
+use crate::clock::seconds;
+use crate::engine::Row;
+use crate::engine::shard::Writes;
 use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
+use crate::token::Ticket;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +38,7 @@ const IDLE_CHECK: Duration = Duration::from_millis(50);
 /// One writer thread's state.
 pub struct Writer<C: Connector> {
     shared: Arc<Shared<C>>,
-    queue: Receiver<WriteJob>,
+    queue: Receiver<Job>,
     number: usize,
     session: Option<Counted<C::Session>>,
     work: Arc<Work>,
@@ -43,6 +52,13 @@ pub struct Writer<C: Connector> {
     replies: Vec<Reply>,
 }
 
+/// What was taken from the queue at once.
+struct Collected {
+    batch: Batch,
+    /// To be executed after it.
+    many: Option<ManyJob>,
+}
+
 /// What may be said when a batch fails: whether an earlier attempt at it may have happened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attempt {
@@ -52,7 +68,7 @@ enum Attempt {
 
 impl<C: Connector> Writer<C> {
     /// The writer with this number, not connected yet.
-    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<WriteJob>, number: usize) -> Writer<C> {
+    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<Job>, number: usize) -> Writer<C> {
         let pause = Pause::new(shared.reconnect_ms, 1_000 + number as u64);
         let work = Arc::clone(&shared.workers.writers[number]);
         Writer {
@@ -80,12 +96,7 @@ impl<C: Connector> Writer<C> {
             }
             // Nothing waits to fill a batch: while one commit runs, the next batch collects by itself.
             let Ok(first) = self.queue.recv() else { return };
-            let batch = self.collect(first);
-            if !batch.is_empty() {
-                let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
-                self.execute(batch);
-                self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
-            }
+            self.execute_with(first);
         }
     }
 
@@ -96,32 +107,62 @@ impl<C: Connector> Writer<C> {
             return;
         }
         if let Ok(first) = self.queue.try_recv() {
-            let batch = self.collect(first);
-            self.execute(batch);
+            self.execute_with(first);
         }
     }
 
-    /// Takes what is queued, up to the bounds of a batch, and leaves out what nobody waits for any more.
-    fn collect(&mut self, first: WriteJob) -> Batch {
-        let (mut jobs, mut bytes) = (Vec::new(), 0);
+    /// Executes what is queued, up to the bounds of a batch.
+    fn execute_with(&mut self, first: Job) {
+        let Collected { batch, many } = self.collect(first);
+        let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
+        // Of one key all or none are plain: its writes keep their order.
+        let (plain, judged) = batch.partition(|key| key.is_plain());
+        if !plain.is_empty() {
+            self.execute(plain);
+        }
+        if !judged.is_empty() {
+            self.execute_judged(&judged);
+        }
+        if jobs > 0 {
+            self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
+        }
+        if let Some(many) = many {
+            self.execute_many(&many);
+        }
+    }
+
+    /// Takes what is queued, up to the bounds of a batch, and leaves out what nobody waits for any more. A batch of
+    /// many keys ends it: what was queued before it is executed before it.
+    fn collect(&mut self, first: Job) -> Collected {
+        let (mut jobs, mut bytes, mut many) = (Vec::new(), 0, None);
         let now_ms = self.shared.clock.now_ms();
         let mut next = Some(first);
-        while let Some(job) = next {
-            self.work.queue_wait.observe_duration(job.queued.elapsed());
-            let value_bytes = if let Op::Set(value) = &job.op { value.len() } else { 0 };
-            if !job.claim.take() {
-                self.shared.engine.shard(job.hash).refused(job.hash, &job.key, 1);
-            } else if job.deadline_ms <= now_ms {
-                self.fail(&Batch::fold(vec![job]), Attempt::First, &Failure::NotStarted);
-            } else {
-                bytes += value_bytes;
-                jobs.push(job);
+        while let Some(job) = next.take() {
+            self.work.queue_wait.observe_duration(job.queued().elapsed());
+            match job {
+                Job::One(job) if !job.claim.take() => self.withdrawn(&job),
+                Job::One(job) if job.deadline_ms <= now_ms => {
+                    self.fail(&Batch::fold(vec![job]), Attempt::First, &Failure::NotStarted);
+                }
+                Job::One(job) => {
+                    bytes += job.step.op.value_bytes();
+                    jobs.push(job);
+                }
+                Job::Many(job) => {
+                    many = self.start_many(job, now_ms);
+                    break;
+                }
             }
             let full = jobs.len() >= WRITE_BATCH || bytes >= WRITE_BATCH_BYTES;
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         self.most = if bytes >= WRITE_BATCH_BYTES { jobs.len() } else { WRITE_BATCH };
-        Batch::fold(jobs)
+        Collected { batch: Batch::fold(jobs), many }
+    }
+
+    /// A write that its connection has withdrawn: nobody waits for it.
+    fn withdrawn(&self, job: &WriteJob) {
+        self.shared.engine.shard(job.step.hash).refused(job.step.hash, &job.step.key, Writes::Own(1));
     }
 
     /// One attempt to get a session that may be used: connected, and every lost backend gone.
@@ -159,11 +200,15 @@ impl<C: Connector> Writer<C> {
         let until = self.pause.next(&self.shared.health);
         while let Some(left) = until.left() {
             match self.queue.recv_timeout(left) {
-                Ok(job) if job.claim.take() => {
+                Ok(Job::One(job)) if job.claim.take() => {
                     let failure = self.shared.down();
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &failure);
                 }
-                Ok(job) => self.shared.engine.shard(job.hash).refused(job.hash, &job.key, 1),
+                Ok(Job::One(job)) => self.withdrawn(&job),
+                Ok(Job::Many(job)) => {
+                    let failure = self.shared.down();
+                    self.fail_many(&job, Attempt::First, &failure);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(left.min(Pause::STEP));
@@ -198,7 +243,7 @@ impl<C: Connector> Writer<C> {
                         self.wait_while_down();
                         continue;
                     }
-                    Attempt::AfterDoubt => match self.judge(batch) {
+                    Attempt::AfterDoubt => match self.settle(batch) {
                         Ok(rest) => batch = rest,
                         Err(same) => {
                             // A server that takes connections and answers nothing: not as fast as it can be asked.
@@ -215,10 +260,11 @@ impl<C: Connector> Writer<C> {
             }
             let session = self.session.as_mut().expect("connected above");
             let (sets, deletes) = arguments(&batch);
+            let now_s = seconds(self.shared.clock.now_ms());
             let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
             self.last_used = Instant::now();
             match result {
-                Ok(written) => return self.committed(&batch, &written, attempt),
+                Ok(written) => return self.committed(&batch, &written, attempt, now_s),
                 Err(Error::NotSent(_)) => {
                     self.session = None;
                     unsent += 1;
@@ -238,8 +284,8 @@ impl<C: Connector> Writer<C> {
                     log::warn!("a commit of {} keys was lost: {message}", batch.keys().count());
                     let session = self.session.take().expect("used above");
                     self.lost.push(session.backend());
-                    for key in batch.keys() {
-                        self.shared.engine.shard(key.hash()).doubt(key.hash(), key.key());
+                    if attempt == Attempt::First {
+                        self.doubt(&batch);
                     }
                     attempt = Attempt::AfterDoubt;
                 }
@@ -274,8 +320,9 @@ impl<C: Connector> Writer<C> {
             return self.fail(&batch, attempt, &Failure::Unknown);
         };
         let (sets, deletes) = arguments(&batch);
+        let now_s = seconds(self.shared.clock.now_ms());
         match session.timed(batch.jobs(), |session| session.write(&sets, &deletes)) {
-            Ok(written) => self.committed(&batch, &written, attempt),
+            Ok(written) => self.committed(&batch, &written, attempt, now_s),
             Err(Error::Refused { .. }) => self.fail(&batch, attempt, &Failure::Unknown),
             Err(Error::NotSent(_)) => {
                 self.session = None;
@@ -295,73 +342,103 @@ impl<C: Connector> Writer<C> {
 
     /// After a doubt, with every old backend gone: what is still to be done of the batch. `Err` gives it back when
     /// the database is gone again.
-    fn judge(&mut self, batch: Batch) -> Result<Batch, Batch> {
+    fn settle(&mut self, batch: Batch) -> Result<Batch, Batch> {
         let session = self.session.as_mut().expect("called with a session");
         let deletes: Vec<&str> =
-            batch.keys().filter(|key| *key.last() == Op::Delete).map(|key| key.key()).collect();
-        let rows = if deletes.is_empty() { Ok(Vec::new()) } else { session.read(&deletes) };
+            batch.keys().filter(|key| key.last().is_none()).map(|key| key.key()).collect();
+        let now_ms = self.shared.clock.now_ms();
+        let rows = if deletes.is_empty() { Ok(Vec::new()) } else { session.read(&deletes, now_ms) };
         let Ok(rows) = rows else { return Err(batch) };
         let mut rows = rows.into_iter();
         let now_ms = self.shared.clock.now_ms();
         let (again, unknown) = batch.partition(|key| match key.last() {
-            Op::Delete => rows.next().flatten().is_some() && !key.all_expired(now_ms),
-            Op::Set(_) => !key.all_expired(now_ms),
+            None => rows.next().flatten().is_some() && !key.all_expired(now_ms),
+            Some(_) => !key.all_expired(now_ms),
         });
         self.fail(&unknown, Attempt::AfterDoubt, &Failure::Unknown);
         Ok(again)
     }
 
-    fn committed(&mut self, batch: &Batch, written: &Written, attempt: Attempt) {
+    /// A statement was lost: whatever it was to do may have happened, or happen still.
+    fn doubt(&self, batch: &Batch) {
+        for key in batch.keys() {
+            self.shared.engine.shard(key.hash()).doubt(key.hash(), key.key());
+        }
+    }
+
+    fn committed(&mut self, batch: &Batch, written: &Written, attempt: Attempt, now_s: u32) {
         let (mut stored, mut deleted) = (written.stored.iter(), written.deleted.iter());
         for key in batch.keys() {
             let (existed, version) = match key.last() {
-                Op::Set(_) => stored.next().map(|(version, created)| (!created, *version)),
-                Op::Delete => deleted.next().map(|existed| (*existed, 0)),
+                Some(_) => stored.next().map(|(version, created)| (!created, *version)),
+                None => deleted.next().map(|existed| (*existed, 0)),
             }
             .expect("a statement answers for every row");
             let before = match (existed, attempt, key.last()) {
                 // The row may be what an earlier attempt has left. A row that a DELETE still finds cannot.
-                (true, Attempt::AfterDoubt, Op::Set(_)) => Before::RowOrOurs,
+                (true, Attempt::AfterDoubt, Some(_)) => Before::RowOrOurs,
                 (true, ..) => Before::Row,
                 (false, ..) => Before::NoRow,
             };
-            self.shared.engine.shard(key.hash()).committed(
-                key.hash(),
-                key.key(),
-                key.count(),
-                &key.row(version),
-            );
-            key.answer(before, version, &mut self.replies);
+            self.applied(key, attempt, &key.row(version, now_s), now_s);
+            key.answer(before, (version, now_s), &mut self.replies);
         }
         self.shared.deliver.deliver(&mut self.replies);
     }
 
+    /// Tells the engine, and whoever watches the key, what is in the table now. Before any answer.
+    fn applied(&mut self, key: KeyWrites<'_>, attempt: Attempt, row: &Row, now_s: u32) {
+        let writes = (Writes::Own(key.count()), attempt == Attempt::AfterDoubt);
+        let mut shard = self.shared.engine.shard(key.hash());
+        let watching = shard.committed(key.hash(), key.key(), writes, row, now_s);
+        drop(shard);
+        self.tell(watching);
+    }
+
+    fn tell(&mut self, watching: Vec<Ticket>) {
+        self.replies.extend(watching.into_iter().map(|ticket| Reply { ticket, answer: Answer::Changed }));
+    }
+
     fn fail(&mut self, batch: &Batch, attempt: Attempt, failure: &Failure) {
-        let failure = match attempt {
-            Attempt::First => failure,
-            Attempt::AfterDoubt => &Failure::Unknown,
-        };
+        let failure = attempt.failure(failure);
         for key in batch.keys() {
-            let mut shard = self.shared.engine.shard(key.hash());
-            match failure {
-                Failure::Unknown => shard.unknown(key.hash(), key.key(), key.count()),
-                Failure::Down { .. } | Failure::Refused(_) | Failure::NotStarted => {
-                    shard.refused(key.hash(), key.key(), key.count());
-                }
-            }
-            drop(shard);
+            let writes = Writes::Own(key.count());
+            let watching = self.ended(key.hash(), key.key(), writes, failure);
+            self.tell(watching);
             key.answer_all(&Answer::Failed(failure.clone()), &mut self.replies);
         }
         self.shared.deliver.deliver(&mut self.replies);
     }
+
+    /// Tells the engine of writes that have failed. Returns who watches the key, if it may have changed.
+    fn ended(&self, hash: u64, key: &str, writes: Writes, failure: &Failure) -> Vec<Ticket> {
+        let mut shard = self.shared.engine.shard(hash);
+        match failure {
+            Failure::Unknown => shard.unknown(hash, key, writes),
+            Failure::Down { .. } | Failure::Refused(_) | Failure::NotStarted => {
+                shard.refused(hash, key, writes);
+                Vec::new()
+            }
+        }
+    }
 }
 
-fn arguments(batch: &Batch) -> (Vec<(&str, &str)>, Vec<&str>) {
+impl Attempt {
+    /// What may be said of a failure: after a doubt nobody knows whether the first attempt has happened.
+    fn failure(self, failure: &Failure) -> &Failure {
+        match self {
+            Attempt::First => failure,
+            Attempt::AfterDoubt => &Failure::Unknown,
+        }
+    }
+}
+
+fn arguments(batch: &Batch) -> (Vec<Set<'_>>, Vec<&str>) {
     let (mut sets, mut deletes) = (Vec::new(), Vec::new());
     for key in batch.keys() {
         match key.last() {
-            Op::Set(value) => sets.push((key.key(), &**value)),
-            Op::Delete => deletes.push(key.key()),
+            Some(set) => sets.push(set),
+            None => deletes.push(key.key()),
         }
     }
     (sets, deletes)

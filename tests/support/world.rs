@@ -266,7 +266,13 @@ pub fn judge(load: Load, server: &Server, sql_url: &str, prior: Prior) -> Report
         server.metric("hotrow_keys_in_flight") == 0 && server.metric("hotrow_keys_in_doubt") == 0
     });
     let (mut history, end_ns) = load.finish();
-    let mut sql = postgres::Client::connect(sql_url, NoTls).expect("PostgreSQL runs");
+    // After a crash it recovers first.
+    let mut connected = None;
+    wait_until("PostgreSQL takes connections", || {
+        connected = postgres::Client::connect(sql_url, NoTls).ok();
+        connected.is_some()
+    });
+    let mut sql = connected.expect("waited for above");
     for (at, key) in keys.iter().enumerate() {
         let row =
             sql.query_opt("SELECT value FROM kv_store WHERE key = $1", &[key]).expect("the table is there");

@@ -8,7 +8,7 @@ use hotrow::connection::Role;
 use hotrow::http::content::Decoder;
 use hotrow::http::request::{Framing, Parsed, parse};
 use hotrow::http::response::CONTINUE;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A request as it was sent.
@@ -18,6 +18,8 @@ pub struct Request {
     target: String,
     framing: Framing,
     expects_continue: bool,
+    /// It has conditions, directives or preferences.
+    wishes: bool,
     /// `None`: it is cut off, or badly framed.
     content: Option<Vec<u8>>,
 }
@@ -76,6 +78,7 @@ pub fn requests(mut bytes: &[u8]) -> Requests {
             target: head.target.into(),
             framing: head.framing,
             expects_continue: head.expects_continue,
+            wishes: !head.extras.lists.is_empty(),
             content: used.map(|_| content),
         });
         match used {
@@ -124,7 +127,7 @@ fn answer(sent: &[u8], to_head: bool) -> Option<Answer> {
     };
     assert!(field("Date").is_some() && field("Transfer-Encoding").is_none());
     let length = field("Content-Length").map(|value| value.parse().expect("a length is a number"));
-    assert_eq!(length.is_none(), status == 204, "status {status}, length {length:?}");
+    assert_eq!(length.is_none(), matches!(status, 204 | 304), "status {status}, length {length:?}");
     // The answer to a request that came too slowly knows nothing of its method.
     let body_bytes = if to_head && status != 408 { 0 } else { length.unwrap_or(0) };
     let body = sent.get(head_bytes..head_bytes + body_bytes)?.to_vec();
@@ -147,7 +150,7 @@ pub fn check(role: Role, requests: &Requests, answers: &[Answer]) {
         assert_eq!(answers.len(), whole, "requests and answers of a connection that was not closed");
         assert!(!requests.malformed, "malformed, and not refused");
     }
-    let mut stored = BTreeMap::new();
+    let mut stored = Stored::default();
     for (request, answer) in requests.all.iter().zip(answers) {
         match (&request.content, role) {
             (Some(content), Role::Data) => check_data(request, content, answer, &mut stored),
@@ -170,11 +173,47 @@ fn is_options(command: &Command<'_>) -> bool {
     matches!(command, Command::Options(_))
 }
 
-fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut BTreeMap<String, Vec<u8>>) {
+/// What a client knows of the rows.
+#[derive(Default)]
+struct Stored {
+    rows: BTreeMap<String, Vec<u8>>,
+    /// Keys with writes whose effect depends on more than what is remembered here.
+    unsure: BTreeSet<String>,
+}
+
+/// Statuses of requests with wishes, and of additions.
+const WISHED: [u16; 14] = [200, 201, 204, 304, 400, 404, 405, 409, 411, 412, 413, 422, 503, 504];
+
+/// A request whose answer depends on more than what is remembered here. True: there is nothing more to check.
+fn check_wished(request: &Request, command: &Command<'_>, answer: &Answer, stored: &mut Stored) -> bool {
+    let (key, writes, depends) = match command {
+        Command::Get(key) => (key, false, request.wishes),
+        Command::Set(key, ttl_s) => (key, true, request.wishes || ttl_s.is_some()),
+        Command::Delete(key) => (key, true, request.wishes),
+        Command::Add(key, _) => (key, true, true),
+        _ => return false,
+    };
+    let unsure = stored.unsure.contains(&**key);
+    if depends && writes {
+        stored.unsure.insert(key.to_string());
+    }
+    if depends || unsure {
+        assert!(WISHED.contains(&answer.status), "{request:?}: {answer:?}");
+    }
+    depends || unsure
+}
+
+fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut Stored) {
+    let routed = route(&request.method, &request.target);
+    if routed.as_ref().is_ok_and(|command| check_wished(request, command, answer, stored)) {
+        return;
+    }
+    let stored = &mut stored.rows;
     let fails = |key: &str| key.starts_with([REFUSED, DOWN]);
     let loses = |key: &str| key.starts_with(UNKNOWN);
-    let expected = match route(&request.method, &request.target) {
+    let expected = match routed {
         Err(problem) => problem.status(),
+        Ok(Command::Add(..)) => panic!("its effect depends on the row"),
         Ok(Command::Options(_)) => 204,
         Ok(Command::Admin(_)) => panic!("operations on the data socket"),
         Ok(Command::Get(key)) if fails(&key) => 503,
@@ -192,11 +231,11 @@ fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut B
             Some(_) => 204,
             None => 404,
         },
-        Ok(Command::Set(_)) if request.framing == Framing::None => 411,
-        Ok(Command::Set(_)) if content.len() > MAX_VALUE_BYTES => 413,
-        Ok(Command::Set(_)) if std::str::from_utf8(content).map_or(true, |text| text.contains('\0')) => 422,
-        Ok(Command::Set(key)) if fails(&key) => 503,
-        Ok(Command::Set(key)) => match stored.insert(key.to_string(), content.to_vec()) {
+        Ok(Command::Set(..)) if request.framing == Framing::None => 411,
+        Ok(Command::Set(..)) if content.len() > MAX_VALUE_BYTES => 413,
+        Ok(Command::Set(..)) if std::str::from_utf8(content).map_or(true, |text| text.contains('\0')) => 422,
+        Ok(Command::Set(key, _)) if fails(&key) => 503,
+        Ok(Command::Set(key, _)) => match stored.insert(key.to_string(), content.to_vec()) {
             _ if loses(&key) => 504,
             existed => {
                 assert_eq!(answer.body, content, "{request:?}");

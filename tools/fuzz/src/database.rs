@@ -2,9 +2,10 @@
 //! letter of its key alone, so that two runs of the same requests have the same answers.
 
 use crossbeam_channel::Receiver;
-use hotrow::engine::shard::Row;
-use hotrow::engine::{Engine, Value};
-use hotrow::store::{Answer, Failure, Op, ReadJob, Reply, WriteJob};
+use hotrow::engine::shard::Writes;
+use hotrow::engine::{Engine, Record, Row};
+use hotrow::store::judge::{Before, Judged, To};
+use hotrow::store::{Answer, Failure, Job, ManyJob, ReadJob, Reply, Step, WriteJob};
 use std::collections::BTreeMap;
 
 /// Keys that begin so: PostgreSQL refuses their statements.
@@ -20,7 +21,7 @@ pub struct Jobs {
     /// Misses.
     pub reads: Receiver<ReadJob>,
     /// Writes, a queue for each writer.
-    pub writes: Vec<Receiver<WriteJob>>,
+    pub writes: Vec<Receiver<Job>>,
 }
 
 impl Jobs {
@@ -33,7 +34,7 @@ impl Jobs {
 /// The rows, and how many versions there were.
 #[derive(Debug, Default)]
 pub struct Database {
-    rows: BTreeMap<Box<str>, (Value, u32)>,
+    rows: BTreeMap<Box<str>, Record>,
     version: u32,
 }
 
@@ -45,11 +46,12 @@ impl Database {
             return self.read(&job, engine);
         }
         match jobs.writes.iter().find_map(|writes| writes.try_recv().ok()) {
-            Some(job) if job.claim.take() => self.write(job, engine, lose),
-            Some(job) => {
-                engine.shard(job.hash).refused(job.hash, &job.key, 1);
+            Some(Job::One(job)) if job.claim.take() => self.write(&job, engine, lose),
+            Some(Job::One(job)) => {
+                engine.shard(job.step.hash).refused(job.step.hash, &job.step.key, Writes::Own(1));
                 Vec::new()
             }
+            Some(Job::Many(job)) => self.write_many(&job, engine, lose),
             None => Vec::new(),
         }
     }
@@ -58,38 +60,62 @@ impl Database {
         let row: Row = self.rows.get(&job.key).cloned();
         let failure = refusal(&job.key);
         let found = if failure.is_none() { Some(&row) } else { None };
-        let waiters = engine.shard(job.hash).read_done(job.hash, &job.key, job.id, found);
+        let waiters = engine.shard(job.hash).read_done(job.hash, &job.key, job.id, found, 0);
         let answer = failure.map_or(Answer::Found(row), Answer::Failed);
         waiters.into_iter().map(|ticket| Reply { ticket, answer: answer.clone() }).collect()
     }
 
-    fn write(&mut self, job: WriteJob, engine: &Engine, lose: bool) -> Vec<Reply> {
-        let WriteJob { key, hash, op, ticket, .. } = job;
+    fn write(&mut self, job: &WriteJob, engine: &Engine, lose: bool) -> Vec<Reply> {
+        let mut answers = self.apply(&[&job.step], Writes::Own(1), engine, lose);
+        vec![Reply { ticket: job.ticket, answer: answers.remove(0) }]
+    }
+
+    /// All-or-nothing is not done here: what the batch is answered does not depend on it.
+    fn write_many(&mut self, job: &ManyJob, engine: &Engine, lose: bool) -> Vec<Reply> {
+        let mut answers = vec![Answer::NotDone; job.steps.len()];
+        for (_, key) in job.keys() {
+            let of_key: Vec<usize> = (0..job.steps.len()).filter(|at| job.steps[*at].key == key).collect();
+            let steps: Vec<&Step> = of_key.iter().map(|at| &job.steps[*at]).collect();
+            for (at, answer) in of_key.iter().zip(self.apply(&steps, Writes::Foreign, engine, lose)) {
+                answers[*at] = answer;
+            }
+        }
+        vec![Reply { ticket: job.ticket, answer: Answer::Many(answers) }]
+    }
+
+    /// Does the steps of one key, in their order.
+    fn apply(&mut self, steps: &[&Step], writes: Writes, engine: &Engine, lose: bool) -> Vec<Answer> {
+        let (key, hash) = (&steps[0].key, steps[0].hash);
         let mut shard = engine.shard(hash);
-        if let Some(failure) = refusal(&key) {
-            shard.refused(hash, &key, 1);
-            return vec![Reply { ticket, answer: Answer::Failed(failure) }];
+        if let Some(failure) = refusal(key) {
+            shard.refused(hash, key, writes);
+            return vec![Answer::Failed(failure); steps.len()];
         }
         self.version += 1;
-        let (row, before) = match &op {
-            Op::Set(value) => {
-                let row = (value.clone(), self.version);
-                (Some(row.clone()), self.rows.insert(key.clone(), row))
+        let before = self.rows.get(key).map(|record| Before { record: record.clone(), expired: false });
+        let judged = Judged::new(before.as_ref(), steps.iter().copied(), 0);
+        match &judged.to {
+            Some(To::Value(value, _)) => {
+                let record =
+                    Record { value: value.clone(), version: self.version, expires_s: judged.expires_s };
+                self.rows.insert(key.clone(), record);
             }
-            Op::Delete => (None, self.rows.remove(&key)),
-        };
-        let existed = before.is_some();
-        if lose || key.starts_with(UNKNOWN) {
-            shard.doubt(hash, &key);
-            shard.unknown(hash, &key, 1);
-            return vec![Reply { ticket, answer: Answer::Failed(Failure::Unknown) }];
+            Some(To::Nothing) => {
+                self.rows.remove(key);
+            }
+            None => {}
         }
-        shard.committed(hash, &key, 1, &row);
-        let answer = match op {
-            Op::Set(value) => Answer::Stored { key, value, version: Some(self.version), created: !existed },
-            Op::Delete => Answer::Deleted { existed },
-        };
-        vec![Reply { ticket, answer }]
+        if lose || key.starts_with(UNKNOWN) {
+            shard.doubt(hash, key);
+            shard.unknown(hash, key, writes);
+            return vec![Answer::Failed(Failure::Unknown); steps.len()];
+        }
+        if judged.to.is_some() {
+            shard.committed(hash, key, (writes, false), &self.rows.get(key).cloned(), 0);
+        } else {
+            shard.unchanged(hash, key, writes);
+        }
+        judged.answers(self.version)
     }
 }
 

@@ -152,6 +152,7 @@ impl<'a> World<'a> {
             event_loop: 0,
             now_ms: 0,
             now_ns: 0,
+            now_s: 0,
             draining: false,
         };
         let connection = Connection::new(id, role, &cx);
@@ -290,6 +291,7 @@ impl<'a> World<'a> {
             event_loop: 0,
             now_ms: self.now_ms,
             now_ns: 0,
+            now_s: 0,
             draining: self.draining,
         };
         let turn = WORKSPACE.with_borrow_mut(|ws| act(&mut self.connection, &mut self.socket, ws, &cx));
@@ -307,7 +309,8 @@ impl<'a> World<'a> {
     fn check_backlog(&self) {
         let Script::Steady { sums, .. } = self.script else { return };
         let answered = (self.counters.requests() + self.counters.admin_requests.get()) as usize;
-        let encoded = answered.checked_sub(1).and_then(|last| sums.get(last.min(sums.len().saturating_sub(1))));
+        let encoded =
+            answered.checked_sub(1).and_then(|last| sums.get(last.min(sums.len().saturating_sub(1))));
         let backlog = encoded.map_or(0, |encoded| encoded.saturating_sub(self.socket.sent.len()));
         // The last one before the bound, and the reply to the job that was out.
         assert!(backlog <= OUTPUT_BYTES + 2 * ANSWER_BYTES, "{backlog} bytes wait to be sent");

@@ -1,0 +1,30 @@
+-- Changes rows that are still as they were looked at: had is the version that a row must have, NULL that there must be
+-- none. What another program has written meanwhile is left alone and does not come back. kept: it expires when it did.
+WITH given AS (
+    SELECT * FROM unnest($1::varchar[], $2::text[], $3::float8[], $4::boolean[], $5::text[])
+        AS given (key, value, ttl_s, kept, had)
+), updated AS (
+    UPDATE kv_store SET
+        value = given.value,
+        expires_at =
+            CASE WHEN given.kept THEN kv_store.expires_at ELSE now() + make_interval(secs => given.ttl_s) END,
+        created_at = CASE WHEN kv_store.expires_at <= now() THEN LOCALTIMESTAMP ELSE kv_store.created_at END
+    FROM given
+    WHERE kv_store.key = given.key AND kv_store.xmin::text = given.had
+    RETURNING kv_store.key, kv_store.xmin::text
+), inserted AS (
+    INSERT INTO kv_store (key, value, expires_at)
+    SELECT key, value, now() + make_interval(secs => ttl_s) FROM given WHERE had IS NULL
+    ON CONFLICT (key) DO NOTHING
+    RETURNING key, xmin::text
+), deleted AS (
+    DELETE FROM kv_store
+    USING unnest($6::varchar[], $7::text[]) AS gone (key, had)
+    WHERE kv_store.key = gone.key AND kv_store.xmin::text = gone.had
+    RETURNING kv_store.key
+)
+SELECT key, xmin FROM updated
+UNION ALL
+SELECT key, xmin FROM inserted
+UNION ALL
+SELECT key, NULL FROM deleted;

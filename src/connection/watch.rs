@@ -1,0 +1,218 @@
+//! Reads that ask for more than what is cached: as fresh as they want it, under conditions, or once it changes. A
+//! connection that waits for a change is a ticket in the key's shard and a deadline, and no thread. Called by
+//! [`super::requests`].
+//!
+//! ```text
+//!  GET, If-None-Match, Prefer: wait ──► the key's shard: ticket among its watchers, and a look-up, under one lock
+//!       the row is another one ──► 200                │ it is the same row
+//!       a write of the key has ended ──► look again ◄─┤
+//!       the wait is over ──► 304 ◄────────────────────┘
+//! ```
+
+use super::requests::Job;
+use super::{Connection, Context, State, Workspace};
+use crate::api::answer::{self, Forward};
+use crate::api::wishes::Wishes;
+use crate::engine::Row;
+use crate::engine::shard::{Freshness, Known};
+use crate::http::conditional::{Current, Preconditions, Verdict};
+use crate::http::response::Frame;
+use crate::store::Answer;
+use crate::store::backend::Asked;
+use crate::token::Ticket;
+
+/// A read that waits for a change.
+#[derive(Debug)]
+pub(super) struct Watch {
+    key: Box<str>,
+    conditions: Box<Preconditions>,
+    until_ms: u64,
+    /// The row that the client has already; `None` while the database has not told what there is.
+    known: Option<u32>,
+    ticket: Ticket,
+}
+
+impl Connection {
+    /// A GET with fields about conditions, the cache, or waiting.
+    pub(super) fn get_as_wished(
+        &mut self,
+        key: &str,
+        wishes: Wishes,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let watches = wishes.is_watch() && !cx.draining;
+        let Wishes { conditions, freshness, only_if_cached, wait_s, .. } = wishes;
+        match (conditions, wait_s) {
+            (Some(conditions), Some(wait_s)) if watches => {
+                let until_ms = cx.now_ms + u64::from(wait_s) * 1_000;
+                let ticket = self.ticket(cx);
+                let watch = Watch { key: key.into(), conditions, until_ms, known: None, ticket };
+                self.watch(Box::new(watch), frame, ws, cx);
+            }
+            (conditions, _) if only_if_cached => {
+                self.get_cached(key, freshness, conditions.as_deref(), frame, ws, cx);
+            }
+            (conditions, _) => {
+                let ticket = self.ticket(cx);
+                let Workspace { output, encoder, .. } = ws;
+                let hit = |known: Known<'_>| {
+                    answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
+                };
+                let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
+                let forward = match freshness {
+                    Freshness::Any => Forward::Miss,
+                    Freshness::AtMost(_) | Freshness::Now => Forward::Request,
+                    Freshness::Uncached => Forward::Bypass,
+                };
+                self.take_asked(asked, Job::Read(forward, conditions), frame, ws, cx);
+            }
+        }
+    }
+
+    /// Only if cached.
+    fn get_cached(
+        &mut self,
+        key: &str,
+        freshness: Freshness,
+        conditions: Option<&Preconditions>,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let most_s = match freshness {
+            Freshness::Any => Some(u32::MAX),
+            Freshness::AtMost(most_s) => Some(most_s),
+            Freshness::Now | Freshness::Uncached => None,
+        };
+        let Workspace { output, encoder, .. } = ws;
+        let hit = |known: Known<'_>| {
+            let fresh = most_s.is_some_and(|most_s| known.age_s() <= most_s);
+            if fresh {
+                answer::hit_if(encoder, output, &known, conditions, frame);
+            }
+            fresh
+        };
+        if cx.backend.peek(key, cx.now_s, hit) == Some(true) {
+            cx.counters.cache_hits.add(1);
+            self.answered(frame, ws, cx);
+        } else {
+            self.refuse(&answer::not_cached(), frame, ws, cx);
+        }
+    }
+
+    /// Begins to wait for a change, or goes on to: answers if there is one already.
+    fn watch(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        watch.ticket = self.ticket(cx);
+        let Workspace { output, encoder, .. } = ws;
+        let Watch { key, conditions, ticket, .. } = &*watch;
+        let mut same = None;
+        let hit = |known: Known<'_>| match &known {
+            Known::Value(held) if is_same(conditions, Current::Version(held.version)) => {
+                same = Some(held.version);
+            }
+            Known::Value(_) | Known::Absent { .. } => {
+                answer::hit_if(encoder, output, &known, Some(conditions), frame);
+            }
+        };
+        let asked = cx.backend.watch(key, cx.now_s, *ticket, hit);
+        match (asked, same) {
+            (Asked::Answered(()), Some(version)) => {
+                watch.known = Some(version);
+                self.wait_for_change(watch, frame, cx);
+            }
+            (asked @ Asked::Answered(()), None) => {
+                cx.backend.unwatch(key, *ticket);
+                self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
+            }
+            // Nothing is known: until it is, this is a read like any other.
+            (asked, _) => self.take_asked(asked, Job::Watch(watch), frame, ws, cx),
+        }
+    }
+
+    fn wait_for_change(&mut self, watch: Box<Watch>, frame: Frame, cx: &Context<'_>) {
+        let until_ms = watch.until_ms;
+        self.wait(frame, Job::Watch(watch), cx);
+        self.deadline_ms = until_ms;
+    }
+
+    /// A reply to a connection that waits for a change.
+    pub(super) fn take_watched(
+        &mut self,
+        mut watch: Box<Watch>,
+        reply: &Answer,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        match reply {
+            // Whoever wrote the key has taken the ticket: look again, under a new one.
+            Answer::Changed if cx.now_ms < watch.until_ms => self.watch(watch, frame, ws, cx),
+            Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
+                // The ticket has been among the watchers since before this was read: nothing was missed.
+                watch.known = Some(record.version);
+                self.deadline_ms = watch.until_ms;
+                self.state = State::Waiting(frame, Job::Watch(watch));
+            }
+            Answer::Found(row) => {
+                cx.backend.unwatch(&watch.key, watch.ticket);
+                self.answer_found(row, &watch.conditions, frame, ws, cx);
+            }
+            other => {
+                cx.backend.unwatch(&watch.key, watch.ticket);
+                let Workspace { output, encoder, .. } = ws;
+                match other {
+                    Answer::Failed(failure) => return self.refuse(&answer::failed(failure), frame, ws, cx),
+                    _ => answer::not_changed(encoder, output, watch.known, frame),
+                }
+                self.answered(frame, ws, cx);
+            }
+        }
+    }
+
+    fn answer_found(
+        &mut self,
+        row: &Row,
+        conditions: &Preconditions,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        answer::found(&ws.encoder, &mut ws.output, row, Forward::Miss, Some(conditions), frame);
+        self.answered(frame, ws, cx);
+    }
+
+    /// The wait is over without a change; or the database has not even told what there is.
+    pub(super) fn watched_in_vain(
+        &mut self,
+        watch: &Watch,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        cx.backend.unwatch(&watch.key, watch.ticket);
+        if watch.known.is_none() {
+            return self.refuse(&answer::deadline_exceeded(), frame, ws, cx);
+        }
+        answer::not_changed(&ws.encoder, &mut ws.output, watch.known, frame);
+        self.answered(frame, ws, cx);
+    }
+
+    /// The connection is gone: nobody is to be told of a change any more.
+    pub fn leave(&mut self, cx: &Context<'_>) {
+        if let State::Waiting(_, Job::Watch(watch)) = &self.state {
+            cx.backend.unwatch(&watch.key, watch.ticket);
+        }
+    }
+
+    /// True while it waits for a change.
+    pub(super) fn is_watching(&self) -> bool {
+        matches!(self.state, State::Waiting(_, Job::Watch(_)))
+    }
+}
+
+/// The row that the client has already.
+fn is_same(conditions: &Preconditions, current: Current) -> bool {
+    conditions.on_read(current) == Verdict::NotModified
+}

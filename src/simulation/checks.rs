@@ -1,0 +1,155 @@
+//! What every answer is checked for.
+
+use super::{Asking, COUNTER, State, Wish};
+use crate::engine::{Record, Row};
+use crate::store::{Answer, Failure, NO_VERSION, Op};
+
+impl State {
+    pub(super) fn violate(&mut self, what: String) {
+        self.log(|| format!("VIOLATION: {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    /// A read of `key` has given `row`, and began when `asking` says.
+    pub(super) fn check_read(&mut self, asking: &Asking, row: &Row, how: &str) {
+        let history = &self.history[asking.key];
+        let matches = |state: &Option<(String, u32)>| match (state, row) {
+            (None, None) => true,
+            (Some((value, version)), Some(got)) => **value == *got.value && *version == got.version,
+            _ => false,
+        };
+        match history.iter().enumerate().skip(asking.floor).find(|(_, state)| matches(state)) {
+            Some((at, _)) => self.raise_floor(asking.key, at),
+            None => {
+                let what = format!(
+                    "{how} of {} gave {row:?}, from before its beginning or from nowhere",
+                    asking.key
+                );
+                self.violate(what);
+            }
+        }
+    }
+
+    /// A write that was acknowledged must have been committed since it began.
+    pub(super) fn check_write(&mut self, asking: &Asking, version: Option<u32>) {
+        let history = &self.history[asking.key];
+        let committed = match version {
+            Some(version) => {
+                history.iter().rposition(|state| state.as_ref().is_some_and(|(_, v)| *v == version))
+            }
+            // Folded away by a later write of its batch: that one's commit is its own. If that one was a DELETE and
+            // there was no row, nothing was left to commit.
+            None if asking.newest + 1 < history.len() => Some(asking.newest + 1),
+            None if history.last().is_some_and(Option::is_none) => return,
+            None => None,
+        };
+        match committed {
+            Some(at) if at > asking.newest => self.raise_floor(asking.key, at),
+            _ => self.violate(format!("{asking:?} was acknowledged and not committed")),
+        }
+    }
+
+    /// A value was acknowledged: of a plain write, a compare-and-swap, or the counter.
+    pub(super) fn check_stored(&mut self, asking: &Asking, record: &Record) {
+        let version = (record.version != NO_VERSION).then_some(record.version);
+        match &asking.wish {
+            Wish::Count => {
+                self.check_counted(&record.value);
+                if version.is_some() {
+                    self.check_write(asking, version);
+                }
+            }
+            Wish::Swap(_, from) => {
+                self.check_swapped(asking, *from);
+                self.check_write(asking, version);
+            }
+            Wish::Read | Wish::Write(_) | Wish::Both(..) => self.check_write(asking, version),
+        }
+    }
+
+    /// One row can be replaced once.
+    pub(super) fn check_swapped(&mut self, asking: &Asking, from: u32) {
+        if from != NO_VERSION && !self.swapped.insert((asking.key, from)) {
+            self.violate(format!("{asking:?}: a second swap of one row"));
+        }
+    }
+
+    pub(super) fn check_not_swapped(&mut self, asking: &Asking) {
+        let (Wish::Swap(_, from) | Wish::Both(_, from)) = asking.wish else {
+            return self.violate(format!("{asking:?} has no condition"));
+        };
+        let history = &self.history[asking.key];
+        let version =
+            |state: &Option<(String, u32)>| state.as_ref().map_or(NO_VERSION, |(_, version)| *version);
+        let other = history[asking.floor..].iter().any(|state| version(state) != from);
+        // Or another write of its batch was before it, and yet another one after it: no row was left of either.
+        let under_way = |other: &Asking| other.key == asking.key && !matches!(other.wish, Wish::Read);
+        let others = self.last_ended.get(asking.key).is_some_and(|job| *job >= asking.job)
+            || self.clients.iter().flatten().any(under_way);
+        if !other && !others {
+            self.violate(format!("{asking:?} failed, and the row was as it should be all the time"));
+        }
+        if let Wish::Swap(Op::Set { value, .. }, _) | Wish::Both(Op::Set { value, .. }, _) = &asking.wish {
+            self.refused.insert(value.to_string());
+        }
+    }
+
+    pub(super) fn check_counted(&mut self, number: &str) {
+        let number = number.parse().expect("a counter is a number");
+        if !self.counted.insert(number) {
+            self.violate(format!("the counter gave {number} twice"));
+        }
+    }
+
+    pub(super) fn check_both(&mut self, asking: &Asking, answers: &[Answer]) {
+        let Wish::Both(op, from) = &asking.wish else {
+            return self.violate(format!("{asking:?} is no batch"));
+        };
+        match answers {
+            [
+                Answer::Stored { record: count, .. },
+                Answer::Stored { record, .. },
+                Answer::Found(Some(read)),
+            ] => {
+                if record != read {
+                    self.violate(format!("{asking:?} has read {read:?} after {record:?}"));
+                }
+                self.check_counted(&count.value);
+                self.check_swapped(asking, *from);
+                self.check_write(asking, Some(record.version));
+                let together =
+                    self.history[COUNTER].iter().flatten().any(|(_, version)| *version == record.version);
+                if !together {
+                    self.violate(format!("{asking:?} was torn apart"));
+                }
+            }
+            [Answer::NotDone, Answer::PreconditionFailed, Answer::NotDone] => self.check_not_swapped(asking),
+            [Answer::Failed(Failure::Unknown), ..] => self.count_unknown(asking),
+            [Answer::Failed(_), Answer::Failed(_), Answer::Failed(_)] => {
+                if let Op::Set { value, .. } = op {
+                    self.refused.insert(value.to_string());
+                }
+            }
+            other => self.violate(format!("{other:?} for {asking:?}")),
+        }
+    }
+
+    pub(super) fn count_unknown(&mut self, asking: &Asking) {
+        self.counts_unknown += i64::from(matches!(asking.wish, Wish::Count | Wish::Both(..)));
+    }
+
+    /// A client was told that nothing was changed.
+    pub(super) fn refuse(&mut self, asking: &Asking) {
+        if let Wish::Write(Op::Set { value, .. })
+        | Wish::Swap(Op::Set { value, .. }, _)
+        | Wish::Both(Op::Set { value, .. }, _) = &asking.wish
+        {
+            self.refused.insert(value.to_string());
+        }
+    }
+
+    pub(super) fn raise_floor(&mut self, key: &'static str, at: usize) {
+        let floor = self.floors.get_mut(key).expect("known keys only");
+        *floor = (*floor).max(at);
+    }
+}

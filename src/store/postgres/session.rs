@@ -1,0 +1,263 @@
+//! One session: the statements on data, and what their answers mean. Opened by [`super`], used by the workers through
+//! [`crate::store::Session`].
+
+use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, sort, strange, wait_for_end};
+use crate::engine::{NEVER, Record, Row};
+use crate::store::judge::{Before, Change, Expiry, To};
+use crate::store::patience::Patience;
+use crate::store::{Error, Session, Set, Written};
+use ::postgres::fallible_iterator::FallibleIterator;
+use ::postgres::types::ToSql;
+use ::postgres::{Client, Statement};
+use std::time::{Duration, Instant};
+
+/// A session, and the statements that it has needed so far. Not prepared before: PostgreSQL takes a statement's locks
+/// for preparing it, so that a reader that prepared a write would wait for whoever makes an index on the table.
+pub struct PostgresSession {
+    client: Client,
+    backend: Backend,
+    timeline: Timeline,
+    patience: Patience,
+    /// How long an answer is waited for.
+    answer_limit: Duration,
+    prepared: [Option<Statement>; STATEMENTS.len()],
+}
+
+/// The statements on data, by the numbers below.
+const STATEMENTS: [&str; 7] = [
+    include_str!("../../../sql/read.sql"),
+    include_str!("../../../sql/set.sql"),
+    include_str!("../../../sql/delete.sql"),
+    include_str!("../../../sql/set_and_delete.sql"),
+    include_str!("../../../sql/look.sql"),
+    include_str!("../../../sql/change.sql"),
+    include_str!("../../../sql/sweep.sql"),
+];
+const READ: usize = 0;
+const SET: usize = 1;
+const DELETE: usize = 2;
+const SET_AND_DELETE: usize = 3;
+const LOOK: usize = 4;
+const CHANGE: usize = 5;
+const SWEEP: usize = 6;
+
+impl Session for PostgresSession {
+    type Backend = Backend;
+
+    fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error> {
+        let found = self.find(READ, keys, |row| record(row, now_ms))?;
+        Ok(found)
+    }
+
+    fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error> {
+        self.begin()?;
+        let keys: Vec<&str> = sets.iter().map(|set| set.key).collect();
+        let values: Vec<&str> = sets.iter().map(|set| set.value).collect();
+        let ttls: Vec<Option<f64>> = sets.iter().map(|set| set.ttl_s.map(f64::from)).collect();
+        let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match (sets.is_empty(), deletes.is_empty())
+        {
+            (_, true) => (SET, &[&keys, &values, &ttls]),
+            (true, false) => (DELETE, &[&deletes]),
+            (false, false) => (SET_AND_DELETE, &[&keys, &values, &ttls, &deletes]),
+        };
+        let statement = self.prepared(number)?;
+        let rows = self.client.query(&statement, arguments).map_err(sort)?;
+        self.check_timeline()?;
+        let mut written =
+            Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
+        for (at, row) in rows.iter().enumerate() {
+            let key: &str = row.get(0);
+            let stored = if number == DELETE { None } else { row.get::<_, Option<&str>>(1) };
+            if let Some(xmin) = stored {
+                // In practice the rows come back as they were sent; nothing promises it.
+                let at = if keys.get(at) == Some(&key) { Ok(at) } else { keys.binary_search(&key) };
+                let at = at.map_err(|_| strange("a key came back that was not sent"))?;
+                written.stored[at] = (version(xmin)?, row.get("created"));
+            } else {
+                let at =
+                    deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
+                written.deleted[at] = !row.get::<_, bool>("expired");
+            }
+        }
+        Ok(written)
+    }
+
+    fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
+        self.find(LOOK, keys, |row| Ok(Before { record: record(row, now_ms)?, expired: row.get(4) }))
+    }
+
+    fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error> {
+        self.begin()?;
+        let statement = self.prepared(CHANGE)?;
+        let arguments = ChangeArguments::new(changes);
+        let mut changed = vec![None; changes.len()];
+        let rows = if all_or_nothing {
+            let unsent = |error| match sort(error) {
+                Error::Lost(message) => Error::NotSent(message),
+                other @ (Error::NotSent(_) | Error::Refused { .. }) => other,
+            };
+            let mut transaction = self.client.transaction().map_err(unsent)?;
+            // Nothing happens before the commit.
+            let rows = transaction.query(&statement, &arguments.as_sql()).map_err(unsent)?;
+            if rows.len() < changes.len() {
+                transaction.rollback().map_err(unsent)?;
+                return Ok(changed);
+            }
+            transaction.commit().map_err(sort)?;
+            rows
+        } else {
+            self.client.query(&statement, &arguments.as_sql()).map_err(sort)?
+        };
+        self.check_timeline()?;
+        for row in &rows {
+            let at = changes
+                .binary_search_by_key(&row.get(0), |change| change.key)
+                .map_err(|_| strange("a key came back that was not sent"))?;
+            changed[at] = Some(row.get::<_, Option<&str>>(1).map_or(Ok(0), version)?);
+        }
+        Ok(changed)
+    }
+
+    fn sweep(&mut self, rows: u32) -> Result<u64, Error> {
+        self.begin()?;
+        let statement = self.prepared(SWEEP)?;
+        self.client.execute(&statement, &[&i64::from(rows)]).map_err(sort)
+    }
+
+    fn backend(&self) -> Backend {
+        self.backend.clone()
+    }
+
+    fn end_backend(&mut self, backend: &Backend) -> Result<(), Error> {
+        let deadline = Instant::now() + END_BACKEND;
+        self.patience.begin(END_BACKEND);
+        loop {
+            let sql = include_str!("../../../sql/end_backend.sql");
+            let row = self.client.query_one(sql, &[&backend.pid, &backend.started]).map_err(sort)?;
+            if !row.get::<_, bool>(0) {
+                return Ok(());
+            }
+            wait_for_end(deadline)?;
+        }
+    }
+
+    fn is_broken(&mut self) -> bool {
+        // Asking for notifications lets the client read what the server has sent meanwhile: its farewell, or an end
+        // of stream. Nothing is waited for.
+        self.patience.end();
+        let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
+        self.client.is_closed() || self.timeline.is_left_behind()
+    }
+}
+
+impl PostgresSession {
+    pub(super) fn new(opened: Opened, answer_limit: Duration) -> PostgresSession {
+        let Opened { client, backend, timeline, patience } = opened;
+        PostgresSession { client, backend, timeline, patience, answer_limit, prepared: Default::default() }
+    }
+
+    /// What a statement finds of these keys, in their order. Rows come in any order, and only those that there are.
+    fn find<T: Clone>(
+        &mut self,
+        number: usize,
+        keys: &[&str],
+        read: impl Fn(&::postgres::Row) -> Result<T, Error>,
+    ) -> Result<Vec<Option<T>>, Error> {
+        self.begin()?;
+        let statement = self.prepared(number)?;
+        let rows = self.client.query(&statement, &[&keys]).map_err(sort)?;
+        self.check_timeline()?;
+        let mut found: Vec<(&str, T)> =
+            rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect::<Result<_, Error>>()?;
+        found.sort_unstable_by_key(|(key, _)| *key);
+        let found_of = |key: &&str| {
+            let at = found.binary_search_by_key(key, |(key, _)| *key).ok()?;
+            Some(found[at].1.clone())
+        };
+        Ok(keys.iter().map(found_of).collect())
+    }
+
+    /// A statement, prepared now if it was not before. Preparing changes nothing: lost with it means not sent.
+    fn prepared(&mut self, number: usize) -> Result<Statement, Error> {
+        if let Some(statement) = &self.prepared[number] {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(STATEMENTS[number]).map_err(|error| match sort(error) {
+            Error::Lost(message) => Error::NotSent(message),
+            error @ (Error::NotSent(_) | Error::Refused { .. }) => error,
+        })?;
+        Ok(self.prepared[number].insert(statement).clone())
+    }
+
+    /// Before each statement: is this session still to be used? From here on its answer is waited for.
+    fn begin(&self) -> Result<(), Error> {
+        self.patience.begin(self.answer_limit);
+        let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
+        match () {
+            () if self.client.is_closed() => unsent("the connection was closed"),
+            () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
+            () => Ok(()),
+        }
+    }
+
+    /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
+    fn check_timeline(&self) -> Result<(), Error> {
+        if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
+    }
+}
+
+/// Changes as the columns that the statement takes.
+struct ChangeArguments<'a> {
+    keys: Vec<&'a str>,
+    values: Vec<&'a str>,
+    ttls: Vec<Option<f64>>,
+    kept: Vec<bool>,
+    had: Vec<Option<String>>,
+    gone: Vec<&'a str>,
+    gone_had: Vec<Option<String>>,
+}
+
+impl<'a> ChangeArguments<'a> {
+    fn new(changes: &'a [Change<'a>]) -> ChangeArguments<'a> {
+        let (keys, values, ttls, kept) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (had, gone, gone_had) = (Vec::new(), Vec::new(), Vec::new());
+        let mut arguments = ChangeArguments { keys, values, ttls, kept, had, gone, gone_had };
+        for change in changes {
+            let had = change.from.map(|version| version.to_string());
+            match &change.to {
+                To::Value(value, expiry) => {
+                    arguments.keys.push(change.key);
+                    arguments.values.push(value);
+                    let ttl_s =
+                        if let Expiry::After(ttl_s) = expiry { Some(f64::from(*ttl_s)) } else { None };
+                    arguments.ttls.push(ttl_s);
+                    arguments.kept.push(*expiry == Expiry::Kept);
+                    arguments.had.push(had);
+                }
+                To::Nothing => {
+                    arguments.gone.push(change.key);
+                    arguments.gone_had.push(had);
+                }
+            }
+        }
+        arguments
+    }
+
+    fn as_sql(&self) -> [&(dyn ToSql + Sync); 7] {
+        [&self.keys, &self.values, &self.ttls, &self.kept, &self.had, &self.gone, &self.gone_had]
+    }
+}
+
+/// A row of `key, value, xmin, left_s`, read at this time.
+fn record(row: &::postgres::Row, now_ms: u64) -> Result<Record, Error> {
+    let value: &str = row.get(1);
+    let expires_s = row.get::<_, Option<f64>>(3).map_or(NEVER, |left_s| {
+        // Rounded down, so that nothing is kept too long. What is past any clock of ours becomes NEVER.
+        (now_ms as f64 / 1_000.0 + left_s).max(0.0) as u32
+    });
+    Ok(Record { value: value.into(), version: version(row.get(2))?, expires_s })
+}
+
+fn version(xmin: &str) -> Result<u32, Error> {
+    xmin.parse().map_err(|_| strange("xmin is no number"))
+}

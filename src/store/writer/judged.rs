@@ -1,0 +1,328 @@
+//! Writes that depend on the row that they find, and batches of many keys:
+//!
+//! ```text
+//!  look at the rows ─► judge (pure, store/judge.rs) ─► change the rows that are still the same, in one commit
+//!        ▲                                                  │ some are not: another program has written them
+//!        └──────────────── those again, a few times ────────┘
+//! ```
+//!
+//! The look takes no lock. It is the change that decides: it names the version of the row that was judged, and a row of
+//! another version is left alone. So a compare-and-swap, or an addition, is as atomic as one statement is.
+//!
+//! A change that was lost is not tried again, because it may have happened: its keys stay in doubt until the old
+//! backend is gone, and then its outcome is unknown.
+
+use super::super::judge::{Before, Change, Judged, To};
+use super::super::{Answer, Blame, Connector, Error, Failure, ManyJob, NO_VERSION, Reply, Session, Step};
+use super::{Attempt, Batch, Writer};
+use crate::clock::seconds;
+use crate::engine::shard::Writes;
+use crate::engine::{Record, Row};
+use crate::limits::OVERTAKEN_RETRIES;
+use std::time::Instant;
+
+/// One key's part of what is judged together.
+struct Part<'a> {
+    key: &'a str,
+    hash: u64,
+    writes: Writes,
+    steps: Vec<&'a Step>,
+}
+
+/// What became of one [`Part`].
+enum Ending {
+    /// It was judged, and its change is committed, if it has one.
+    Done(Judged, u32),
+    Failed(Failure),
+}
+
+/// The database's answer to one round.
+enum Round {
+    /// For every part, the version that its change has left; `None`: overtaken, or nothing done.
+    Changed(Vec<Judged>, Vec<Option<u32>>),
+    /// An all-or-nothing batch in which some step could not do what it is for.
+    Impossible(Vec<Judged>),
+    /// Nothing happened; the same again may work. If it never does, this is why.
+    Again(Failure),
+    Failed(Failure),
+    /// One row may be at fault.
+    Row(Failure),
+    Lost,
+}
+
+impl<C: Connector> Writer<C> {
+    /// Brings writes that depend on their rows to their endings.
+    pub(super) fn execute_judged(&mut self, batch: &Batch) {
+        let parts: Vec<Part<'_>> = batch
+            .keys()
+            .map(|key| {
+                let writes = Writes::Own(key.count());
+                Part { key: key.key(), hash: key.hash(), writes, steps: key.steps().collect() }
+            })
+            .collect();
+        let endings = self.judge_and_change(&parts, false);
+        for (key, ending) in batch.keys().zip(endings) {
+            match ending {
+                Ending::Done(judged, version) => key.answer_each(judged.answers(version), &mut self.replies),
+                Ending::Failed(failure) => key.answer_all(&Answer::Failed(failure), &mut self.replies),
+            }
+        }
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+
+    /// Takes a batch of many keys, unless its time is over.
+    pub(super) fn start_many(&mut self, job: ManyJob, now_ms: u64) -> Option<ManyJob> {
+        if !job.claim.take() {
+            for (hash, key) in job.keys() {
+                self.shared.engine.shard(hash).refused(hash, &key, Writes::Foreign);
+            }
+            return None;
+        }
+        if job.deadline_ms <= now_ms {
+            self.fail_many(&job, Attempt::First, &Failure::NotStarted);
+            return None;
+        }
+        Some(job)
+    }
+
+    pub(super) fn fail_many(&mut self, job: &ManyJob, attempt: Attempt, failure: &Failure) {
+        let failure = attempt.failure(failure);
+        for (hash, key) in job.keys() {
+            let watching = self.ended(hash, &key, Writes::Foreign, failure);
+            self.tell(watching);
+        }
+        self.replies.push(Reply { ticket: job.ticket, answer: Answer::Failed(failure.clone()) });
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+
+    /// Brings a batch of many keys to its ending: one answer with those of all its steps.
+    pub(super) fn execute_many(&mut self, job: &ManyJob) {
+        // Steps by key, each key's in their order; and where each step's answer belongs.
+        let mut order: Vec<usize> = (0..job.steps.len()).collect();
+        order.sort_by(|a, b| job.steps[*a].key.cmp(&job.steps[*b].key));
+        let groups: Vec<&[usize]> = order.chunk_by(|a, b| job.steps[*a].key == job.steps[*b].key).collect();
+        let part = |group: &&[usize]| {
+            let steps: Vec<&Step> = group.iter().map(|at| &job.steps[*at]).collect();
+            Part { key: &steps[0].key, hash: steps[0].hash, writes: Writes::Foreign, steps }
+        };
+        let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
+        let endings = self.judge_and_change(&parts, job.all_or_nothing);
+        let mut answers = vec![Answer::NotDone; job.steps.len()];
+        for (group, ending) in groups.iter().zip(endings) {
+            let group_answers = match ending {
+                Ending::Done(judged, _) if job.all_or_nothing && judged.is_undone() => judged.not_done(),
+                Ending::Done(judged, version) => judged.answers(version),
+                Ending::Failed(failure) => vec![Answer::Failed(failure); group.len()],
+            };
+            for (at, answer) in group.iter().zip(group_answers) {
+                answers[*at] = answer;
+            }
+        }
+        self.replies.push(Reply { ticket: job.ticket, answer: Answer::Many(answers) });
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+
+    /// Judges and changes until every part has its ending, and tells the engine.
+    fn judge_and_change(&mut self, parts: &[Part<'_>], all_or_nothing: bool) -> Vec<Ending> {
+        let mut endings: Vec<Option<Ending>> = parts.iter().map(|_| None).collect();
+        let (mut left, mut retries): (Vec<usize>, usize) = ((0..parts.len()).collect(), 0);
+        while !left.is_empty() {
+            let these: Vec<&Part<'_>> = left.iter().map(|at| &parts[*at]).collect();
+            let now_ms = self.shared.clock.now_ms();
+            let round = self.round(&these, all_or_nothing, now_ms);
+            let again = match round {
+                Round::Changed(judged, versions) => {
+                    self.keep_done(parts, &mut left, &mut endings, judged, versions, seconds(now_ms));
+                    overtaken()
+                }
+                Round::Impossible(judged) => {
+                    for (at, mut judged) in left.drain(..).zip(judged) {
+                        judged.undo();
+                        self.applied_part(&parts[at], &judged, None, seconds(now_ms));
+                        endings[at] = Some(Ending::Done(judged, NO_VERSION));
+                    }
+                    continue;
+                }
+                Round::Again(failure) => failure,
+                Round::Row(_) if left.len() > 1 && !all_or_nothing => {
+                    // One row is at fault; the others must not suffer for it.
+                    for at in left.drain(..) {
+                        let single = self.judge_and_change(std::slice::from_ref(&parts[at]), false);
+                        endings[at] = single.into_iter().next();
+                    }
+                    continue;
+                }
+                Round::Row(failure) | Round::Failed(failure) => {
+                    self.give_up(parts, &mut left, &mut endings, &failure);
+                    continue;
+                }
+                Round::Lost => {
+                    self.settle_lost(parts, &mut left, &mut endings);
+                    continue;
+                }
+            };
+            retries += 1;
+            if retries > OVERTAKEN_RETRIES {
+                self.give_up(parts, &mut left, &mut endings, &again);
+            }
+        }
+        endings.into_iter().map(|ending| ending.expect("the loop ends when every part has one")).collect()
+    }
+
+    /// Looks at the rows, judges, and changes them.
+    fn round(&mut self, parts: &[&Part<'_>], all_or_nothing: bool, now_ms: u64) -> Round {
+        if self.session.is_none() && !self.connect() {
+            return Round::Failed(self.shared.down());
+        }
+        let session = self.session.as_mut().expect("connected above");
+        let keys: Vec<&str> = parts.iter().map(|part| part.key).collect();
+        let rows = match session.look(&keys, now_ms) {
+            Ok(rows) => rows,
+            // Nothing was sent that changes anything.
+            Err(Error::NotSent(_) | Error::Lost(_)) => {
+                self.session = None;
+                return Round::Again(self.shared.down());
+            }
+            Err(Error::Refused { message, .. }) => return Round::Failed(refused(&message, parts.len())),
+        };
+        let judge = |(part, row): (&&Part<'_>, &Option<Before>)| {
+            Judged::new(row.as_ref(), part.steps.iter().copied(), seconds(now_ms))
+        };
+        let judged: Vec<Judged> = parts.iter().zip(&rows).map(judge).collect();
+        if all_or_nothing && judged.iter().any(Judged::has_failed) {
+            return Round::Impossible(judged);
+        }
+        let mut changes = Vec::new();
+        for ((part, row), judged) in parts.iter().zip(&rows).zip(&judged) {
+            let from = row.as_ref().map(|before| before.record.version);
+            match &judged.to {
+                Some(To::Nothing) if from.is_none() => {}
+                Some(to) => changes.push(Change { key: part.key, from, to: to.clone() }),
+                None => {}
+            }
+        }
+        if changes.is_empty() {
+            let versions = rows.iter().map(|row| Some(row.as_ref().map_or(0, |row| row.record.version)));
+            return Round::Changed(judged, versions.collect());
+        }
+        let jobs = parts.iter().map(|part| part.steps.len()).sum();
+        let changed = session.timed(jobs, |session| session.change(&changes, all_or_nothing));
+        self.last_used = Instant::now();
+        match changed {
+            Ok(changed) if all_or_nothing && changed.contains(&None) => Round::Again(overtaken()),
+            Ok(changed) => {
+                let mut done = changes.iter().zip(changed);
+                let mut next = done.next();
+                let version = |(part, row): (&&Part<'_>, &Option<Before>)| match &next {
+                    Some((change, version)) if change.key == part.key => {
+                        let version = *version;
+                        next = done.next();
+                        version
+                    }
+                    // Nothing was to be done: the row is what it was when it was looked at.
+                    _ => Some(row.as_ref().map_or(0, |row| row.record.version)),
+                };
+                Round::Changed(judged, parts.iter().zip(&rows).map(version).collect())
+            }
+            Err(Error::NotSent(_)) => {
+                self.session = None;
+                Round::Again(self.shared.down())
+            }
+            Err(Error::Lost(message)) => {
+                log::warn!("a commit of {} keys was lost: {message}", changes.len());
+                Round::Lost
+            }
+            Err(Error::Refused { blame: Blame::Conflict, message }) => {
+                Round::Again(Failure::Refused(message.into()))
+            }
+            Err(Error::Refused { message, blame }) => {
+                if blame == Blame::ReadOnly {
+                    self.session = None;
+                }
+                let failure = refused(&message, changes.len());
+                if blame == Blame::Row { Round::Row(failure) } else { Round::Failed(failure) }
+            }
+        }
+    }
+
+    /// Ends the parts that were done in a round, and leaves those that another program has overtaken.
+    fn keep_done(
+        &mut self,
+        parts: &[Part<'_>],
+        left: &mut Vec<usize>,
+        endings: &mut [Option<Ending>],
+        judged: Vec<Judged>,
+        versions: Vec<Option<u32>>,
+        now_s: u32,
+    ) {
+        let mut overtaken = Vec::new();
+        for ((at, judged), version) in left.drain(..).zip(judged).zip(versions) {
+            let Some(version) = version else {
+                overtaken.push(at);
+                continue;
+            };
+            self.applied_part(&parts[at], &judged, Some(version), now_s);
+            endings[at] = Some(Ending::Done(judged, version));
+        }
+        *left = overtaken;
+    }
+
+    /// Tells the engine what became of a part: the row that its change has left, or that nothing was changed.
+    fn applied_part(&mut self, part: &Part<'_>, judged: &Judged, version: Option<u32>, now_s: u32) {
+        let row: Option<Row> = match (&judged.to, version) {
+            (None, _) | (_, None) => None,
+            (Some(To::Nothing), _) => Some(None),
+            (Some(To::Value(value, _)), Some(version)) => {
+                Some(Some(Record { value: value.clone(), version, expires_s: judged.expires_s }))
+            }
+        };
+        let mut shard = self.shared.engine.shard(part.hash);
+        let watching = match row {
+            Some(row) => shard.committed(part.hash, part.key, (part.writes, false), &row, now_s),
+            None => {
+                shard.unchanged(part.hash, part.key, part.writes);
+                Vec::new()
+            }
+        };
+        drop(shard);
+        self.tell(watching);
+    }
+
+    fn give_up(
+        &mut self,
+        parts: &[Part<'_>],
+        left: &mut Vec<usize>,
+        endings: &mut [Option<Ending>],
+        failure: &Failure,
+    ) {
+        for at in left.drain(..) {
+            let part = &parts[at];
+            let watching = self.ended(part.hash, part.key, part.writes, failure);
+            self.tell(watching);
+            endings[at] = Some(Ending::Failed(failure.clone()));
+        }
+    }
+
+    /// A change was lost: nobody may be told anything before its backend is gone, however long it takes. Then it can
+    /// no longer happen, and whether it has, nobody knows.
+    fn settle_lost(&mut self, parts: &[Part<'_>], left: &mut Vec<usize>, endings: &mut [Option<Ending>]) {
+        let session = self.session.take().expect("it was lost just now");
+        self.lost.push(session.backend());
+        for at in left.iter() {
+            self.shared.engine.shard(parts[*at].hash).doubt(parts[*at].hash, parts[*at].key);
+        }
+        while !self.connect() {
+            self.wait_while_down();
+        }
+        self.give_up(parts, left, endings, &Failure::Unknown);
+    }
+}
+
+fn overtaken() -> Failure {
+    Failure::Refused("another program writes this row all the time".into())
+}
+
+fn refused(message: &str, keys: usize) -> Failure {
+    log::warn!("PostgreSQL refused a write of {keys} keys: {message}");
+    Failure::Refused(message.into())
+}
