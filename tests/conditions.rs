@@ -1,0 +1,355 @@
+//! Requests that ask for more than a key: conditions, directives about the cache, preferences, times to live, counters,
+//! and waiting for a change. The plain ones are in `data_path.rs`.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::thread;
+use support::client::Response;
+use support::{Client, Server, wait_until};
+
+const CLIENTS: usize = 64;
+
+fn cache_status(response: &Response) -> &str {
+    response.field("Cache-Status").expect("every answer to a read says where it is from")
+}
+
+/// A GET with these field lines.
+fn get(client: &mut Client, key: &str, fields: &str) -> Response {
+    client.request("GET", &format!("/kv/{key}"), fields, b"")
+}
+
+/// The tag of a key as it is cached.
+fn tag(client: &mut Client, key: &str) -> String {
+    format!("\"{}\"", client.get(key).version())
+}
+
+#[test]
+fn a_client_that_has_the_row_is_told_so_and_gets_no_copy() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    client.put("k", "value");
+    let tag = tag(&mut client, "k");
+    for fields in [
+        format!("If-None-Match: {tag}\r\n"),
+        format!("If-None-Match: \"other\", W/{tag}\r\n"),
+        format!("If-None-Match: \"other\"\r\nIf-None-Match: {tag}\r\n"),
+        "If-None-Match: *\r\n".to_owned(),
+        format!("If-Match: {tag}\r\nIf-None-Match: {tag}\r\n"),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let answer = client.request(method, "/kv/k", &fields, b"");
+            assert_eq!((answer.status, answer.body.as_slice()), (304, &b""[..]), "{fields}");
+            assert_eq!((answer.field("ETag"), cache_status(&answer)), (Some(tag.as_str()), "hotrow; hit"));
+            assert_eq!(answer.field("Content-Length"), None);
+        }
+    }
+    for (fields, outcome) in [
+        ("If-None-Match: \"1\"\r\n".to_owned(), "200"),
+        (format!("If-Match: {tag}\r\n"), "200"),
+        ("If-Match: *\r\n".to_owned(), "200"),
+        ("If-Match: \"1\"\r\n".to_owned(), "412 precondition-failed"),
+        (format!("If-Match: W/{tag}\r\n"), "412 precondition-failed"),
+        ("If-None-Match: 5\r\n".to_owned(), "400 bad-condition"),
+        ("If-Match: *, \"5\"\r\n".to_owned(), "400 bad-condition"),
+    ] {
+        assert_eq!(get(&mut client, "k", &fields).outcome(), outcome, "{fields}");
+    }
+    assert_eq!(get(&mut client, "none", "If-None-Match: \"1\"\r\n").outcome(), "404 key-not-found");
+    assert_eq!(get(&mut client, "none", "If-Match: *\r\n").outcome(), "412 precondition-failed");
+    // Read from the database, the same: another server's client put it there.
+    let server = Server::start_on(server.database(), &[]);
+    let answer = get(&mut server.connect(), "k", &format!("If-None-Match: {tag}\r\n"));
+    assert_eq!((answer.status, cache_status(&answer)), (304, "hotrow; fwd=miss"));
+}
+
+#[test]
+fn a_write_under_a_condition_is_judged_by_the_table_and_not_by_the_cache() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let put = |client: &mut Client, fields: &str, value: &str| {
+        client.request("PUT", "/kv/k", fields, value.as_bytes()).outcome()
+    };
+    assert_eq!(put(&mut client, "If-Match: *\r\n", "a"), "412 precondition-failed");
+    assert_eq!(put(&mut client, "If-None-Match: *\r\n", "a"), "201");
+    assert_eq!(put(&mut client, "If-None-Match: *\r\n", "b"), "412 precondition-failed");
+    assert_eq!(client.get("k").text(), "a");
+    let old = tag(&mut client, "k");
+    assert_eq!(put(&mut client, &format!("If-Match: {old}\r\n"), "c"), "200");
+    assert_eq!(put(&mut client, &format!("If-Match: {old}\r\n"), "d"), "412 precondition-failed");
+    assert_eq!(put(&mut client, &format!("If-None-Match: {old}\r\n"), "e"), "200");
+    assert_eq!(put(&mut client, "If-Match: *\r\n", "f"), "200");
+    // Another program writes the row: what is cached is old, and no condition is met by it.
+    let cached = tag(&mut client, "k");
+    server.database().execute("UPDATE kv_store SET value = 'theirs' WHERE key = 'k'", &[]);
+    assert_eq!(tag(&mut client, "k"), cached, "it is cached");
+    assert_eq!(put(&mut client, &format!("If-Match: {cached}\r\n"), "g"), "412 precondition-failed");
+    let delete = |client: &mut Client, fields: &str| client.request("DELETE", "/kv/k", fields, b"").outcome();
+    assert_eq!(delete(&mut client, &format!("If-Match: {cached}\r\n")), "412 precondition-failed");
+    assert_eq!(server.database().value("k").as_deref(), Some("theirs"));
+    let theirs = get(&mut client, "k", "Cache-Control: no-cache\r\n");
+    assert_eq!(theirs.text(), "theirs");
+    assert_eq!(delete(&mut client, &format!("If-Match: \"{}\"\r\n", theirs.version())), "204");
+    assert_eq!(delete(&mut client, "If-Match: *\r\n"), "412 precondition-failed");
+    assert_eq!((client.get("k").status, server.database().value("k")), (404, None));
+}
+
+#[test]
+fn no_update_is_lost_between_compare_and_swaps() {
+    const EACH: usize = 4;
+    let server = Server::start(&["--event-loops", "2"]);
+    server.connect().put("n", "0");
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                for _ in 0..EACH {
+                    loop {
+                        let read = client.get("n");
+                        let next = read.text().parse::<u64>().unwrap() + 1;
+                        let fields = format!("If-Match: \"{}\"\r\n", read.version());
+                        match client.request("PUT", "/kv/n", &fields, next.to_string().as_bytes()).status {
+                            200 => break,
+                            412 => {}
+                            other => panic!("{other}"),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let total = (CLIENTS * EACH).to_string();
+    assert_eq!(server.database().value("n"), Some(total.clone()));
+    assert_eq!(server.connect().get("n").text(), total);
+}
+
+#[test]
+fn no_count_is_lost_between_additions() {
+    const EACH: usize = 50;
+    let server = Server::start(&["--event-loops", "2"]);
+    let add = |client: &mut Client, key: &str, by: &str| {
+        client.request("POST", &format!("/kv/{key}?op=incr{by}"), "", b"")
+    };
+    let mut numbers = Vec::new();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = server.connect();
+                    let mut one = || add(&mut client, "n", "").text().parse::<u64>().unwrap();
+                    (0..EACH).map(|_| one()).collect::<Vec<u64>>()
+                })
+            })
+            .collect();
+        numbers.extend(clients.into_iter().flat_map(|client| client.join().unwrap()));
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=(CLIENTS * EACH) as u64).collect::<Vec<_>>(), "every number once");
+    assert_eq!(server.database().value("n"), Some(numbers.len().to_string()));
+
+    let mut client = server.connect();
+    assert_eq!(client.get("n").text(), numbers.len().to_string());
+    let created = add(&mut client, "new", "&by=-5");
+    assert_eq!(
+        (created.status, created.text().as_str(), created.field("Location")),
+        (201, "-5", Some("/kv/new"))
+    );
+    assert_eq!(created.version(), client.get("new").version());
+    let added = add(&mut client, "new", "&by=9223372036854775807");
+    assert_eq!((added.status, added.text().as_str()), (200, "9223372036854775802"));
+    assert_eq!(add(&mut client, "new", "&by=9223372036854775807").outcome(), "409 not-a-number");
+    client.put("text", "seven");
+    assert_eq!(add(&mut client, "text", "").outcome(), "409 not-a-number");
+    assert_eq!(client.get("text").text(), "seven");
+    for query in ["?op=decr", "?op=incr&by=1.5", "?op=incr&by=", "?by=2", "?op=incr&op=incr"] {
+        let answer = client.request("POST", &format!("/kv/n{query}"), "", b"");
+        assert_eq!(answer.outcome(), "400 bad-query", "{query}");
+    }
+    assert_eq!(client.request("POST", "/kv/n", "", b"").outcome(), "405 method-not-allowed");
+    let tag = tag(&mut client, "new");
+    let stale = client.request("POST", "/kv/new?op=incr", "If-Match: \"1\"\r\n", b"");
+    assert_eq!(stale.outcome(), "412 precondition-failed");
+    let fresh = client.request("POST", "/kv/new?op=incr", &format!("If-Match: {tag}\r\n"), b"");
+    assert_eq!((fresh.status, fresh.text().as_str()), (200, "9223372036854775803"));
+}
+
+#[test]
+fn a_directive_says_what_of_the_cache_may_answer() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    client.put("k", "ours");
+    server.database().execute("UPDATE kv_store SET value = 'theirs' WHERE key = 'k'", &[]);
+    let mut read = |fields: &str| {
+        let answer = get(&mut client, "k", fields);
+        (answer.text(), cache_status(&answer).to_owned(), answer.field("Age").map(str::to_owned))
+    };
+    let (text, status, age) = read("");
+    assert_eq!((text.as_str(), status.as_str()), ("ours", "hotrow; hit"));
+    assert!(age.is_some_and(|age| age.parse::<u32>().unwrap() < 60));
+    let expect = |got: (String, String, Option<String>), text: &str, status: &str| {
+        assert_eq!((got.0.as_str(), got.1.as_str()), (text, status));
+        assert_eq!(got.2.is_some(), status == "hotrow; hit", "an age is that of what is cached");
+    };
+    expect(read("Cache-Control: no-store\r\n"), "theirs", "hotrow; fwd=bypass");
+    expect(read("Cache-Control: max-age=3600\r\n"), "ours", "hotrow; hit");
+    expect(read("Cache-Control: only-if-cached\r\n"), "ours", "hotrow; hit");
+    expect(read("Cache-Control: no-cache\r\n"), "theirs", "hotrow; fwd=request");
+    expect(read(""), "theirs", "hotrow; hit");
+    for fields in ["Cache-Control: only-if-cached\r\n", "Cache-Control: only-if-cached, no-cache\r\n"] {
+        assert_eq!(get(&mut client, "other", fields).outcome(), "504 not-cached");
+    }
+    assert_eq!(client.get("other").status, 404);
+    assert_eq!(get(&mut client, "other", "Cache-Control: only-if-cached\r\n").outcome(), "404 key-not-found");
+}
+
+#[test]
+fn an_answer_to_a_write_may_be_short() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let minimal = "Prefer: return=minimal\r\n";
+    let created = client.request("PUT", "/kv/k", minimal, b"one");
+    assert_eq!(
+        (created.status, created.text().as_str(), created.field("Location")),
+        (201, "", Some("/kv/k"))
+    );
+    let replaced = client.request("PUT", "/kv/k", minimal, b"two");
+    assert_eq!((replaced.status, replaced.field("Content-Length")), (204, None));
+    for answer in [&created, &replaced] {
+        assert_eq!(answer.field("Preference-Applied"), Some("return=minimal"));
+    }
+    assert_eq!(client.get("k").version(), replaced.version());
+    let whole = client.request("PUT", "/kv/k", "Prefer: return=representation\r\n", b"three");
+    assert_eq!(
+        (whole.status, whole.text().as_str(), whole.field("Preference-Applied")),
+        (200, "three", None)
+    );
+}
+
+#[test]
+fn a_row_past_its_time_is_as_good_as_none() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let put = |client: &mut Client, query: &str| client.request("PUT", &format!("/kv/k{query}"), "", b"v");
+    let created = put(&mut client, "?ttl=3600");
+    let expires = httpdate::parse_http_date(created.field("Expires").unwrap()).unwrap();
+    let left = expires.duration_since(std::time::SystemTime::now()).unwrap().as_secs();
+    assert!((3_500..=3_600).contains(&left), "{left}");
+    for fields in ["", "Cache-Control: no-cache\r\n"] {
+        assert!(get(&mut client, "k", fields).field("Expires").is_some());
+    }
+    // A write without a time to live takes it away; an addition does not.
+    assert_eq!(put(&mut client, "").field("Expires"), None);
+    assert_eq!(client.get("k").field("Expires"), None);
+    client.request("PUT", "/kv/n?ttl=3600", "", b"1");
+    let added = client.request("POST", "/kv/n?op=incr", "", b"");
+    assert!(added.text() == "2" && added.field("Expires").is_some());
+    assert!(get(&mut client, "n", "Cache-Control: no-cache\r\n").field("Expires").is_some());
+
+    // Past its time, in the table still: no statement sees it, and no cache.
+    let keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
+    server.database().execute(keep, &[]);
+    let keep = "CREATE TRIGGER keep BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION keep()";
+    server.database().execute(keep, &[]);
+    assert_eq!(put(&mut client, "?ttl=1").status, 200);
+    assert_eq!(client.get("k").status, 200);
+    wait_until("its time is over", || client.get("k").status == 404);
+    assert_eq!(client.get("k").outcome(), "404 key-not-found");
+    assert_eq!(get(&mut client, "k", "Cache-Control: no-cache\r\n").status, 404);
+    assert_eq!(server.database().value("k").as_deref(), Some("v"), "it is in its place");
+    assert_eq!(client.request("PUT", "/kv/k", "If-Match: *\r\n", b"w").outcome(), "412 precondition-failed");
+    assert_eq!(client.request("PUT", "/kv/k?ttl=1", "If-None-Match: *\r\n", b"w").status, 201);
+    wait_until("its time is over", || client.get("k").status == 404);
+    assert_eq!(put(&mut client, "").status, 201, "what takes its place is new");
+    let older =
+        "SELECT (created_at < LOCALTIMESTAMP - INTERVAL '1 minute')::text FROM kv_store WHERE key = 'k'";
+    assert_eq!(server.database().text(older, &[]).as_deref(), Some("false"));
+    for query in ["?ttl=0", "?ttl=-1", "?ttl=soon", "?ttl=", "?ttl=3155760001"] {
+        assert_eq!(put(&mut client, query).outcome(), "400 bad-query", "{query}");
+    }
+}
+
+#[test]
+fn rows_past_their_time_are_swept_and_others_stay() {
+    let server = Server::start(&[]);
+    let sql = "INSERT INTO kv_store (key, value, expires_at)
+        SELECT 'gone' || i, 'v', now() - INTERVAL '1 hour' FROM generate_series(1, 1200) AS i";
+    server.database().execute(sql, &[]);
+    server.database().insert("stays", "v");
+    server.connect().request("PUT", "/kv/later?ttl=3600", "", b"v");
+    wait_until("they are swept", || server.metric("hotrow_rows_swept_total") == 1_200);
+    let left = server.database().text("SELECT string_agg(key, ' ' ORDER BY key) FROM kv_store", &[]);
+    assert_eq!(left.as_deref(), Some("later stays"));
+}
+
+#[test]
+fn whoever_waits_for_a_change_is_told_of_it() {
+    let server = Server::start(&["--event-loops", "2"]);
+    let mut writer = server.connect();
+    writer.put("k", "one");
+    let wait = |seconds: u32, tag: &str| format!("If-None-Match: {tag}\r\nPrefer: wait={seconds}\r\n");
+    let tag = tag(&mut writer, "k");
+    let mut watchers: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    for watcher in &mut watchers {
+        watcher.send(support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+    }
+    wait_until("all wait", || server.metric("hotrow_watchers") == 8);
+    // Another key's writes, and a write that is not done, are no change of this one.
+    writer.put("other", "x");
+    writer.request("PUT", "/kv/k", "If-Match: \"1\"\r\n", b"x");
+    assert!(watchers.iter_mut().all(|watcher| !watcher.has_something()));
+    let written = writer.put("k", "two");
+    for watcher in &mut watchers {
+        let told = watcher.response();
+        assert_eq!((told.status, told.text().as_str(), told.version()), (200, "two", written.version()));
+    }
+    assert_eq!(server.metric("hotrow_watchers"), 0);
+
+    // Nothing changes: 304 when the wait is over. And what has changed already is told at once.
+    let tag = format!("\"{}\"", written.version());
+    let nothing = get(&mut watchers[0], "k", &wait(1, &tag));
+    assert_eq!((nothing.status, nothing.field("ETag")), (304, Some(tag.as_str())));
+    assert_eq!(get(&mut watchers[0], "k", &wait(300, "\"1\"")).text(), "two");
+    assert_eq!(get(&mut watchers[0], "none", &wait(300, "\"1\"")).status, 404);
+    // What is not cached is looked up first.
+    let cold = Server::start_on(server.database(), &[]);
+    let mut watcher = cold.connect();
+    watcher.send(support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+    wait_until("it waits", || {
+        cold.metric("hotrow_watchers") == 1 && cold.metric("hotrow_keys_in_flight") == 0
+    });
+    cold.connect().delete("k");
+    assert_eq!(watcher.response().outcome(), "404 key-not-found");
+    // Whoever goes home is forgotten.
+    watcher.put("k", "three");
+    let tag = self::tag(&mut watcher, "k");
+    watcher.send(support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+    wait_until("it waits", || cold.metric("hotrow_watchers") == 1);
+    drop(watcher);
+    wait_until("it is forgotten", || cold.metric("hotrow_watchers") == 0);
+}
+
+#[test]
+fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
+    const WATCHERS: usize = 2_000;
+    support::process::allow_many_descriptors();
+    let server = Server::start(&[]);
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count();
+    server.connect().put("k", "v");
+    let tag = tag(&mut server.connect(), "k");
+    let before = threads();
+    let mut watchers: Vec<Client> = (0..WATCHERS).map(|_| server.connect()).collect();
+    let fields = format!("If-None-Match: {tag}\r\nPrefer: wait=300\r\n");
+    for watcher in &mut watchers {
+        watcher.send(support::client::request("GET", "/kv/k", &fields, b""));
+    }
+    wait_until("all wait", || server.metric("hotrow_watchers") == WATCHERS as u64);
+    assert_eq!(threads(), before);
+    assert_eq!(server.connect().get("k").text(), "v", "others are served");
+    let (status, _) = server.stop();
+    assert!(status.success());
+    for watcher in &mut watchers {
+        let answer = watcher.response();
+        assert!(answer.status == 304 && answer.says_close());
+    }
+}
