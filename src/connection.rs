@@ -223,8 +223,10 @@ impl Connection {
                 self.took(&job, cx);
                 let problem = match job {
                     Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
-                    Job::Write { claim, .. } if claim.withdraw() => answer::not_started(),
-                    Job::Write { .. } => answer::outcome_unknown(),
+                    Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
+                        answer::not_started()
+                    }
+                    Job::Write { .. } | Job::Batch(..) => answer::outcome_unknown(),
                 };
                 self.refuse(&problem, frame, ws, cx);
             }
@@ -239,8 +241,10 @@ impl Connection {
         }
         if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
             let problem = match job {
-                Job::Write { claim, .. } if !claim.withdraw() => answer::outcome_unknown(),
-                Job::Read(..) | Job::Write { .. } | Job::Watch(_) => answer::draining(),
+                Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => {
+                    answer::outcome_unknown()
+                }
+                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => answer::draining(),
             };
             self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
             self.turn_flushed(io, ws, cx);

@@ -22,6 +22,8 @@ pub const KEY_CHARS: usize = 255;
 pub const KEY_BYTES: usize = 4 * KEY_CHARS;
 /// The longest time that a row may be given to live, in seconds, about a hundred years: more is 400.
 pub const TTL_SECONDS: u32 = 3_155_760_000;
+/// Operations in one batch: more are 400.
+pub const BATCH_STEPS: usize = 1_000;
 /// The longest time that a client may wait for a key to change, in seconds: more is taken for this.
 pub const WATCH_SECONDS: u32 = 300;
 /// Rows past their time that are deleted at once, and the pause before the next ones are looked for.

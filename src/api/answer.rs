@@ -38,8 +38,12 @@ impl Forward {
 }
 
 /// The content of every 404 for a key.
-static KEY_NOT_FOUND: LazyLock<Vec<u8>> =
-    LazyLock::new(|| Problem::new(Kind::KeyNotFound, "there is no such key").to_json());
+static KEY_NOT_FOUND: LazyLock<Vec<u8>> = LazyLock::new(|| key_not_found().to_json());
+
+/// 404 for a key.
+pub fn key_not_found() -> Problem {
+    Problem::new(Kind::KeyNotFound, "there is no such key")
+}
 
 /// The answer to a GET that the cache knows.
 #[inline]
@@ -126,7 +130,7 @@ pub fn written(encoder: &Encoder, out: &mut Output, answer: &Answer, minimal: bo
         }
         Answer::Deleted { existed: true } => encoder.start(out, 204, frame).no_content(),
         Answer::Deleted { existed: false } => {
-            encoder.problem(out, &Problem::new(Kind::KeyNotFound, "there is no such key"), frame);
+            encoder.problem(out, &key_not_found(), frame);
         }
         Answer::PreconditionFailed => encoder.problem(out, &precondition_failed(), frame),
         Answer::NotANumber => encoder.problem(out, &not_a_number(), frame),
@@ -267,13 +271,15 @@ fn not_found(encoder: &Encoder, out: &mut Output, source: Source, age_s: u32, fr
     fields.content(Lent::Bytes(&KEY_NOT_FOUND));
 }
 
-fn precondition_failed() -> Problem {
+/// 412.
+pub fn precondition_failed() -> Problem {
     let detail =
         "the row is not as If-Match or If-None-Match wants it; nothing was changed; read it for its ETag";
     Problem::new(Kind::PreconditionFailed, detail)
 }
 
-fn not_a_number() -> Problem {
+/// 409 for an addition.
+pub fn not_a_number() -> Problem {
     let detail = "the value is no whole number, or the sum would not fit into 64 bits; nothing was changed";
     Problem::new(Kind::NotANumber, detail)
 }

@@ -60,6 +60,15 @@ pub fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
     Ok(key)
 }
 
+/// The rules of a key, however it came.
+pub(super) fn check(key: &str) -> Result<(), Problem> {
+    plain(key)?;
+    if memchr(0, key.as_bytes()).is_some() {
+        return Err(bad_key("a key cannot have U+0000 in it: PostgreSQL's text has none"));
+    }
+    Ok(())
+}
+
 const TOO_LONG: &str = "a key has at most 255 characters";
 
 /// The path of a key, as a `Location` names it.

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod answer;
+pub mod batch;
 pub mod exposition;
 pub mod key;
 pub mod query;
@@ -22,6 +23,8 @@ pub enum Command<'b> {
     Delete(Cow<'b, str>),
     /// POST of a key with `op=incr`: adds to the number that its value is.
     Add(Cow<'b, str>, i64),
+    /// POST of a batch; the operations are the content. True: all of them, or none.
+    Batch(bool),
     /// OPTIONS: these methods.
     Options(&'static str),
     /// GET and HEAD of a page of the admin socket.
@@ -42,8 +45,7 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
         return Ok(Command::Options(KEY_METHODS));
     }
     let Some(rest) = target.strip_prefix("/kv/") else {
-        let detail = "values live at /kv/{key}; operations listen on the admin socket";
-        return Err(Problem::new(Kind::PathNotFound, detail));
+        return route_other(verb, method, target);
     };
     match verb {
         Verb::Get => Ok(Command::Get(key_of(rest)?)),
@@ -59,6 +61,20 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
             Ok(Command::Add(key, addend(op.as_deref(), by.as_deref())?))
         }
         Verb::Post | Verb::Unknown | Verb::Other => Err(not_allowed(method, KEY_METHODS)),
+    }
+}
+
+/// The same for resources that are no key.
+fn route_other<'b>(verb: Verb, method: &str, target: &'b str) -> Result<Command<'b>, Problem> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    match (path, verb) {
+        (batch::PATH, Verb::Post) => Ok(Command::Batch(batch::all_or_nothing(query)?)),
+        (batch::PATH, Verb::Options) => Ok(Command::Options(batch::METHODS)),
+        (batch::PATH, _) => Err(not_allowed(method, batch::METHODS)),
+        _ => {
+            let detail = "values live at /kv/{key}, batches at /batch; operations listen on the admin socket";
+            Err(Problem::new(Kind::PathNotFound, detail))
+        }
     }
 }
 
@@ -169,6 +185,11 @@ mod tests {
             ("GET", "/kv/", Err(400)),
             ("GET", "/kv/a?b=c", Err(400)),
             ("GET", "/kv/%zz", Err(400)),
+            ("POST", "/batch", Ok(Command::Batch(false))),
+            ("POST", "/batch?atomic=true", Ok(Command::Batch(true))),
+            ("POST", "/batch?atomic=maybe", Err(400)),
+            ("GET", "/batch", Err(405)),
+            ("OPTIONS", "/batch", Ok(Command::Options(batch::METHODS))),
             ("GET", "/kv", Err(404)),
             ("GET", "/", Err(404)),
             ("GET", "/KV/a", Err(404)),

@@ -4,6 +4,7 @@
 use super::watch::Watch;
 use super::{Connection, Context, Role, State, Workspace};
 use crate::api::answer::Forward;
+use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
 use crate::api::{self, Command, admin, answer};
 use crate::http::conditional::Preconditions;
@@ -28,6 +29,8 @@ pub(super) enum Job {
     Write { claim: Claim, minimal: bool },
     /// A key that is to change.
     Watch(Box<Watch>),
+    /// A batch of operations.
+    Batch(Claim, batch::Asked),
 }
 
 /// A request whose content is arriving.
@@ -46,6 +49,8 @@ pub(super) struct Incoming {
 enum Purpose {
     /// It is the value of this key.
     Set(Setting),
+    /// It is a batch of operations, all to be done or none.
+    Batch(Form, bool),
     /// It is dropped, and then this is done.
     Drop(Owned),
 }
@@ -163,6 +168,12 @@ impl Connection {
             Ok((Command::Set(key, ttl_s), wishes)) => {
                 Purpose::Set(Setting { key: key.into(), ttl_s, wishes })
             }
+            Ok((Command::Batch(all_or_nothing), _)) => match Form::of(&head.extras) {
+                Ok(form) => Purpose::Batch(form, all_or_nothing),
+                Err(problem) => {
+                    return self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
+                }
+            },
             Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
             Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
                 Purpose::Drop(Owned::Refusal(problem))
@@ -187,6 +198,13 @@ impl Connection {
         let Incoming { purpose, frame, content, .. } = *incoming;
         match purpose {
             Purpose::Set(setting) => self.set(setting, content, frame, ws, cx),
+            Purpose::Batch(form, all_or_nothing) => {
+                let steps = batch::steps(&content, form, cx.bounds.max_value_bytes);
+                match steps {
+                    Ok(steps) => self.batch(steps, all_or_nothing, frame, ws, cx),
+                    Err(problem) => self.refuse(&problem, frame, ws, cx),
+                }
+            }
             Purpose::Drop(Owned::Command(command, wishes)) => self.execute(command, wishes, frame, ws, cx),
             Purpose::Drop(Owned::Refusal(problem)) => self.refuse(&problem, frame, ws, cx),
         }
@@ -211,6 +229,11 @@ impl Connection {
             Command::Set(key, ttl_s) => {
                 self.set(Setting { key: key.into(), ttl_s, wishes }, Vec::new(), frame, ws, cx);
             }
+            // Without a content: no operations.
+            Command::Batch(_) => match batch::steps(b"", Form::Lines, 0) {
+                Ok(_) => unreachable!("there is none in nothing"),
+                Err(problem) => self.refuse(&problem, frame, ws, cx),
+            },
             Command::Options(allow) => {
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
                 self.answered(frame, ws, cx);
@@ -306,6 +329,25 @@ impl Connection {
         }
     }
 
+    fn batch(
+        &mut self,
+        steps: Vec<batch::Step>,
+        all_or_nothing: bool,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let (ticket, deadline_ms) = (self.ticket(cx), cx.now_ms + cx.bounds.request_timeout_ms);
+        let asked = batch::Asked::new(&steps);
+        match cx.backend.write_many(steps, all_or_nothing, ticket, deadline_ms) {
+            Ok(claim) => {
+                cx.counters.writes.add(1);
+                self.wait(frame, Job::Batch(claim, asked), cx);
+            }
+            Err(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+        }
+    }
+
     /// The ticket of the next job.
     pub(super) fn ticket(&self, cx: &Context<'_>) -> Ticket {
         Ticket { event_loop: cx.event_loop, id: self.id, job: self.jobs.wrapping_add(1) }
@@ -330,6 +372,8 @@ impl Connection {
             (Job::Read(forward, conditions), Answer::Found(row)) => {
                 answer::found(encoder, output, row, forward, conditions.as_deref(), frame);
             }
+            (Job::Batch(_, asked), Answer::Many(answers)) => asked.answer(encoder, output, answers, frame),
+            (Job::Batch(..), other) => answer::written(encoder, output, other, false, frame),
             (Job::Read(..), other) => answer::written(encoder, output, other, false, frame),
             (Job::Write { minimal, .. }, written) => {
                 answer::written(encoder, output, written, minimal, frame);
@@ -358,7 +402,7 @@ impl Connection {
     pub(super) fn took(&self, job: &Job, cx: &Context<'_>) {
         let duration = match job {
             Job::Read(..) => &cx.counters.miss_duration,
-            Job::Write { .. } => &cx.counters.write_duration,
+            Job::Write { .. } | Job::Batch(..) => &cx.counters.write_duration,
             // Takes as long as its client wants.
             Job::Watch(_) => return,
         };
@@ -394,7 +438,7 @@ impl Incoming {
         let Incoming { purpose, decoder, content, bytes: total, .. } = self;
         decoder.decode(bytes, |piece| {
             *total += piece.len() as u64;
-            if let Purpose::Set(_) = purpose {
+            if let Purpose::Set(_) | Purpose::Batch(..) = purpose {
                 if *total > max_value_bytes as u64 {
                     return Err(too_large(max_value_bytes));
                 }
@@ -422,11 +466,11 @@ fn check_length(
     max_value_bytes: usize,
 ) -> Result<Command<'_>, Problem> {
     match (&command, framing) {
-        (Command::Set(..), Framing::None) => {
+        (Command::Set(..) | Command::Batch(_), Framing::None) => {
             let detail = "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0";
             Err(Problem::new(Kind::LengthRequired, detail))
         }
-        (Command::Set(..), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
+        (Command::Set(..) | Command::Batch(_), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
             Err(too_large(max_value_bytes))
         }
         _ => Ok(command),
@@ -452,6 +496,7 @@ fn own(command: Command<'_>) -> Command<'static> {
         Command::Set(key, ttl_s) => Command::Set(key.into_owned().into(), ttl_s),
         Command::Delete(key) => Command::Delete(key.into_owned().into()),
         Command::Add(key, by) => Command::Add(key.into_owned().into(), by),
+        Command::Batch(all_or_nothing) => Command::Batch(all_or_nothing),
         Command::Options(allow) => Command::Options(allow),
         Command::Admin(page) => Command::Admin(page),
     }

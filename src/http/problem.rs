@@ -14,6 +14,8 @@ pub enum Kind {
     BadKey,
     /// A query parameter that this resource does not have.
     BadQuery,
+    /// A batch that is no list of operations, or has one that makes no sense.
+    BadBatch,
     /// `If-Match` or `If-None-Match` is no list of entity tags.
     BadCondition,
     /// No such key.
@@ -34,10 +36,14 @@ pub enum Kind {
     ValueTooLarge,
     /// The request line is too long.
     TargetTooLong,
+    /// A content of a kind that is not taken here.
+    UnsupportedMediaType,
     /// An expectation other than `100-continue`.
     ExpectationFailed,
     /// The value is not UTF-8, or has U+0000 in it.
     ValueNotText,
+    /// One operation of a batch, because of another.
+    NotDone,
     /// Too many fields, or too large ones.
     HeadTooLarge,
     /// A method that no resource has.
@@ -68,10 +74,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for the tests that hold the README against them.
-    pub const ALL: [Kind; 28] = [
+    pub const ALL: [Kind; 31] = [
         Kind::MalformedRequest,
         Kind::BadKey,
         Kind::BadQuery,
+        Kind::BadBatch,
         Kind::BadCondition,
         Kind::KeyNotFound,
         Kind::PathNotFound,
@@ -82,8 +89,10 @@ impl Kind {
         Kind::PreconditionFailed,
         Kind::ValueTooLarge,
         Kind::TargetTooLong,
+        Kind::UnsupportedMediaType,
         Kind::ExpectationFailed,
         Kind::ValueNotText,
+        Kind::NotDone,
         Kind::HeadTooLarge,
         Kind::UnknownMethod,
         Kind::UnknownCoding,
@@ -105,6 +114,7 @@ impl Kind {
             Kind::MalformedRequest => (400, "malformed-request", "Malformed request"),
             Kind::BadKey => (400, "bad-key", "Bad key"),
             Kind::BadQuery => (400, "bad-query", "Bad query"),
+            Kind::BadBatch => (400, "bad-batch", "Bad batch"),
             Kind::BadCondition => (400, "bad-condition", "Bad condition"),
             Kind::KeyNotFound => (404, "key-not-found", "Key not found"),
             Kind::PathNotFound => (404, "path-not-found", "Path not found"),
@@ -115,8 +125,10 @@ impl Kind {
             Kind::PreconditionFailed => (412, "precondition-failed", "Precondition failed"),
             Kind::ValueTooLarge => (413, "value-too-large", "Value too large"),
             Kind::TargetTooLong => (414, "target-too-long", "Target too long"),
+            Kind::UnsupportedMediaType => (415, "unsupported-media-type", "Unsupported media type"),
             Kind::ExpectationFailed => (417, "expectation-failed", "Expectation failed"),
             Kind::ValueNotText => (422, "value-not-text", "Value is not text"),
+            Kind::NotDone => (424, "not-done", "Not done"),
             Kind::HeadTooLarge => (431, "head-too-large", "Head too large"),
             Kind::UnknownMethod => (501, "unknown-method", "Unknown method"),
             Kind::UnknownCoding => (501, "unknown-coding", "Unknown transfer coding"),
@@ -131,6 +143,13 @@ impl Kind {
             Kind::OutcomeUnknown => (504, "outcome-unknown", "Outcome unknown"),
             Kind::UnsupportedVersion => (505, "unsupported-version", "HTTP version not supported"),
         }
+    }
+}
+
+impl Kind {
+    /// Its name as a URN.
+    pub fn urn(self) -> String {
+        format!("urn:hotrow:problem:{}", self.facts().1)
     }
 }
 
@@ -172,8 +191,8 @@ impl Problem {
             status: u16,
             detail: &'a str,
         }
-        let (status, name, title) = self.kind.facts();
-        let r#type = format!("urn:hotrow:problem:{name}");
+        let (status, _, title) = self.kind.facts();
+        let r#type = self.kind.urn();
         let mut json = serde_json::to_vec(&Body { r#type, title, status, detail: &self.detail })
             .expect("strings and a number always serialize");
         json.push(b'\n');

@@ -72,6 +72,8 @@ impl<'a> From<&'a Arc<str>> for Lent<'a> {
 
 /// The media type of every value.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// The media type of answers about several keys.
+pub const JSON: &str = "application/json";
 /// The media type of every refusal.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -294,8 +296,10 @@ fn reason(status: u16) -> &'static str {
         412 => "Precondition Failed",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        415 => "Unsupported Media Type",
         417 => "Expectation Failed",
         422 => "Unprocessable Content",
+        424 => "Failed Dependency",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         503 => "Service Unavailable",

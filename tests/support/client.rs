@@ -295,7 +295,7 @@ impl Response {
             self.problem();
         }
         if self.status == 405 {
-            assert!(self.field("Allow").is_some_and(|allow| allow.contains("GET")));
+            assert!(self.field("Allow").is_some_and(|allow| allow.contains("OPTIONS")));
         }
         if self.status == 503
             && method != "HEAD"

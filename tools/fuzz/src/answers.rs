@@ -179,10 +179,15 @@ struct Stored {
     rows: BTreeMap<String, Vec<u8>>,
     /// Keys with writes whose effect depends on more than what is remembered here.
     unsure: BTreeSet<String>,
+    /// Any key may have such writes.
+    any: bool,
 }
 
 /// Statuses of requests with wishes, and of additions.
 const WISHED: [u16; 14] = [200, 201, 204, 304, 400, 404, 405, 409, 411, 412, 413, 422, 503, 504];
+
+/// Statuses of batches.
+const BATCHED: [u16; 9] = [200, 400, 409, 411, 412, 413, 415, 503, 504];
 
 /// A request whose answer depends on more than what is remembered here. True: there is nothing more to check.
 fn check_wished(request: &Request, command: &Command<'_>, answer: &Answer, stored: &mut Stored) -> bool {
@@ -191,9 +196,16 @@ fn check_wished(request: &Request, command: &Command<'_>, answer: &Answer, store
         Command::Set(key, ttl_s) => (key, true, request.wishes || ttl_s.is_some()),
         Command::Delete(key) => (key, true, request.wishes),
         Command::Add(key, _) => (key, true, true),
+        // Whatever it has done, it may have done to any key.
+        Command::Batch(_) => {
+            stored.rows.clear();
+            stored.any = true;
+            assert!(BATCHED.contains(&answer.status), "{request:?}: {answer:?}");
+            return true;
+        }
         _ => return false,
     };
-    let unsure = stored.unsure.contains(&**key);
+    let unsure = stored.any || stored.unsure.contains(&**key);
     if depends && writes {
         stored.unsure.insert(key.to_string());
     }
@@ -213,7 +225,7 @@ fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut S
     let loses = |key: &str| key.starts_with(UNKNOWN);
     let expected = match routed {
         Err(problem) => problem.status(),
-        Ok(Command::Add(..)) => panic!("its effect depends on the row"),
+        Ok(Command::Add(..) | Command::Batch(_)) => panic!("its effect depends on the row"),
         Ok(Command::Options(_)) => 204,
         Ok(Command::Admin(_)) => panic!("operations on the data socket"),
         Ok(Command::Get(key)) if fails(&key) => 503,

@@ -1,0 +1,296 @@
+//! `POST /batch`: operations on many keys as JSON, and what became of each. Pure. The content is one array, or a line
+//! for each operation (NDJSON):
+//!
+//! ```text
+//!  {"op":"set","key":"a","value":"1"}                       {"items":[{"key":"a","status":201,"etag":"\"7\""},
+//!  {"op":"incr","key":"a","by":2}                     ──►             {"key":"a","status":200,"value":"3","etag":"\"7\""},
+//!  {"op":"delete","key":"b","if_match":"\"5\""}                       {"key":"b","status":412,"problem":…}]}
+//! ```
+//!
+//! Called by [`super::route`] for its query, and by [`crate::connection`].
+
+use super::{answer, key, query};
+use crate::http::conditional::Preconditions;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request::Extras;
+use crate::http::response::{Encoder, Frame, JSON, Lent};
+use crate::limits::{BATCH_STEPS, TTL_SECONDS};
+use crate::output::Output;
+use crate::store::{Answer, NO_VERSION, Op};
+use serde::{Deserialize, Serialize};
+
+/// Where it is.
+pub const PATH: &str = "/batch";
+/// Its methods.
+pub const METHODS: &str = "POST, OPTIONS";
+
+/// One operation: key, what to do, and under which conditions.
+pub type Step = (Box<str>, Op, Option<Box<Preconditions>>);
+
+/// How the operations of a content are parted from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON array.
+    Array,
+    /// A line of JSON for each.
+    Lines,
+}
+
+impl Form {
+    /// What the request says of its content.
+    pub fn of(extras: &Extras<'_>) -> Result<Form, Problem> {
+        let media_type = extras.content_type.unwrap_or(b"application/json");
+        let name = media_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+        match name {
+            _ if name.eq_ignore_ascii_case(b"application/json") => Ok(Form::Array),
+            _ if name.eq_ignore_ascii_case(b"application/x-ndjson") => Ok(Form::Lines),
+            _ => {
+                let detail = "a batch is application/json (an array) or application/x-ndjson (a line each)";
+                Err(Problem::new(Kind::UnsupportedMediaType, detail))
+            }
+        }
+    }
+}
+
+/// `?atomic=true`.
+pub fn all_or_nothing(query: &str) -> Result<bool, Problem> {
+    let [atomic] = query::known(query, ["atomic"])?;
+    query::flag("atomic", atomic.as_deref())
+}
+
+/// One operation, as it is sent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sent {
+    op: Verb,
+    key: Box<str>,
+    value: Option<Box<str>>,
+    if_match: Option<Box<str>>,
+    if_none_match: Option<Box<str>>,
+    ttl: Option<u32>,
+    by: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Verb {
+    Get,
+    Set,
+    Delete,
+    Incr,
+}
+
+/// The operations of a content, in their order. One that is wrong refuses them all: nothing was done.
+pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<Step>, Problem> {
+    let text = std::str::from_utf8(content).map_err(|_| bad("a batch is UTF-8".into()))?;
+    let sent: Vec<Sent> = match form {
+        Form::Array => serde_json::from_str(text)
+            .map_err(|error| bad(format!("this is no array of operations: {error}")))?,
+        Form::Lines => {
+            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+            let parse = |(at, line)| {
+                serde_json::from_str(line)
+                    .map_err(|error| bad(format!("line {} is no operation: {error}", at + 1)))
+            };
+            lines.take(BATCH_STEPS + 1).map(parse).collect::<Result<_, _>>()?
+        }
+    };
+    match sent.len() {
+        0 => return Err(bad("a batch has at least one operation".into())),
+        n if n > BATCH_STEPS => return Err(bad(format!("a batch has at most {BATCH_STEPS} operations"))),
+        _ => {}
+    }
+    let step = |(at, sent): (usize, Sent)| {
+        sent.into_step(max_value_bytes).map_err(|problem| {
+            let detail = format!("operation {}: {}", at + 1, problem.detail);
+            Problem { detail: detail.into(), ..problem }
+        })
+    };
+    sent.into_iter().enumerate().map(step).collect()
+}
+
+impl Sent {
+    fn into_step(self, max_value_bytes: usize) -> Result<Step, Problem> {
+        let Sent { op, key, value, if_match, if_none_match, ttl, by } = self;
+        key::check(&key)?;
+        let of = |name: &str| bad(format!("{name} does not belong to this op"));
+        if value.is_some() && op != Verb::Set {
+            return Err(of("value"));
+        }
+        if ttl.is_some() && op != Verb::Set {
+            return Err(of("ttl"));
+        }
+        if by.is_some() && op != Verb::Incr {
+            return Err(of("by"));
+        }
+        let op = match op {
+            Verb::Get => Op::Read,
+            Verb::Delete => Op::Delete,
+            Verb::Incr => Op::Add(by.unwrap_or(1)),
+            Verb::Set => {
+                let value = value.ok_or_else(|| bad("set needs a value".into()))?;
+                if value.len() > max_value_bytes {
+                    let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
+                    return Err(Problem::new(Kind::ValueTooLarge, detail));
+                }
+                if value.contains('\0') {
+                    let detail = "a value has no U+0000 in it: PostgreSQL's text has none";
+                    return Err(Problem::new(Kind::ValueNotText, detail));
+                }
+                if ttl.is_some_and(|ttl_s| !(1..=TTL_SECONDS).contains(&ttl_s)) {
+                    return Err(bad(format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}")));
+                }
+                Op::Set { value: value.into(), ttl_s: ttl }
+            }
+        };
+        Ok((key, op, Preconditions::from_text(if_match.as_deref(), if_none_match.as_deref())?))
+    }
+}
+
+/// What became of one operation, as it is told.
+#[derive(Serialize)]
+struct Item<'a> {
+    key: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// What is remembered of the operations until their answers come.
+#[derive(Debug)]
+pub struct Asked {
+    /// The key of each, and whether its answer repeats the value: it is not the client's own.
+    steps: Vec<(Box<str>, bool)>,
+}
+
+impl Asked {
+    /// Of these operations.
+    pub fn new(steps: &[Step]) -> Asked {
+        let remember = |(key, op, _): &Step| (key.clone(), !matches!(op, Op::Set { .. }));
+        Asked { steps: steps.iter().map(remember).collect() }
+    }
+
+    /// `{"items":[…]}`, an item for each operation, in their order. 200, unless a batch that was to be done as a whole
+    /// could not: then the status of the operation that could not.
+    pub fn answer(&self, encoder: &Encoder, out: &mut Output, answers: &[Answer], frame: Frame) {
+        let items: Vec<Item<'_>> =
+            self.steps.iter().zip(answers).map(|((key, tells), answer)| item(key, *tells, answer)).collect();
+        let undone = answers.contains(&Answer::NotDone);
+        let failed = items.iter().map(|item| item.status).find(|status| *status >= 400 && *status != 424);
+        let status = failed.filter(|_| undone).unwrap_or(200);
+        #[derive(Serialize)]
+        struct Body<'a> {
+            items: Vec<Item<'a>>,
+        }
+        let mut json = serde_json::to_vec(&Body { items }).expect("strings and numbers always serialize");
+        json.push(b'\n');
+        let retry_after_seconds = answers.iter().filter_map(retry_after).max();
+        let mut fields = encoder.start(out, status, frame);
+        if let Some(seconds) = retry_after_seconds {
+            fields.field("Retry-After", &seconds.to_string());
+        }
+        fields.field("Content-Type", JSON);
+        fields.content(Lent::Bytes(&json));
+    }
+}
+
+fn retry_after(answer: &Answer) -> Option<u32> {
+    match answer {
+        Answer::Failed(failure) => answer::failed(failure).retry_after_seconds,
+        _ => None,
+    }
+}
+
+fn item<'a>(key: &'a str, tells: bool, answer: &'a Answer) -> Item<'a> {
+    let plain = |status| Item { key, status, value: None, etag: None, problem: None, detail: None };
+    let record = |status, record: &'a crate::engine::Record| Item {
+        value: tells.then_some(&*record.value),
+        etag: (record.version != NO_VERSION).then(|| format!("\"{}\"", record.version)),
+        ..plain(status)
+    };
+    let refused = |problem: Problem| Item {
+        problem: Some(problem.kind.urn()),
+        detail: Some(problem.detail.into_owned()),
+        ..plain(problem.kind.facts().0)
+    };
+    match answer {
+        Answer::Found(Some(found)) => record(200, found),
+        Answer::Found(None) | Answer::Deleted { existed: false } => refused(answer::key_not_found()),
+        Answer::Stored { record: stored, created, .. } => record(if *created { 201 } else { 200 }, stored),
+        Answer::Deleted { existed: true } => plain(204),
+        Answer::PreconditionFailed => refused(answer::precondition_failed()),
+        Answer::NotANumber => refused(answer::not_a_number()),
+        Answer::Failed(failure) => refused(answer::failed(failure)),
+        Answer::NotDone | Answer::Many(_) | Answer::Changed => refused(not_done()),
+    }
+}
+
+fn not_done() -> Problem {
+    Problem::new(Kind::NotDone, "not done, because another operation of the same atomic batch could not be")
+}
+
+fn bad(detail: String) -> Problem {
+    Problem::new(Kind::BadBatch, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind_of(content: &str, form: Form) -> Result<usize, Kind> {
+        steps(content.as_bytes(), form, 10).map(|steps| steps.len()).map_err(|problem| problem.kind)
+    }
+
+    #[test]
+    fn every_content_is_taken_or_refused_as_its_row_says() {
+        let array = |operation: &str| format!("[{{{operation}}}]");
+        for (operation, expected) in [
+            (r#""op":"get","key":"a""#, Ok(1)),
+            (r#""op":"set","key":"a","value":"""#, Ok(1)),
+            (r#""op":"set","key":"a","value":"v","ttl":5,"if_none_match":"*""#, Ok(1)),
+            (r#""op":"delete","key":"a","if_match":"\"1\"""#, Ok(1)),
+            (r#""op":"incr","key":"a","by":-9"#, Ok(1)),
+            (r#""op":"incr","key":"a","by":1.5"#, Err(Kind::BadBatch)),
+            (r#""op":"set","key":"a""#, Err(Kind::BadBatch)),
+            (r#""op":"get","key":"a","value":"v""#, Err(Kind::BadBatch)),
+            (r#""op":"delete","key":"a","ttl":5"#, Err(Kind::BadBatch)),
+            (r#""op":"set","key":"a","value":"v","by":5"#, Err(Kind::BadBatch)),
+            (r#""op":"set","key":"a","value":"v","ttl":0"#, Err(Kind::BadBatch)),
+            (r#""op":"get","key":"a","colour":"red""#, Err(Kind::BadBatch)),
+            (r#""op":"drop","key":"a""#, Err(Kind::BadBatch)),
+            (r#""key":"a""#, Err(Kind::BadBatch)),
+            (r#""op":"get","key":"""#, Err(Kind::BadKey)),
+            (r#""op":"get","key":"a\u0000""#, Err(Kind::BadKey)),
+            (r#""op":"set","key":"a","value":"\u0000""#, Err(Kind::ValueNotText)),
+            (r#""op":"set","key":"a","value":"12345678901""#, Err(Kind::ValueTooLarge)),
+            (r#""op":"get","key":"a","if_match":"1""#, Err(Kind::BadCondition)),
+        ] {
+            assert_eq!(kind_of(&array(operation), Form::Array), expected, "{operation}");
+            assert_eq!(kind_of(&format!("{{{operation}}}\n"), Form::Lines), expected, "{operation}");
+        }
+        let get = r#"{"op":"get","key":"a"}"#;
+        assert_eq!(kind_of(&format!("{get}\n\n{get}\r\n{get}"), Form::Lines), Ok(3));
+        for content in ["", "[]", "{}", "[", "null", "[[]]"] {
+            assert_eq!(kind_of(content, Form::Array), Err(Kind::BadBatch), "{content}");
+        }
+        for (count, expected) in [(BATCH_STEPS, Ok(BATCH_STEPS)), (BATCH_STEPS + 1, Err(Kind::BadBatch))] {
+            assert_eq!(kind_of(&vec![get; count].join("\n"), Form::Lines), expected);
+            assert_eq!(kind_of(&format!("[{}]", vec![get; count].join(",")), Form::Array), expected);
+        }
+    }
+
+    #[test]
+    fn the_first_thing_wrong_is_named_by_its_place() {
+        let content = r#"[{"op":"get","key":"a"},{"op":"get","key":""}]"#;
+        let problem = steps(content.as_bytes(), Form::Array, 10).unwrap_err();
+        assert!(problem.detail.starts_with("operation 2: "), "{}", problem.detail);
+        let problem = steps(b"{}\nx", Form::Lines, 10).unwrap_err();
+        assert!(problem.detail.starts_with("line 1 "), "{}", problem.detail);
+    }
+}

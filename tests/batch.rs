@@ -1,0 +1,183 @@
+//! `POST /batch`: operations on many keys in one request, one statement and one commit.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::thread;
+use support::client::Response;
+use support::{Client, Server};
+
+fn post(client: &mut Client, query: &str, operations: &Value) -> Response {
+    client.request("POST", &format!("/batch{query}"), "", operations.to_string().as_bytes())
+}
+
+fn items(response: &Response) -> Vec<Value> {
+    assert_eq!(response.field("Content-Type"), Some("application/json"), "{}", response.text());
+    let json: Value = serde_json::from_slice(&response.body).unwrap();
+    json["items"].as_array().unwrap().clone()
+}
+
+fn statuses(response: &Response) -> Vec<u64> {
+    items(response).iter().map(|item| item["status"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn operations_are_done_in_their_order_and_each_is_answered() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    client.put("old", "before");
+    client.put("n", "41");
+    client.get("old");
+    let operations = json!([
+        {"op": "get", "key": "old"},
+        {"op": "set", "key": "old", "value": "after"},
+        {"op": "get", "key": "old"},
+        {"op": "set", "key": "new", "value": "x", "if_none_match": "*", "ttl": 3600},
+        {"op": "set", "key": "new", "value": "y", "if_none_match": "*"},
+        {"op": "incr", "key": "n"},
+        {"op": "incr", "key": "old"},
+        {"op": "delete", "key": "none"},
+        {"op": "get", "key": "none"},
+        {"op": "set", "key": "gone", "value": "z"},
+        {"op": "delete", "key": "gone"},
+        {"op": "delete", "key": "n", "if_match": "\"1\""},
+    ]);
+    let answer = post(&mut client, "", &operations);
+    assert_eq!(answer.status, 200);
+    assert_eq!(statuses(&answer), [200, 200, 200, 201, 412, 200, 409, 404, 404, 201, 204, 412]);
+    let items = items(&answer);
+    assert_eq!(
+        (&items[0]["value"], &items[2]["value"], &items[5]["value"]),
+        (&json!("before"), &json!("after"), &json!("42"))
+    );
+    assert_eq!(items[1]["etag"], items[2]["etag"], "the row that was written is the row that was read");
+    assert_eq!(items[4]["problem"], "urn:hotrow:problem:precondition-failed");
+    assert_eq!((&items[9]["etag"], &items[9]["key"]), (&Value::Null, &json!("gone")));
+    for (at, key, value) in [(2, "old", "after"), (3, "new", "x"), (5, "n", "42")] {
+        let read = client.get(key);
+        assert_eq!(
+            (read.text().as_str(), format!("\"{}\"", read.version())),
+            (value, items[at]["etag"].as_str().unwrap().to_owned())
+        );
+        assert_eq!(server.database().value(key).as_deref(), Some(value));
+    }
+    assert!(client.get("new").field("Expires").is_some());
+    assert_eq!(client.get("gone").status, 404);
+
+    // The same as lines.
+    let lines = "{\"op\":\"set\",\"key\":\"l\",\"value\":\"1\"}\n{\"op\":\"get\",\"key\":\"l\"}\n";
+    let answer = client.request("POST", "/batch", "Content-Type: application/x-ndjson\r\n", lines.as_bytes());
+    assert_eq!(statuses(&answer), [201, 200]);
+}
+
+#[test]
+fn an_atomic_batch_is_done_as_a_whole_or_not_at_all() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    client.put("a", "1");
+    let operations = json!([
+        {"op": "set", "key": "b", "value": "2"},
+        {"op": "incr", "key": "a"},
+        {"op": "set", "key": "a", "value": "3", "if_none_match": "*"},
+        {"op": "get", "key": "a"},
+    ]);
+    let answer = post(&mut client, "?atomic=true", &operations);
+    assert_eq!((answer.status, statuses(&answer)), (412, vec![424, 424, 412, 424]));
+    assert_eq!((client.get("a").text().as_str(), client.get("b").status), ("1", 404));
+    assert_eq!((server.database().value("a").as_deref(), server.database().value("b")), (Some("1"), None));
+    let operations = json!([{"op": "set", "key": "b", "value": "2"}, {"op": "incr", "key": "a"}]);
+    let answer = post(&mut client, "?atomic=true", &operations);
+    assert_eq!((answer.status, statuses(&answer)), (200, vec![201, 200]));
+    assert_eq!((client.get("a").text().as_str(), client.get("b").text().as_str()), ("2", "2"));
+    // What PostgreSQL refuses of one row, it refuses of all.
+    let sql = "ALTER TABLE kv_store ADD CONSTRAINT no_bad CHECK (value <> 'bad')";
+    server.database().execute(sql, &[]);
+    let operations =
+        json!([{"op": "set", "key": "c", "value": "good"}, {"op": "set", "key": "d", "value": "bad"}]);
+    assert_eq!(statuses(&post(&mut client, "?atomic=true", &operations)), [503, 503]);
+    assert_eq!((client.get("c").status, client.get("d").status), (404, 404));
+    assert_eq!(statuses(&post(&mut client, "", &operations)), [201, 503]);
+    assert_eq!((client.get("c").text().as_str(), client.get("d").status), ("good", 404));
+}
+
+/// Money moves between accounts, in both directions and by two writers at once: it is neither made nor lost, and what is
+/// cached at the end is what is in the table.
+#[test]
+fn atomic_batches_and_single_writes_of_the_same_keys_leave_one_truth() {
+    const ACCOUNTS: usize = 8;
+    const EACH: usize = 60;
+    let server = Server::start(&["--event-loops", "2", "--db-writers", "4"]);
+    let account = |at: usize| format!("account{at}");
+    let mut client = server.connect();
+    for at in 0..ACCOUNTS {
+        client.put(&account(at), "1000");
+    }
+    thread::scope(|scope| {
+        for teller in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                let (mut client, mut random) = (server.connect(), fastrand::Rng::with_seed(teller));
+                for _ in 0..EACH {
+                    let (from, to, sum) =
+                        (random.usize(..ACCOUNTS), random.usize(..ACCOUNTS), random.i64(1..50));
+                    let transfer = json!([
+                        {"op": "incr", "key": account(from), "by": -sum},
+                        {"op": "incr", "key": account(to), "by": sum},
+                    ]);
+                    assert_eq!(post(&mut client, "?atomic=true", &transfer).status, 200);
+                }
+            });
+        }
+        // Beside them, single additions that cancel out, and reads that keep the keys in the cache.
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let (mut client, mut random) = (server.connect(), fastrand::Rng::with_seed(99));
+                for at in 0..2 * EACH {
+                    let key = account(random.usize(..ACCOUNTS));
+                    for by in [7, -7] {
+                        let target = format!("/kv/{key}?op=incr&by={by}");
+                        assert_eq!(client.request("POST", &target, "", b"").status, 200);
+                    }
+                    client.get(&account(at % ACCOUNTS));
+                }
+            });
+        }
+    });
+    let mut total = 0;
+    for at in 0..ACCOUNTS {
+        let (cached, stored) = (client.get(&account(at)), server.database().value(&account(at)).unwrap());
+        assert_eq!(cached.text(), stored);
+        assert_eq!(client.get(&account(at)).text(), stored);
+        total += stored.parse::<i64>().unwrap();
+    }
+    assert_eq!(total, 1_000 * ACCOUNTS as i64);
+    assert_eq!(server.metric("hotrow_keys_in_flight"), 0);
+}
+
+#[test]
+fn a_batch_that_makes_no_sense_does_nothing() {
+    let server = Server::start(&["--max-value-bytes", "1000"]);
+    let mut client = server.connect();
+    let good = r#"{"op":"set","key":"a","value":"1"}"#;
+    let json = "Content-Type: application/json; charset=utf-8\r\n";
+    for (fields, content, outcome) in [
+        (json, format!("[{good},{{\"op\":\"set\",\"key\":\"\"}}]"), "400 bad-key"),
+        (json, format!("[{good},{{\"op\":\"fly\",\"key\":\"a\"}}]"), "400 bad-batch"),
+        (json, format!("{good}\n{good}"), "400 bad-batch"),
+        (json, "[]".to_owned(), "400 bad-batch"),
+        ("Content-Type: application/x-ndjson\r\n", format!("{good}\n[]"), "400 bad-batch"),
+        ("Content-Type: text/plain\r\n", format!("[{good}]"), "415 unsupported-media-type"),
+        (json, format!("[{}]", vec![good; 40].join(",")), "413 value-too-large"),
+    ] {
+        let answer = server.connect().request("POST", "/batch", fields, content.as_bytes());
+        assert_eq!(answer.outcome(), outcome, "{content}");
+    }
+    assert_eq!(client.request("POST", "/batch", "", b"").outcome(), "411 length-required");
+    assert_eq!(client.request("POST", "/batch", "Content-Length: 0\r\n", b"").outcome(), "400 bad-batch");
+    assert_eq!(client.request("POST", "/batch?atomic=1", "", b"[]").outcome(), "400 bad-query");
+    let got = client.request("PUT", "/batch", "", b"[]");
+    assert_eq!((got.status, got.field("Allow")), (405, Some("POST, OPTIONS")));
+    assert_eq!(server.database().value("a"), None);
+}
