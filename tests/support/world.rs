@@ -257,6 +257,18 @@ impl World {
     }
 }
 
+/// The value of a key as SQL sees it. A PostgreSQL that recovers from a crash, or has one yet to notice, is asked again.
+fn value_in_table(sql_url: &str, key: &str) -> Option<u64> {
+    let mut found = None;
+    wait_until("PostgreSQL answers", || {
+        let Ok(mut sql) = postgres::Client::connect(sql_url, NoTls) else { return false };
+        let row = sql.query_opt("SELECT value FROM kv_store WHERE key = $1", &[&key]);
+        found = row.ok();
+        found.is_some()
+    });
+    found.expect("waited for").map(|row| value_of(row.get(0)))
+}
+
 /// The same for a load on a server that belongs to no world.
 pub fn judge(load: Load, server: &Server, sql_url: &str, prior: Prior) -> Report {
     let (refused, unknown) = (load.refused(), load.unknown());
@@ -266,17 +278,8 @@ pub fn judge(load: Load, server: &Server, sql_url: &str, prior: Prior) -> Report
         server.metric("hotrow_keys_in_flight") == 0 && server.metric("hotrow_keys_in_doubt") == 0
     });
     let (mut history, end_ns) = load.finish();
-    // After a crash it recovers first.
-    let mut connected = None;
-    wait_until("PostgreSQL takes connections", || {
-        connected = postgres::Client::connect(sql_url, NoTls).ok();
-        connected.is_some()
-    });
-    let mut sql = connected.expect("waited for above");
     for (at, key) in keys.iter().enumerate() {
-        let row =
-            sql.query_opt("SELECT value FROM kv_store WHERE key = $1", &[key]).expect("the table is there");
-        let value = row.map(|row| value_of(row.get(0)));
+        let value = value_in_table(sql_url, key);
         let (begin_ns, end_ns) = (end_ns + 2 * at as u64, end_ns + 2 * at as u64 + 1);
         // With nothing under way the table is what the last read said.
         assert_eq!(history.last(key), Some(What::Get(value)), "{key} in the table, and as it was served");
