@@ -1,0 +1,114 @@
+"""The programs that make load, run once each. A function takes a server, a case and seconds, and gives what it saw as
+a dictionary: `rate` in requests a second, `requests`, `errors`, and latencies `p50`, `p99`, `p999` in microseconds as
+far as the program says them. Parsers are apart from running, for the tests."""
+
+import csv
+import json
+import re
+
+from .build import BENCH
+from .processes import Failed
+
+# The statements of pgbench, as plain as they can be for one row: hotrow's own do more (they know of rows that expire).
+# It draws numbers; PostgreSQL makes the key of them.
+PGBENCH_KEY = "'{prefix}' || lpad(:k::text, 12, '0')"
+PGBENCH_GET = "SELECT key, value, xmin::text FROM kv_store WHERE key = {key};"
+PGBENCH_PUT = (
+    "INSERT INTO kv_store (key, value) VALUES ({key}, lpad(:v::text, {bytes}, 'w')) "
+    "ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value RETURNING key, xmin::text, (xmax = 0) AS created;"
+)
+
+
+def _errors_matter(seen):
+    # A few may be a race at the end; more means that something else was measured.
+    if seen["errors"] > seen["requests"] / 1000:
+        raise Failed(f"{seen['errors']} errors in {seen['requests']} answers")
+    return seen
+
+
+def wrk(world, tools, server, case, seconds, cores):
+    threads = min(max(case.threads, 1), case.connections)
+    options = {"get": server.get, "put": server.put, "prefix": case.prefix, "keys": case.keys, "draw": case.draw}
+    options.update({"writes": case.writes, "bytes": case.value_bytes, "pipeline": case.pipeline})
+    argv = [tools.paths["wrk"], "-t", threads, "-c", case.connections, "-d", f"{seconds}s", "--timeout", "10s"]
+    argv += ["-s", BENCH / "wrk.lua", f"http://127.0.0.1:{server.port}", "--"]
+    argv += [f"{name}={value}" for name, value in options.items()]
+    seen = _errors_matter(parse_json(world.run(argv, cores, seconds + 60)))
+    if case.pipeline > 1:
+        # It counts a batch as one wait and its requests as many, and then mends the one by the other.
+        seen = {name: value for name, value in seen.items() if not name.startswith("p")}
+    return seen
+
+
+def parse_json(output):
+    """The last line that is JSON, with the rate."""
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    if not lines:
+        raise Failed(f"the load said nothing: {output[-200:]!r}")
+    seen = json.loads(lines[-1])
+    seen["rate"] = seen["requests"] / seen["seconds"]
+    return seen
+
+
+def redis_benchmark(world, tools, server, case, seconds, cores):
+    key = f"{case.prefix}__rand_int__"
+    command = ["SET", key, "w" * case.value_bytes] if case.writes else ["GET", key]
+
+    def run(count):
+        argv = [tools.paths["redis-benchmark"], "-p", server.port, "-c", case.connections, "-P", case.pipeline]
+        argv += ["-n", count, "-r", case.keys, "--csv", "--precision", 3, *command]
+        seen = parse_redis_csv(world.run(argv, cores, seconds * 10 + 60))
+        return {**seen, "requests": count, "errors": 0}
+
+    # It takes a number of requests, not a time: a small run tells how many.
+    trial = run(1000 * min(case.connections, 20) * case.pipeline)
+    cpu = server.cpu()
+    return {**run(max(int(trial["rate"] * seconds), 1000)), "cpu_before": cpu}
+
+
+def parse_redis_csv(output):
+    lines = [line for line in output.splitlines() if line.startswith('"')]
+    rows = list(csv.DictReader(lines))
+    if not rows:
+        raise Failed(f"redis-benchmark said nothing: {output[-200:]!r}")
+    row = rows[-1]
+    milliseconds = {"p50": "p50_latency_ms", "p99": "p99_latency_ms"}
+    return {"rate": float(row["rps"]), **{name: float(row[column]) * 1000 for name, column in milliseconds.items()}}
+
+
+def pgbench(world, tools, database, case, seconds):
+    folder = world.folder("pgbench")
+    key = PGBENCH_KEY.format(prefix=case.prefix)
+    statement = (PGBENCH_PUT if case.writes else PGBENCH_GET).format(key=key, bytes=case.value_bytes)
+    lines = [f"\\set k random(0, {case.keys - 1})", "\\set v random(0, 99999999)", statement]
+    script = folder / "script.sql"
+    script.write_text("\n".join(lines) + "\n")
+    argv = [tools.paths["pgbench"], "-n", "-M", "prepared", "-c", case.connections, "-j", min(2, case.connections)]
+    argv += ["-T", seconds, "-f", script]
+    if case.connections == 1:
+        # The time of every transaction: a median, beside that of the others. It costs a write a transaction.
+        argv += ["-l", "--log-prefix", folder / "log"]
+    output = world.run([*argv, database.url(case.database)], seconds=seconds + 60, cwd=folder)
+    seen = parse_pgbench(output)
+    times = sorted(int(line.split()[2]) for log in folder.glob("log.*") for line in log.read_text().splitlines())
+    if times:
+        seen.update({"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]})
+    return seen
+
+
+def parse_pgbench(output):
+    rate = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
+    count = re.search(r"actually processed: (\d+)", output)
+    failed = re.search(r"failed transactions: (\d+)", output)
+    if not rate or not count:
+        raise Failed(f"pgbench said nothing: {output[-200:]!r}")
+    return {"rate": float(rate[1]), "requests": int(count[1]), "errors": int(failed[1]) if failed else 0}
+
+
+def own(world, tools, server, case, seconds, cores, rate):
+    """Our own load: at a fixed rate; at rate 0 a closed one, for 0 seconds every key once."""
+    options = {"port": server.port, "connections": case.connections, "keys": case.keys, "prefix": case.prefix}
+    options.update({"method": "PUT" if case.writes == 100 else "GET", "bytes": case.value_bytes})
+    options.update({"rate": rate, "seconds": seconds, "wait": "spin" if cores else "sleep"})
+    argv = [tools.paths["load"], *(f"{name}={value}" for name, value in options.items())]
+    return _errors_matter(parse_json(world.run(argv, cores, seconds + 660)))

@@ -1,0 +1,84 @@
+"""The ratios that hotrow is to reach: what is divided by what, the bound that must hold ("at least") and the next one
+("then on to"). Pure: results in, rows out."""
+
+import dataclasses
+import statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    what: str
+    case: str
+    # Of hotrow's figure by this peer's; None: hotrow's figure itself.
+    peer: str
+    bound: float
+    then: float
+    figure: str = "rate"
+    less_is_better: bool = False
+    unit: str = ""
+
+
+TARGETS = [
+    Target("cached GET / C epoll limit, requests a second", "get-64", "epoll", 0.97, 1.00),
+    Target("cached GET, 16 pipelined / C epoll limit", "get-64-p16", "epoll", 0.80, 0.90),
+    Target("cached GET, 16 pipelined / nginx", "get-64-p16", "nginx", 7, 8),
+    Target("cached GET, 16 pipelined / Redis", "get-64-p16", "redis", 1.0, 1.1),
+    Target("user time of a cached GET / may_minihttp's static answer", "get-64", "may", 1.0, 0.6, "user_us", True),
+    Target("instructions of a cached GET in user space", "instructions", None, 1500, 900, "count", True),
+    Target("durable PUT / pgbench upsert", "put-64", "pgbench", 3, 4),
+    Target("durable PUT / axum stack", "put-64", "axum", 4, 6),
+    Target("durable PUT / Redis `appendfsync always`", "put-64", "redis-aof", 1.0, 1.3),
+    Target("latency of a PUT, 1 connection / pgbench, 1 connection", "put-1", "pgbench", 1.4, 1.2, "p50", True),
+    Target("uncached GET / pgbench SELECT", "miss-64", "pgbench", 1.3, 2),
+    Target("uncached GET / axum stack", "miss-64", "axum", 1.8, 3),
+    Target("95 % reads, 5 % writes (zipf) / axum stack", "mix-95", "axum", 1.5, 2),
+    Target("memory of a cached entry over key and value", "entries", None, 64, 40, "bytes", True, "bytes"),
+    Target("memory of an idle keep-alive connection", "idle", None, 512, 256, "bytes", True, "bytes"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    target: Target
+    value: float = None
+    low: float = None
+    high: float = None
+
+    @property
+    def words(self):
+        if self.value is None:
+            return "not measured"
+        if self._holds(self.target.then):
+            return "reached, and the next bound too"
+        return "reached" if self._holds(self.target.bound) else "NOT reached"
+
+    def _holds(self, bound):
+        return self.value <= bound if self.target.less_is_better else self.value >= bound
+
+
+def figures(results, case, peer, figure):
+    """A figure in every round; None in the rounds that have none."""
+    rounds = results.get(case, {}).get("peers", {}).get(peer, [])
+    return [seen.get(figure) for seen in rounds]
+
+
+def median(results, case, peer, figure="rate"):
+    found = [value for value in figures(results, case, peer, figure) if value is not None]
+    return statistics.median(found) if found else None
+
+
+def judge(results, subject="hotrow"):
+    return [_verdict(results, target, subject) for target in TARGETS]
+
+
+def _verdict(results, target, subject):
+    own = figures(results, target.case, subject, target.figure)
+    if target.peer:
+        # Round by round, where both have shared the same minute of the machine; then the median.
+        other = figures(results, target.case, target.peer, target.figure)
+        found = [a / b for a, b in zip(own, other) if a is not None and b]
+    else:
+        found = [value for value in own if value is not None]
+    if not found:
+        return Verdict(target)
+    return Verdict(target, statistics.median(found), min(found), max(found))

@@ -1,0 +1,174 @@
+"""What of tools/bench/run needs no server: parsers, ratios, plots, the page, and that nothing started stays behind.
+
+    python3 -m unittest discover --start-directory tools/bench/tests
+"""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from xml.etree import ElementTree
+
+sys.dont_write_bytecode = True
+BENCH = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BENCH))
+
+from bench import cases, loads, plot, processes, report, servers, targets  # noqa: E402
+
+
+def case(kind="closed", **peers):
+    rounds = {peer.replace("_", "-"): [{"rate": rate} for rate in rates] for peer, rates in peers.items()}
+    return {"title": "some case", "kind": kind, "peers": rounds}
+
+
+def verdict(results, what):
+    return next(v for v in targets.judge(results) if v.target.what.startswith(what))
+
+
+class Parsers(unittest.TestCase):
+    def test_the_last_line_of_json_counts(self):
+        seen = loads.parse_json('Running 1s test\n{"requests":500,"seconds":2.0,"errors":0,"p50":1.5}\n')
+        self.assertEqual((seen["rate"], seen["p50"]), (250, 1.5))
+        self.assertRaises(processes.Failed, loads.parse_json, "unable to connect\n")
+
+    def test_redis_benchmark(self):
+        output = (
+            '"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"\n'
+            '"GET key:__rand_int__","86956.52","0.30","0.10","0.287","0.4","0.511","1.0"\n'
+        )
+        self.assertEqual(loads.parse_redis_csv(output), {"rate": 86956.52, "p50": 287.0, "p99": 511.0})
+        self.assertRaises(processes.Failed, loads.parse_redis_csv, "Could not connect\n")
+
+    def test_pgbench(self):
+        output = (
+            "number of transactions actually processed: 4711\n"
+            "number of failed transactions: 3 (0.064%)\n"
+            "tps = 2355.500000 (without initial connection time)\n"
+        )
+        self.assertEqual(loads.parse_pgbench(output), {"rate": 2355.5, "requests": 4711, "errors": 3})
+        self.assertRaises(processes.Failed, loads.parse_pgbench, "connection refused\n")
+
+
+class Ratios(unittest.TestCase):
+    def test_a_ratio_is_the_median_of_those_of_the_rounds(self):
+        # The second round was slow for both.
+        results = {"get-64": case(hotrow=[100, 50, 99], epoll=[100, 50, 100])}
+        found = verdict(results, "cached GET / C epoll")
+        self.assertEqual((found.value, found.low, found.high), (1.0, 0.99, 1.0))
+        self.assertEqual(found.words, "reached, and the next bound too")
+
+    def test_the_bounds_are_bounds(self):
+        for rate, words in [(96.9, "NOT reached"), (97, "reached"), (99.9, "reached"), (100, "reached, and")]:
+            found = verdict({"get-64": case(hotrow=[rate], epoll=[100])}, "cached GET / C epoll")
+            self.assertTrue(found.words.startswith(words), (rate, found.words))
+        for count, words in [(65, "NOT reached"), (64, "reached"), (40, "reached, and")]:
+            results = {"entries": {"title": "", "kind": "entries", "peers": {"hotrow": [{"bytes": count}]}}}
+            self.assertTrue(verdict(results, "memory of a cached entry").words.startswith(words), count)
+
+    def test_a_round_that_failed_is_left_out_and_a_peer_that_is_missing_too(self):
+        results = {"get-64": case(hotrow=[100, 100], epoll=[200])}
+        results["get-64"]["peers"]["epoll"].insert(0, {"failed": "it fell over"})
+        self.assertEqual(verdict(results, "cached GET / C epoll").value, 0.5)
+        self.assertEqual(verdict({}, "cached GET / C epoll").words, "not measured")
+
+    def test_every_target_has_its_case_and_every_case_its_peers(self):
+        for target in targets.TARGETS:
+            if target.case != "instructions":
+                self.assertIn(target.peer or "hotrow", cases.BY_NAME[target.case].peers, target.what)
+        for one in cases.CASES:
+            self.assertLessEqual(set(one.peers), set(servers.PEERS), one.name)
+            self.assertEqual(len(one.prefix), 4, "all keys have 16 bytes")
+        for heading, plots, names in report.SECTIONS:
+            self.assertLessEqual(set(plots), set(report.PLOTS), heading)
+        self.assertEqual([n for _, _, names in report.SECTIONS for n in names], [c.name for c in cases.CASES])
+
+
+class Page(unittest.TestCase):
+    RUN = {
+        "started": "2026-01-02T03:04:05+00:00",
+        "whole": True,
+        "rounds": 2,
+        "seconds": 2,
+        "machine": {
+            "cpu": "some processor", "cores": 2, "virtual": True, "memory_gib": 4, "kernel": "6", "file_system": "ext4",
+            "fdatasync_8k_us": 100.0, "load_average_before": 0.1, "measured_seconds": 61, "hotrow": "abc",
+        },
+        "versions": {"wrk": "wrk 4"},
+        "left_out": {"webdis": "not found"},
+        "cases": {
+            "get-1": case(hotrow=[10, 20], nginx=[5, 6]),
+            "get-64": case(hotrow=[100, 90], epoll=[100, 100], nginx=[50, 60]),
+            "put-64": case(hotrow=[30, 20], redis_aof=[10, 10]),
+        },
+    }  # fmt: skip
+
+    def test_the_page_has_its_figures_and_its_plots(self):
+        run = json.loads(json.dumps(self.RUN))
+        run["cases"]["get-64"]["peers"]["axum"] = [{"failed": "no such luck"}] * 2
+        with tempfile.TemporaryDirectory() as folder:
+            written = report.write(run, pathlib.Path(folder))
+            text = written[0].read_text()
+            for plotted in written[2:]:
+                ElementTree.parse(plotted)
+                self.assertIn(f"(plots/{plotted.name})", text)
+        self.assertEqual([path.name for path in written[2:]], ["connections.svg", "writes.svg"])
+        for expected in ["| **hotrow** | **95** | **90-100** |", "no such luck", "- `webdis`: not found", "0.95 | 0.90-1.00"]:
+            self.assertIn(expected, text)
+        self.assertNotIn("not a whole one", text)
+        self.assertIn("not a whole one", report.page({**run, "whole": False}, {}))
+
+    def test_numbers(self):
+        shown = [plot.number(value) for value in (1234567.8, 100, 99.5, 0.0123)]
+        self.assertEqual(shown, ["1,234,568", "100", "99.5", "0.0123"])
+
+    def test_plots_are_whole_however_odd_the_numbers(self):
+        for value in (0.001, 1, 99.9, 3e9):
+            ElementTree.fromstring(plot.bars("a < b", "&", [("", [("hotrow", value, value / 2, value)])]))
+            ElementTree.fromstring(plot.lines("a", "b", ["x", "y"], [("hotrow", [value, None]), ("epoll", [1, value])], True))
+
+
+class Endings(unittest.TestCase):
+    def test_nothing_that_was_started_stays(self):
+        with processes.World() as world:
+            child = world.start("sleep", ["sleep", "1000"])
+            folder = world.dir
+            self.assertIsNone(child.process.poll())
+        self.assertEqual(child.process.returncode, -signal.SIGTERM)
+        self.assertFalse(folder.exists())
+
+    def test_a_child_ends_with_a_run_that_is_killed_outright(self):
+        program = (
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from bench import processes\n"
+            "world = processes.World().__enter__()\n"
+            "print(world.dir, world.start('sleep', ['sleep', '1000']).process.pid, flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        argv = [sys.executable, "-B", "-c", program, str(BENCH)]
+        run = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        folder, pid = run.stdout.readline().split()
+        run.kill()
+        run.communicate()
+        ended = lambda: not pathlib.Path(f"/proc/{pid}").exists() or "\nState:\tZ" in pathlib.Path(f"/proc/{pid}/status").read_text()  # noqa: E731
+        processes.until(ended, "the child does not end", seconds=20)
+        pathlib.Path(folder, "sleep-1.log").unlink()
+        pathlib.Path(folder).rmdir()
+
+    def test_a_server_that_ends_says_why(self):
+        with processes.World() as world:
+            child = world.start("sh", ["sh", "-c", "echo no luck >&2; exit 3"])
+            with self.assertRaisesRegex(processes.Failed, "no luck"):
+                processes.until(lambda: False, "it does not start", child, seconds=20)
+
+    def test_a_program_that_fails_says_why(self):
+        with processes.World() as world:
+            self.assertEqual(world.run(["echo", "yes"]), "yes\n")
+            self.assertRaisesRegex(processes.Failed, "no luck", world.run, ["sh", "-c", "echo no luck >&2; exit 3"])
+            self.assertRaisesRegex(processes.Failed, "within", world.run, ["sleep", "1000"], seconds=0.1)
+
+
+if __name__ == "__main__":
+    unittest.main()
