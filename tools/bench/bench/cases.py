@@ -39,7 +39,7 @@ class Case:
 
 def _reads(connections, peers=READERS, **more):
     name = f"get-{connections}"
-    title = f"cached GET, {connections} connection{'s' if connections > 1 else ''}"
+    title = f"cached GET, {connections:,} connection{'s' if connections > 1 else ''}"
     return dict(name=name, title=title, peers=peers, connections=connections, pinned=True, threads=1, **more)
 
 

@@ -39,19 +39,19 @@ class Bench:
         self.database.insert("key:", cases.ROWS, cases.VALUE_BYTES, "postgres")
         for case in {case.prefix: case for case in needed if case.prefix != "key:"}.values():
             self.database.insert(case.prefix, case.keys, case.value_bytes, "postgres")
-        self.database.settle("postgres")
+        self.database.settle(cases.BY_NAME["get-1"])
         for case in {case.value_bytes: case for case in needed}.values():
             self.hits[case.value_bytes] = self._once(dataclasses.replace(case, cached=True), lambda s: _hit(s, case))
         if any(case.kind == "entries" for case in chosen):
             self.database.sql("CREATE DATABASE memory")
             case = cases.BY_NAME["entries"]
             self._once(case, lambda server: None)
-            self.database.insert(case.prefix, self._entries(case).keys, case.value_bytes, "memory")
-            self.database.settle("memory")
+            self.database.insert(case.prefix, self._scaled(case).keys, case.value_bytes, "memory")
+            self.database.settle(case)
 
     def run(self, case, peers):
         """All rounds of a case, in an order that turns from round to round."""
-        case = self._entries(case)
+        case = self._scaled(case)
         # Memory does not waver: one round is enough, and fills are long.
         rounds = 1 if case.kind in ("entries", "idle") else self.rounds
         found = {peer: [] for peer in peers}
@@ -63,19 +63,21 @@ class Bench:
         self.results[case.name] = {"title": case.title, "kind": case.kind, "peers": found}
         return self.results[case.name]
 
-    def _entries(self, case):
-        if self.quick and case.kind == "entries":
-            return dataclasses.replace(case, keys=cases.QUICK_ENTRIES)
-        if self.quick and case.kind == "idle":
-            return dataclasses.replace(case, connections=cases.QUICK_IDLE)
-        return case
+    def _scaled(self, case):
+        """The case as it is, or with less to fill and to open."""
+        less = {"entries": ("keys", cases.QUICK_ENTRIES), "idle": ("connections", cases.QUICK_IDLE)}.get(case.kind)
+        if not self.quick or less is None:
+            return case
+        field, count = less
+        title = case.title.replace(f"{getattr(case, field):,}", f"{count:,}")
+        return dataclasses.replace(case, title=title, **{field: count})
 
     def _cell(self, case, peer):
         mark = len(self.world.children)
         stolen, all_time = machine.stolen_seconds()
         try:
             if case.writes or not case.cached:
-                self.database.settle(case.database)
+                self.database.settle(case)
             server_core, load_core = machine.pins() if case.pinned else (None, None)
             start = servers.Start(self.world, self.tools, self.database, case, server_core, self.hits)
             if case.kind == "open":

@@ -120,6 +120,10 @@ class Page(unittest.TestCase):
         self.assertNotIn("not a whole one", text)
         self.assertIn("not a whole one", report.page({**run, "whole": False}, {}))
 
+    def test_rates_that_were_asked_for_are_not_compared(self):
+        self.assertIn("hotrow / it", report.table(case(hotrow=[2], nginx=[1])))
+        self.assertNotIn("hotrow / it", report.table(case("open", hotrow=[2], nginx=[1])))
+
     def test_numbers(self):
         shown = [plot.number(value) for value in (1234567.8, 100, 99.5, 0.0123)]
         self.assertEqual(shown, ["1,234,568", "100", "99.5", "0.0123"])
