@@ -94,7 +94,7 @@ def _others(tools, say):
         if path:
             tools.paths[name] = path
         else:
-            tools.missing[name] = f"not found, and not to be installed from here: apt-get install {package}"
+            tools.missing[name] = f"not found, and cannot be installed from here: apt-get install {package}"
 
 
 def _install(packages):
@@ -132,7 +132,7 @@ def _postgresql(tools):
         if path:
             tools.paths[name] = path
         else:
-            tools.missing[name] = "not with this PostgreSQL"
+            tools.missing[name] = "not among the programs of this PostgreSQL"
 
 
 def _cargo(folder, *argv):
@@ -155,7 +155,7 @@ def _own(tools, say, hotrow):
         if _cargo(BENCH / "peers", "--bin", name):
             tools.paths[name] = peers / "release" / name
         else:
-            tools.missing[name] = "it could not be built"
+            tools.missing[name] = "not built: its build failed"
     if "load" in tools.missing:
         raise SystemExit("the load generator cannot be built")
     if tools.has("cc"):
@@ -164,4 +164,4 @@ def _own(tools, say, hotrow):
         if subprocess.run([tools.paths["cc"], "-O2", "-o", program, source]).returncode == 0:
             tools.paths["epoll-limit"] = program
     if not tools.has("epoll-limit"):
-        tools.missing["epoll-limit"] = "it could not be built"
+        tools.missing["epoll-limit"] = "not built: its build failed"

@@ -129,7 +129,7 @@ def _can(peer, case, tools, options, left_out):
         needs.append("wrk")
     missing = [name for name in needs if not tools.has(name)]
     if missing:
-        left_out[peer] = "; ".join(f"{name}: {tools.missing.get(name, 'missing')}" for name in missing)
+        left_out[peer] = "; ".join(f"{name} is {tools.missing.get(name, 'not there')}" for name in missing)
     return not missing
 
 
