@@ -18,6 +18,7 @@
 //! - Idle, it owns no buffer: reading, parsing and encoding happen in the loop's [`Workspace`]; only what is left
 //!   over is copied out of it.
 
+mod collect;
 pub mod context;
 mod requests;
 mod watch;
@@ -30,7 +31,7 @@ use crate::limits::{
 };
 use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
-use crate::store::Answer;
+use crate::store::Reply;
 use crate::token::{Id, Ticket};
 pub use context::{Bounds, Context, Workspace};
 use memchr::memchr;
@@ -171,17 +172,17 @@ impl Connection {
     }
 
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
-    /// are small. `reply` is the answer to the job that is out.
+    /// are small. `reply` is one that it [waits for](Connection::waits_for).
     pub fn turn(
         &mut self,
         io: &mut impl Socket,
         ws: &mut Workspace,
         cx: &Context<'_>,
-        reply: Option<&Answer>,
+        reply: Option<&Reply>,
     ) -> Turn {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
-        if let Some(answer) = reply {
-            self.take_reply(answer, ws, cx);
+        if let Some(reply) = reply {
+            self.take_reply(reply, ws, cx);
         }
         if let Some(turn) = self.send_backlog(io, ws, cx) {
             return turn;
@@ -222,6 +223,10 @@ impl Connection {
             State::Waiting(frame, job) => {
                 self.took(&job, cx);
                 let problem = match job {
+                    Job::Items(collect) => {
+                        self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
+                        return self.turn_flushed(io, ws, cx);
+                    }
                     Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
                     Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
                         answer::not_started()
@@ -244,7 +249,9 @@ impl Connection {
                 Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => {
                     answer::outcome_unknown()
                 }
-                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => answer::draining(),
+                Job::Read(..) | Job::Items(_) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => {
+                    answer::draining()
+                }
             };
             self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
             self.turn_flushed(io, ws, cx);
@@ -253,7 +260,12 @@ impl Connection {
 
     /// True when this reply is for the job that is out.
     pub fn waits_for(&self, ticket: Ticket) -> bool {
-        matches!(self.state, State::Waiting(..)) && ticket.id == self.id && ticket.job == self.jobs
+        let State::Waiting(_, job) = &self.state else { return false };
+        ticket.id == self.id
+            && match job {
+                Job::Items(collect) => collect.waits_for(ticket.job),
+                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => ticket.job == self.jobs,
+            }
     }
 
     /// Tells a client that there is no room for it.

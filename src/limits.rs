@@ -30,6 +30,11 @@ pub const WATCH_SECONDS: u32 = 300;
 pub const SWEEP_ROWS: u32 = 500;
 /// The pause between two looks for rows past their time, in milliseconds.
 pub const SWEEP_PAUSE_MS: u64 = 1_000;
+/// Keys that one request may ask for: more are 400.
+pub const KEYS_A_REQUEST: usize = 100;
+/// Values that an answer about several keys may hold, besides one of the largest: an item that would pass it has status
+/// 413 in place of its value.
+pub const ITEMS_BYTES: usize = 256 * 1024;
 /// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value
 /// and its copies in flight stay a small part of a server's memory.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;
@@ -90,7 +95,7 @@ pub const LARGEST_VALUES_A_SHARD: usize = 4;
 /// The share of a shard's bytes that entries for absent keys may take: one in this many.
 pub const ABSENT_SHARE: usize = 8;
 
-/// Misses read by one statement.
+/// Misses read by one statement; those of the last request, which asks for up to [`KEYS_A_REQUEST`], come on top.
 pub const READ_BATCH: usize = 256;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;

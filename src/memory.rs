@@ -5,9 +5,9 @@
 use crate::config::Config;
 use crate::engine::shards;
 use crate::limits::{
-    ABSENT_SHARE, ADMIN_CONNECTIONS, ALLOCATOR_SHARE, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, JOB_BYTES,
-    KEY_BYTES, OUTPUT_BYTES, READ_BATCH, READ_BYTES, SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD,
-    WRITE_BATCH, WRITE_BATCH_BYTES,
+    ABSENT_SHARE, ADMIN_CONNECTIONS, ALLOCATOR_SHARE, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES,
+    JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES,
+    SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::token::Ticket;
 use std::fmt;
@@ -36,26 +36,29 @@ impl Bound {
         let (readers, writers) = (usize::from(config.db_readers), usize::from(config.db_writers).min(shards));
         // The key stands in the job and in its flight.
         let job = JOB_BYTES + 2 * KEY_BYTES;
+        // A request for several keys, with as long keys as its request line holds.
+        let read = KEYS_A_REQUEST * JOB_BYTES + 2 * REQUEST_LINE_BYTES;
         // A connection parses no further while it has answers that were not read, and none that would go past
-        // `OUTPUT_BYTES`: it holds one value at most, in its last answer, or as it arrives.
-        let connection = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + value;
+        // `OUTPUT_BYTES`: it holds one value at most, in its last answer, or as it arrives; or several that are to become
+        // one answer, or have.
+        let connection = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + value;
         let small = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES;
         // No batch is larger than what can wait, and the one job that woke the worker.
-        let read_batch = READ_BATCH.min(depth + 1);
+        let read_batch = (READ_BATCH + KEYS_A_REQUEST).min((depth + 1) * KEYS_A_REQUEST);
         let write_batch = WRITE_BATCH.min(depth + 1);
         let write_values = (WRITE_BATCH_BYTES + value).min(write_batch * value);
         Bound {
             cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE,
             connections: config.max_connections as usize * connection
                 + (ADMIN_CONNECTIONS + TURNED_AWAY) * small,
-            queues: depth * job
+            queues: depth * read
                 + writers * depth * (job + value)
                 + shards * WAITERS_A_SHARD * size_of::<Ticket>(),
             // A row as it came and as a value; a value, and it again in the statement, and that in the socket's buffer.
             workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
                 + writers * (SESSION_BYTES + write_batch * job + 3 * write_values),
             // A loop's buffers, and the value that is just being taken over.
-            fixed: FIXED_BYTES + event_loops * (READ_BYTES + 2 * OUTPUT_BYTES + 2 * value),
+            fixed: FIXED_BYTES + event_loops * (READ_BYTES + 2 * (OUTPUT_BYTES + ITEMS_BYTES + value)),
         }
     }
 
@@ -89,7 +92,7 @@ mod tests {
     #[test]
     fn the_readme_has_the_sums() {
         let readme = include_str!("../README.md");
-        for (flags, sum) in [("", "35 GiB"), ("--max-value-bytes 16KiB --max-connections 1000", "1.0 GiB")] {
+        for (flags, sum) in [("", "40 GiB"), ("--max-value-bytes 16KiB --max-connections 1000", "1.6 GiB")] {
             let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
             let Ok(crate::config::Invocation::Serve(config)) = crate::config::read(arguments) else {
                 panic!("{flags}")

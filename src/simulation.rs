@@ -22,7 +22,7 @@ mod database;
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::shard::{Held, Known, PlantedBug};
-use crate::engine::{NEVER, Record};
+use crate::engine::{NEVER, Record, Row};
 use crate::http::conditional::Preconditions;
 use crate::http::response::Lent;
 use crate::metrics::Workers;
@@ -176,7 +176,8 @@ impl World {
     fn step(&self) {
         let choice = self.state().rng.u8(..10);
         match choice {
-            0..=3 => self.ask(),
+            0..=2 => self.ask(),
+            3 => self.ask_for_many(),
             4 | 5 => self.run_reader(),
             6 | 7 => self.run_writer(),
             8 => self.commit_late(),
@@ -213,6 +214,50 @@ impl World {
             (client, asking)
         };
         self.begin(client, &asking);
+    }
+
+    /// Some clients ask for a key each, in one request, as one connection would.
+    fn ask_for_many(&self) {
+        let asking: Vec<(usize, Asking)> = {
+            let mut state = self.state();
+            let free: Vec<usize> = (0..CLIENTS).filter(|client| state.clients[*client].is_none()).collect();
+            let count = state.rng.usize(..=free.len()).min(OPERATIONS - state.started.min(OPERATIONS));
+            let mut begin = |client: usize| {
+                state.started += 1;
+                state.jobs += 1;
+                let key = KEYS[state.rng.usize(..KEYS.len())];
+                let (floor, newest) = (state.floors[key], state.history[key].len() - 1);
+                let wish = Wish::Read;
+                let asking = Asking { key, wish, claim: None, floor, newest, job: state.jobs };
+                state.clients[client] = Some(asking.clone());
+                state.log(|| format!("client {client}, one of many: {asking:?}"));
+                (client, asking)
+            };
+            free.into_iter().take(count).map(&mut begin).collect()
+        };
+        let mut hits: Vec<Option<Row>> = vec![None; asking.len()];
+        let ticket = |at: usize| Ticket {
+            event_loop: 0,
+            id: Id { slot: asking[at].0 as u32, generation: 0 },
+            job: asking[at].1.job,
+        };
+        let keys = asking.iter().map(|(_, asking)| asking.key);
+        let asked = self.backend.get_many(keys, 0, ticket, |at, known| hits[at] = Some(row_of(known)));
+        for (at, asked) in asked.into_iter().enumerate() {
+            let (client, asking) = &asking[at];
+            match asked {
+                Asked::Answered(()) => {
+                    let mut state = self.state();
+                    let row = hits[at].take().expect("told with the answer");
+                    state.clients[*client] = None;
+                    state.check_read(asking, &row, "a hit of many");
+                }
+                Asked::Waiting | Asked::Joined => {}
+                Asked::Refused(_) => {
+                    self.finish(*client, &Answer::Failed(Failure::Down { retry_after_seconds: 1 }))
+                }
+            }
+        }
     }
 
     fn begin(&self, client: usize, asking: &Asking) {
@@ -258,17 +303,7 @@ impl World {
             Some(Err(_)) => return self.finish(client, &Answer::Failed(Failure::NotStarted)),
             None => {}
         }
-        let hit = |known: Known<'_>| match known {
-            Known::Value(Held { value, version, .. }) => {
-                let value = match value {
-                    Lent::Bytes(bytes) => std::str::from_utf8(bytes).expect("values are text").into(),
-                    Lent::Shared(value) => Arc::clone(value),
-                };
-                Some(Record { value, version, expires_s: NEVER })
-            }
-            Known::Absent { .. } => None,
-        };
-        match self.backend.get(key, 0, ticket, hit) {
+        match self.backend.get(key, 0, ticket, row_of) {
             Asked::Answered(row) => {
                 let mut state = self.state();
                 state.log(|| format!("client {client}: hit {row:?}"));
@@ -431,6 +466,19 @@ impl World {
         if let Some((value, _)) = happened.cloned() {
             state.violate(format!("{value} was refused and happened all the same"));
         }
+    }
+}
+
+fn row_of(known: Known<'_>) -> Row {
+    match known {
+        Known::Value(Held { value, version, .. }) => {
+            let value = match value {
+                Lent::Bytes(bytes) => std::str::from_utf8(bytes).expect("values are text").into(),
+                Lent::Shared(value) => Arc::clone(value),
+            };
+            Some(Record { value, version, expires_s: NEVER })
+        }
+        Known::Absent { .. } => None,
     }
 }
 

@@ -11,7 +11,7 @@ use hotrow::http::response::Encoder;
 use hotrow::metrics::{Counters, Workers};
 use hotrow::store::backend::Backend;
 use hotrow::store::health::Health;
-use hotrow::store::{Job, ReadJob};
+use hotrow::store::{Job, ReadWork};
 use hotrow::token::Id;
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ struct Around {
     status: Status,
     bounds: Bounds,
     counters: Counters,
-    _reads: Receiver<ReadJob>,
+    _reads: Receiver<ReadWork>,
     _writes: Receiver<Job>,
 }
 

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod answer;
 pub mod batch;
+pub mod collection;
 pub mod exposition;
 pub mod key;
 pub mod query;
@@ -17,6 +18,8 @@ use std::borrow::Cow;
 pub enum Command<'b> {
     /// GET and HEAD of a key.
     Get(Cow<'b, str>),
+    /// GET and HEAD of several keys.
+    GetMany(Vec<Box<str>>),
     /// PUT and SET of a key; the value is the content, and lives so many seconds, if not for ever.
     Set(Cow<'b, str>, Option<u32>),
     /// DELETE of a key.
@@ -68,11 +71,14 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
 fn route_other<'b>(verb: Verb, method: &str, target: &'b str) -> Result<Command<'b>, Problem> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match (path, verb) {
+        (collection::PATH, Verb::Get) => Ok(Command::GetMany(collection::keys(query)?)),
+        (collection::PATH, Verb::Options) => Ok(Command::Options(collection::METHODS)),
+        (collection::PATH, _) => Err(not_allowed(method, collection::METHODS)),
         (batch::PATH, Verb::Post) => Ok(Command::Batch(batch::all_or_nothing(query)?)),
         (batch::PATH, Verb::Options) => Ok(Command::Options(batch::METHODS)),
         (batch::PATH, _) => Err(not_allowed(method, batch::METHODS)),
         _ => {
-            let detail = "values live at /kv/{key}, batches at /batch; operations listen on the admin socket";
+            let detail = "values live at /kv/{key}, several at /kv, batches at /batch; operations listen on the admin socket";
             Err(Problem::new(Kind::PathNotFound, detail))
         }
     }
@@ -190,7 +196,10 @@ mod tests {
             ("POST", "/batch?atomic=maybe", Err(400)),
             ("GET", "/batch", Err(405)),
             ("OPTIONS", "/batch", Ok(Command::Options(batch::METHODS))),
-            ("GET", "/kv", Err(404)),
+            ("GET", "/kv", Err(400)),
+            ("GET", "/kv?key=a&key=b", Ok(Command::GetMany(vec!["a".into(), "b".into()]))),
+            ("OPTIONS", "/kv", Ok(Command::Options(collection::METHODS))),
+            ("DELETE", "/kv?key=a", Err(405)),
             ("GET", "/", Err(404)),
             ("GET", "/KV/a", Err(404)),
             ("GET", "//kv/a", Err(404)),

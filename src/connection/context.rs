@@ -4,7 +4,7 @@
 use crate::api::admin;
 use crate::http::request::Repeat;
 use crate::http::response::Encoder;
-use crate::limits::{READ_BYTES, REPEATS};
+use crate::limits::{ITEMS_BYTES, READ_BYTES, REPEATS};
 use crate::metrics::Counters;
 use crate::output::Output;
 use crate::store::backend::Backend;
@@ -41,6 +41,13 @@ pub struct Bounds {
     pub header_timeout_ms: u64,
     /// For silence, and for not reading answers.
     pub idle_timeout_ms: u64,
+}
+
+impl Bounds {
+    /// What an answer about several keys may hold of values.
+    pub(super) fn items_bytes(&self) -> usize {
+        ITEMS_BYTES + self.max_value_bytes
+    }
 }
 
 /// What a turn of a connection may look at, besides its socket.

@@ -1,6 +1,7 @@
 //! What a connection does with its requests: takes them out of bytes, answers what the cache knows, sends jobs for the
 //! rest, takes the replies. Called by [`super`] with whatever it has read.
 
+use super::collect::Collect;
 use super::watch::Watch;
 use super::{Connection, Context, Role, State, Workspace};
 use crate::api::answer::Forward;
@@ -15,7 +16,7 @@ use crate::http::response::{CONTINUE, Frame, Reuse};
 use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
 use crate::metrics::Method;
 use crate::store::backend::Asked;
-use crate::store::{Answer, Claim, Op};
+use crate::store::{Answer, Claim, Op, Reply};
 use crate::token::Ticket;
 use memchr::memchr;
 use std::borrow::Cow;
@@ -31,6 +32,8 @@ pub(super) enum Job {
     Watch(Box<Watch>),
     /// A batch of operations.
     Batch(Claim, batch::Asked),
+    /// Several reads, for one answer.
+    Items(Box<Collect>),
 }
 
 /// A request whose content is arriving.
@@ -234,6 +237,7 @@ impl Connection {
                 Ok(_) => unreachable!("there is none in nothing"),
                 Err(problem) => self.refuse(&problem, frame, ws, cx),
             },
+            Command::GetMany(keys) => self.get_many(keys, frame, ws, cx),
             Command::Options(allow) => {
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
                 self.answered(frame, ws, cx);
@@ -360,13 +364,16 @@ impl Connection {
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
     }
 
-    pub(super) fn take_reply(&mut self, reply: &Answer, ws: &mut Workspace, cx: &Context<'_>) {
+    pub(super) fn take_reply(&mut self, reply: &Reply, ws: &mut Workspace, cx: &Context<'_>) {
+        if let State::Waiting(_, Job::Items(_)) = &self.state {
+            return self.take_item(reply, ws, cx);
+        }
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Idle) else { return };
         // Draining may have begun since the request was taken.
         let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
         self.took(&job, cx);
         let Workspace { encoder, output, .. } = ws;
-        match (job, reply) {
+        match (job, &reply.answer) {
             (Job::Watch(watch), reply) => return self.take_watched(watch, reply, frame, ws, cx),
             (_, Answer::Failed(failure)) => return self.refuse(&answer::failed(failure), frame, ws, cx),
             (Job::Read(forward, conditions), Answer::Found(row)) => {
@@ -374,7 +381,7 @@ impl Connection {
             }
             (Job::Batch(_, asked), Answer::Many(answers)) => asked.answer(encoder, output, answers, frame),
             (Job::Batch(..), other) => answer::written(encoder, output, other, false, frame),
-            (Job::Read(..), other) => answer::written(encoder, output, other, false, frame),
+            (Job::Read(..) | Job::Items(_), other) => answer::written(encoder, output, other, false, frame),
             (Job::Write { minimal, .. }, written) => {
                 answer::written(encoder, output, written, minimal, frame);
             }
@@ -401,7 +408,7 @@ impl Connection {
     /// A job is over, with a reply or without.
     pub(super) fn took(&self, job: &Job, cx: &Context<'_>) {
         let duration = match job {
-            Job::Read(..) => &cx.counters.miss_duration,
+            Job::Read(..) | Job::Items(_) => &cx.counters.miss_duration,
             Job::Write { .. } | Job::Batch(..) => &cx.counters.write_duration,
             // Takes as long as its client wants.
             Job::Watch(_) => return,
@@ -493,6 +500,7 @@ fn reason(problem: &Problem) -> &'static str {
 fn own(command: Command<'_>) -> Command<'static> {
     match command {
         Command::Get(key) => Command::Get(key.into_owned().into()),
+        Command::GetMany(keys) => Command::GetMany(keys),
         Command::Set(key, ttl_s) => Command::Set(key.into_owned().into(), ttl_s),
         Command::Delete(key) => Command::Delete(key.into_owned().into()),
         Command::Add(key, by) => Command::Add(key.into_owned().into(), by),

@@ -5,13 +5,13 @@ use super::*;
 use crate::api::admin;
 use crate::clock::Clock;
 use crate::engine::shard::Writes;
-use crate::engine::{Engine, NEVER, Record};
+use crate::engine::{Engine, NEVER, Record, Row};
 use crate::http::response::Encoder;
 use crate::limits::OUTPUT_BYTES;
 use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
 use crate::store::health::Health;
-use crate::store::{Job, ReadJob};
+use crate::store::{Answer, Job, ReadJob, ReadWork};
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -78,7 +78,7 @@ struct World {
     status: admin::Status,
     bounds: Bounds,
     counters: Counters,
-    reads: Receiver<ReadJob>,
+    reads: Receiver<ReadWork>,
     writes: Receiver<Job>,
     now_ms: u64,
     draining: bool,
@@ -175,8 +175,31 @@ impl World {
         act(&mut self.connection, &mut self.io, &mut self.ws, &cx)
     }
 
-    fn turn(&mut self, reply: Option<&Answer>) -> Turn {
-        self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, reply))
+    /// Turned with the answer to the last job, if one is given.
+    fn turn(&mut self, answer: Option<&Answer>) -> Turn {
+        let ticket = Ticket { event_loop: 0, id: ID, job: self.connection.jobs };
+        let reply = answer.map(|answer| Reply { ticket, answer: answer.clone() });
+        self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, reply.as_ref()))
+    }
+
+    /// The keys that a reader would read next, with one statement.
+    fn take_reads(&self) -> Vec<ReadJob> {
+        match self.reads.try_recv().unwrap() {
+            ReadWork::Row(job) => vec![job],
+            ReadWork::Rows(list) => std::mem::take(&mut *list.lock()),
+        }
+    }
+
+    /// A reader has read this row: whoever waits for it is turned, as the event loop does.
+    fn read_done(&mut self, job: &ReadJob, row: &Row) -> Turn {
+        let waiters = self.backend.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(row), 0);
+        let mut turn = Turn::Wait;
+        for ticket in waiters.into_iter().filter(|ticket| ticket.id == ID) {
+            assert!(self.connection.waits_for(ticket));
+            let reply = Reply { ticket, answer: Answer::Found(row.clone()) };
+            turn = self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, Some(&reply)));
+        }
+        turn
     }
 
     /// The client sends this; the connection is turned until it waits.
@@ -439,4 +462,87 @@ fn who_still_waits_when_the_server_must_go_is_told_what_is_known() {
         world.with(|connection, io, ws, cx| connection.abandon(io, ws, cx));
         assert_eq!(world.statuses(), [expected]);
     }
+}
+
+fn record(value: &str) -> Row {
+    Some(Record { value: value.into(), version: 5, expires_s: NEVER })
+}
+
+fn get_many(keys: &[&str]) -> Vec<u8> {
+    let query: Vec<String> = keys.iter().map(|key| format!("key={key}")).collect();
+    format!("GET /kv?{} HTTP/1.1\r\nHost: h\r\n\r\n", query.join("&")).into_bytes()
+}
+
+/// Status and value of every item of the last answer.
+fn items(world: &World) -> Vec<(u64, Option<String>)> {
+    let text = String::from_utf8(world.io.written.clone()).unwrap();
+    let content = text.rsplit("\r\n\r\n").next().unwrap();
+    let json: serde_json::Value = serde_json::from_str(content).unwrap();
+    let item = |item: &serde_json::Value| {
+        (item["status"].as_u64().unwrap(), item["value"].as_str().map(str::to_owned))
+    };
+    json["items"].as_array().unwrap().iter().map(item).collect()
+}
+
+fn some(status: u64, value: &str) -> (u64, Option<String>) {
+    (status, Some(value.to_owned()))
+}
+
+#[test]
+fn several_keys_are_one_job_and_one_answer_in_the_order_of_the_request() {
+    let mut world = World::knowing("hit", "value");
+    world.send(&[get_many(&["m1", "hit", "m2", "m1"]), get("hit")].concat());
+    assert_eq!(world.reads.len(), 1, "one place in the queue");
+    let jobs = world.take_reads();
+    let keys: Vec<&str> = jobs.iter().map(|job| &*job.key).collect();
+    assert_eq!(keys, ["m1", "m2"], "a key that is there twice is read once");
+    world.read_done(&jobs[1], &None);
+    assert!(world.statuses().is_empty());
+    world.read_done(&jobs[0], &record("read"));
+    world.turn_until_it_waits();
+    assert_eq!(world.statuses(), [200, 200], "and the pipeline goes on behind it");
+    world.send(&get_many(&["m1", "hit", "m2", "m1"]));
+    assert_eq!(world.reads.len(), 0, "what was read is cached");
+    assert_eq!(items(&world), [some(200, "read"), some(200, "value"), (404, None), some(200, "read")]);
+    assert_eq!((world.counters.cache_hits.get(), world.counters.cache_misses.get()), (1 + 1 + 4, 3));
+}
+
+#[test]
+fn one_read_serves_a_request_for_several_keys_and_one_for_a_single_key() {
+    let mut world = World::new();
+    world.send(&get("a"));
+    world.expire();
+    world.send(&get_many(&["a", "b"]));
+    let (first, second) = (world.take_reads(), world.take_reads());
+    assert_eq!((&*first[0].key, first.len(), &*second[0].key, second.len()), ("a", 1, "b", 1));
+    world.read_done(&second[0], &None);
+    // The ticket of the request that was given up is among those of this read, and is not taken.
+    let job = &first[0];
+    let row = record("read");
+    let waiters = world.backend.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(&row), 0);
+    let taken: Vec<bool> = waiters.iter().map(|ticket| world.connection.waits_for(*ticket)).collect();
+    assert_eq!(taken, [false, true]);
+    let reply = Reply { ticket: waiters[1], answer: Answer::Found(row) };
+    world.with(|connection, io, ws, cx| connection.turn(io, ws, cx, Some(&reply)));
+    assert_eq!(items(&world), [some(200, "read"), (404, None)]);
+    assert!(!world.connection.waits_for(waiters[1]), "nothing is waited for any more");
+}
+
+#[test]
+fn of_several_keys_those_that_cannot_be_read_say_so_each() {
+    let mut world = World::knowing("hit", "value");
+    while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+    world.send(&get_many(&["miss", "hit"]));
+    assert_eq!(items(&world), [(503, None), some(200, "value")]);
+    assert!(String::from_utf8_lossy(&world.io.written).contains("Retry-After: 1\r\n"));
+    assert_eq!(world.backend.engine.stats().in_flight, 0, "nothing is left in flight");
+    while world.reads.try_recv().is_ok() {}
+    world.backend.health.set_reader(true);
+    world.send(&get_many(&["miss", "hit"]));
+    assert_eq!(items(&world), [(503, None), some(200, "value")]);
+    world.backend.health.set_reader(false);
+    world.send(&get_many(&["miss", "hit"]));
+    world.expire();
+    assert_eq!(items(&world), [(504, None), some(200, "value")]);
+    assert_eq!(world.connection.deadline_ms() - world.now_ms, world.bounds.idle_timeout_ms);
 }

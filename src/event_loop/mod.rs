@@ -23,8 +23,8 @@ use crate::limits::{
     ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY,
 };
 use crate::metrics::{Counters, Phase};
+use crate::store::Reply;
 use crate::store::backend::Backend;
-use crate::store::{Answer, Reply};
 use crate::token::Id;
 use inbox::{Inbox, Mail};
 use listener::{Accept, Listener};
@@ -256,10 +256,10 @@ impl EventLoop {
         for mail in inbox.drain().take(REPLIES_A_TURN) {
             left -= 1;
             match mail {
-                Mail::Reply(Reply { ticket, answer }) => {
-                    let waiting = self.clients.get(ticket.id.slot as usize);
-                    if waiting.is_some_and(|client| client.connection.waits_for(ticket)) {
-                        self.turn(ticket.id, Some(&answer));
+                Mail::Reply(reply) => {
+                    let waiting = self.clients.get(reply.ticket.id.slot as usize);
+                    if waiting.is_some_and(|client| client.connection.waits_for(reply.ticket)) {
+                        self.turn(reply.ticket.id, Some(&reply));
                     } else {
                         self.counters.late_replies.add(1);
                     }
@@ -367,7 +367,7 @@ impl EventLoop {
         }
     }
 
-    fn turn(&mut self, id: Id, reply: Option<&Answer>) {
+    fn turn(&mut self, id: Id, reply: Option<&Reply>) {
         let cx =
             context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];

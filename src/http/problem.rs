@@ -18,6 +18,8 @@ pub enum Kind {
     BadBatch,
     /// `If-Match` or `If-None-Match` is no list of entity tags.
     BadCondition,
+    /// More keys than one request may ask for.
+    TooManyKeys,
     /// No such key.
     KeyNotFound,
     /// No such resource.
@@ -74,12 +76,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for the tests that hold the README against them.
-    pub const ALL: [Kind; 31] = [
+    pub const ALL: [Kind; 32] = [
         Kind::MalformedRequest,
         Kind::BadKey,
         Kind::BadQuery,
         Kind::BadBatch,
         Kind::BadCondition,
+        Kind::TooManyKeys,
         Kind::KeyNotFound,
         Kind::PathNotFound,
         Kind::MethodNotAllowed,
@@ -116,6 +119,7 @@ impl Kind {
             Kind::BadQuery => (400, "bad-query", "Bad query"),
             Kind::BadBatch => (400, "bad-batch", "Bad batch"),
             Kind::BadCondition => (400, "bad-condition", "Bad condition"),
+            Kind::TooManyKeys => (400, "too-many-keys", "Too many keys"),
             Kind::KeyNotFound => (404, "key-not-found", "Key not found"),
             Kind::PathNotFound => (404, "path-not-found", "Path not found"),
             Kind::MethodNotAllowed => (405, "method-not-allowed", "Method not allowed"),

@@ -2,12 +2,13 @@
 //! the workers. Never blocks: a full queue or a missing database is a refusal. Called by [`crate::connection`].
 
 use super::health::Health;
-use super::{Claim, Job, ManyJob, Op, ReadJob, Step, WriteJob};
+use super::{Claim, Job, ManyJob, Op, ReadJob, ReadWork, Step, WriteJob};
 use crate::engine::Engine;
 use crate::engine::shard::{Freshness, Get, Known, ReadId, Shard, Writes};
 use crate::http::conditional::Preconditions;
 use crate::token::Ticket;
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ pub struct Backend {
     /// Which workers have a database.
     pub health: Arc<Health>,
     /// All readers take from here.
-    pub reads: Sender<ReadJob>,
+    pub reads: Sender<ReadWork>,
     /// One for each writer. Shard `i` belongs to writer `i mod W`: writes of one key run in the order they arrived.
     pub writes: Vec<Sender<Job>>,
     /// A bug for the simulation to find: any writer takes any write.
@@ -90,9 +91,58 @@ impl Backend {
         let got = get(&mut self.engine.shard(hash), &mut |id| {
             down = self.health.reads_down();
             !down
-                && !self.health.reads_too_slow(self.reads.len())
-                && self.reads.try_send(ReadJob { key: key.into(), hash, id, queued: Instant::now() }).is_ok()
+                && self.send_read(|| {
+                    ReadWork::Row(ReadJob { key: key.into(), hash, id, queued: Instant::now() })
+                })
         });
+        self.asked(got, down)
+    }
+
+    /// Looks several keys up, each with a ticket of its own, and tells for each what it led to. The cache's are told to
+    /// `hit`, by their place; the misses that nobody is reading yet go to one reader, as one job.
+    pub fn get_many<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k str>,
+        now_s: u32,
+        ticket: impl Fn(usize) -> Ticket,
+        mut hit: impl FnMut(usize, Known<'_>),
+    ) -> Vec<Asked<()>> {
+        // The place in the queue comes first, and the list is filled behind it: a queue found full afterwards would
+        // leave reads in flight that others have joined meanwhile. Nobody waits for this lock who holds a shard's.
+        let list = Arc::new(Mutex::new(Vec::new()));
+        let mut jobs = list.lock();
+        let (mut sent, mut down) = (false, false);
+        let look_up = |(at, key): (usize, &str)| {
+            let hash = self.engine.hash(key);
+            let mut send = || {
+                down = self.health.reads_down();
+                !down && self.send_read(|| ReadWork::Rows(Arc::clone(&list)))
+            };
+            let got = self.engine.shard(hash).get(
+                hash,
+                key,
+                now_s,
+                ticket(at),
+                |known| hit(at, known),
+                |id| {
+                    sent = sent || send();
+                    if sent {
+                        jobs.push(ReadJob { key: key.into(), hash, id, queued: Instant::now() });
+                    }
+                    sent
+                },
+            );
+            self.asked(got, down)
+        };
+        keys.enumerate().map(look_up).collect()
+    }
+
+    /// Puts this into the readers' queue, unless it would wait there for too long.
+    fn send_read(&self, work: impl FnOnce() -> ReadWork) -> bool {
+        !self.health.reads_too_slow(self.reads.len()) && self.reads.try_send(work()).is_ok()
+    }
+
+    fn asked<R>(&self, got: Get<R>, down: bool) -> Asked<R> {
         match got {
             Get::Answered(answer) => Asked::Answered(answer),
             Get::Waiting => Asked::Waiting,

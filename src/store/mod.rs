@@ -23,10 +23,21 @@ use crate::engine::{Record, Row, Value};
 use crate::http::conditional::Preconditions;
 use crate::token::Ticket;
 use judge::{Before, Change};
+use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
+
+/// What the readers' queue holds.
+#[derive(Debug)]
+pub enum ReadWork {
+    /// One miss.
+    Row(ReadJob),
+    /// The misses of one request, for one statement. Its place in the queue is taken before they are known: whoever
+    /// fills the list holds it locked, so that a reader that is early waits for the end of it.
+    Rows(Arc<Mutex<Vec<ReadJob>>>),
+}
 
 /// A miss on its way to a reader. The engine knows who waits for it.
 #[derive(Debug)]

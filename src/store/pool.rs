@@ -4,7 +4,7 @@ use super::reader::Reader;
 use super::sweeper::Sweeper;
 use super::worker::Shared;
 use super::writer::Writer;
-use super::{Connector, Job, ReadJob};
+use super::{Connector, Job, ReadWork};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::convert::Infallible;
 use std::io;
@@ -15,7 +15,7 @@ use std::thread::{Builder, JoinHandle};
 #[derive(Debug)]
 pub struct Pool {
     /// To all readers.
-    pub reads: Sender<ReadJob>,
+    pub reads: Sender<ReadWork>,
     /// To each writer.
     pub writes: Vec<Sender<Job>>,
     /// Nothing is sent here: the sweeper ends when it is gone.
@@ -32,7 +32,7 @@ impl Pool {
         writers: usize,
         queue_depth: usize,
     ) -> io::Result<Pool> {
-        let (reads, read_queue): (Sender<ReadJob>, Receiver<ReadJob>) = bounded(queue_depth);
+        let (reads, read_queue): (Sender<ReadWork>, Receiver<ReadWork>) = bounded(queue_depth);
         let mut threads = Vec::new();
         for i in 0..readers {
             let reader = Reader::new(Arc::clone(shared), read_queue.clone(), i);

@@ -2,7 +2,7 @@
 //! each, blocking. Started by [`super::pool`].
 
 use super::worker::{Counted, Pause, Shared};
-use super::{Answer, Connector, Error, Failure, ReadJob, Reply, Session};
+use super::{Answer, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
 use crate::limits::READ_BATCH;
@@ -14,7 +14,7 @@ use std::time::Instant;
 /// One reader thread's state.
 pub struct Reader<C: Connector> {
     shared: Arc<Shared<C>>,
-    queue: Receiver<ReadJob>,
+    queue: Receiver<ReadWork>,
     session: Option<Counted<C::Session>>,
     work: Arc<Work>,
     pause: Pause,
@@ -24,7 +24,7 @@ pub struct Reader<C: Connector> {
 
 impl<C: Connector> Reader<C> {
     /// The reader of this queue with this number, not connected yet.
-    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadJob>, number: usize) -> Reader<C> {
+    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadWork>, number: usize) -> Reader<C> {
         let pause = Pause::new(shared.reconnect_ms, number as u64);
         let work = Arc::clone(&shared.workers.readers[number]);
         Reader { shared, queue, session: None, work, pause, down: false, replies: Vec::new() }
@@ -53,9 +53,13 @@ impl<C: Connector> Reader<C> {
         }
     }
 
-    fn execute_with(&mut self, first: ReadJob) {
-        let mut jobs = vec![first];
-        jobs.extend(self.queue.try_iter().take(READ_BATCH - 1));
+    fn execute_with(&mut self, first: ReadWork) {
+        let mut jobs = Vec::new();
+        let mut next = Some(first);
+        while let Some(work) = next {
+            add_rows(work, &mut jobs);
+            next = if jobs.len() >= READ_BATCH { None } else { self.queue.try_recv().ok() };
+        }
         for job in &jobs {
             self.work.queue_wait.observe_duration(job.queued.elapsed());
         }
@@ -95,7 +99,11 @@ impl<C: Connector> Reader<C> {
                 continue;
             }
             match self.queue.recv_timeout(left.min(Pause::STEP)) {
-                Ok(job) => self.fail(&[job], &self.shared.down()),
+                Ok(work) => {
+                    let mut jobs = Vec::new();
+                    add_rows(work, &mut jobs);
+                    self.fail(&jobs, &self.shared.down());
+                }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return false,
             }
@@ -142,5 +150,13 @@ impl<C: Connector> Reader<C> {
             self.replies.extend(waiters.into_iter().map(reply));
         }
         self.shared.deliver.deliver(&mut self.replies);
+    }
+}
+
+/// The reads that are asked for.
+fn add_rows(work: ReadWork, jobs: &mut Vec<ReadJob>) {
+    match work {
+        ReadWork::Row(job) => jobs.push(job),
+        ReadWork::Rows(list) => jobs.append(&mut list.lock()),
     }
 }

@@ -237,6 +237,28 @@ fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut S
                 200
             }
         },
+        Ok(Command::GetMany(keys)) => {
+            if request.method == "GET" {
+                let json: serde_json::Value = serde_json::from_slice(&answer.body).expect("items are JSON");
+                let items = json["items"].as_array().expect("items are a list");
+                assert_eq!(items.len(), keys.len(), "{request:?}");
+                for (item, key) in items.iter().zip(keys) {
+                    assert_eq!(item["key"], *key, "{request:?}");
+                    let (status, value) = match stored.get(&*key) {
+                        _ if fails(&key) => (503, None),
+                        Some(value) if item["status"] != 413 => (200, std::str::from_utf8(value).ok()),
+                        Some(_) => (413, None),
+                        None => (404, None),
+                    };
+                    assert_eq!(
+                        (&item["status"], item["value"].as_str()),
+                        (&status.into(), value),
+                        "{request:?}"
+                    );
+                }
+            }
+            200
+        }
         Ok(Command::Delete(key)) if fails(&key) => 503,
         Ok(Command::Delete(key)) => match stored.remove(&*key) {
             _ if loses(&key) => 504,

@@ -5,7 +5,7 @@ use crossbeam_channel::Receiver;
 use hotrow::engine::shard::Writes;
 use hotrow::engine::{Engine, Record, Row};
 use hotrow::store::judge::{Before, Judged, To};
-use hotrow::store::{Answer, Failure, Job, ManyJob, ReadJob, Reply, Step, WriteJob};
+use hotrow::store::{Answer, Failure, Job, ManyJob, ReadJob, ReadWork, Reply, Step, WriteJob};
 use std::collections::BTreeMap;
 
 /// Keys that begin so: PostgreSQL refuses their statements.
@@ -19,7 +19,7 @@ pub const UNKNOWN: char = 'U';
 #[derive(Clone, Debug)]
 pub struct Jobs {
     /// Misses.
-    pub reads: Receiver<ReadJob>,
+    pub reads: Receiver<ReadWork>,
     /// Writes, a queue for each writer.
     pub writes: Vec<Receiver<Job>>,
 }
@@ -42,8 +42,12 @@ impl Database {
     /// Does one job as a reader or a writer does: the engine first, then the replies. `lose`: the outcome of a write
     /// is unknown, whatever its key.
     pub fn work(&mut self, jobs: &Jobs, engine: &Engine, lose: bool) -> Vec<Reply> {
-        if let Ok(job) = jobs.reads.try_recv() {
-            return self.read(&job, engine);
+        match jobs.reads.try_recv() {
+            Ok(ReadWork::Row(job)) => return self.read(&job, engine),
+            Ok(ReadWork::Rows(list)) => {
+                return list.lock().iter().flat_map(|job| self.read(job, engine)).collect();
+            }
+            Err(_) => {}
         }
         match jobs.writes.iter().find_map(|writes| writes.try_recv().ok()) {
             Some(Job::One(job)) if job.claim.take() => self.write(&job, engine, lose),
