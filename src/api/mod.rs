@@ -99,6 +99,7 @@ enum Verb {
 
 impl Verb {
     /// RFC 9110 section 15.6.2: 501 is for methods that no resource has; 405 for those that this one has not.
+    #[inline]
     fn of(method: &str) -> Verb {
         match method {
             "GET" | "HEAD" => Verb::Get,
@@ -113,7 +114,7 @@ impl Verb {
 }
 
 /// The key that stands behind `/kv/`.
-#[inline]
+#[inline(always)]
 fn key_of(rest: &str) -> Result<Cow<'_, str>, Problem> {
     // Most keys are what they stand for: one look finds that there is neither a query nor anything to decode.
     if key::is_plain(rest) {

@@ -93,11 +93,12 @@ impl Connection {
                         break;
                     }
                     let repeat = &mut ws.repeats[self.id.slot as usize % REPEATS];
-                    match request::parse_next(&bytes[used..], repeat) {
+                    // By reference: a head is large enough that moving it would be noticed.
+                    match &request::parse_next(&bytes[used..], repeat) {
                         Ok(Parsed::Complete(head)) => {
                             *requests -= 1;
                             used += head.bytes;
-                            self.begin(&head, used < bytes.len(), ws, cx);
+                            self.begin(head, used < bytes.len(), ws, cx);
                         }
                         Ok(Parsed::Partial) => {
                             if matches!(self.state, State::Idle) {
@@ -108,7 +109,7 @@ impl Connection {
                         }
                         Err(problem) => {
                             self.method = Method::None;
-                            self.malformed(&problem, LAST, ws, cx);
+                            self.malformed(problem, LAST, ws, cx);
                         }
                     }
                 }
@@ -146,24 +147,25 @@ impl Connection {
             Role::Data | Role::TurnedAway => api::route(head.method, head.target),
             Role::Admin => admin::route(head.method, head.target),
         };
+        // The way of most requests: a hit has no need of its method either.
+        let routed = match routed {
+            Ok(Command::Get(Cow::Borrowed(key)))
+                if head.extras.lists.is_empty() && !head.framing.has_content() =>
+            {
+                return self.get(key, frame, ws, cx);
+            }
+            routed => routed,
+        };
+        self.method = Method::of(head.method);
         let checked = routed
             .and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes))
             .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)));
         if !head.framing.has_content() {
             return match checked {
-                // A hit has no need of its method, and the way to it is short.
-                Ok((Command::Get(key), None)) => self.get(&key, frame, ws, cx),
-                Ok((command, wishes)) => {
-                    self.method = Method::of(head.method);
-                    self.execute(command, wishes, frame, ws, cx);
-                }
-                Err(problem) => {
-                    self.method = Method::of(head.method);
-                    self.refuse(&problem, frame, ws, cx);
-                }
+                Ok((command, wishes)) => self.execute(command, wishes, frame, ws, cx),
+                Err(problem) => self.refuse(&problem, frame, ws, cx),
             };
         }
-        self.method = Method::of(head.method);
         // Content that is not wanted is read to keep the connection, if it is small and on its way; else the answer
         // comes first, and the connection ends with it.
         let droppable = matches!(head.framing, Framing::Length(..=DISCARD_BYTES)) && !head.expects_continue;
@@ -256,11 +258,21 @@ impl Connection {
         let Workspace { output, encoder, .. } = ws;
         let asked =
             cx.backend.get(key, cx.now_s, ticket, |known| answer::hit(encoder, output, &known, frame));
-        self.take_asked(asked, Job::Read(Forward::Miss, None), frame, ws, cx);
+        match asked {
+            Asked::Answered(()) => self.hit(frame, ws, cx),
+            asked => self.take_asked(asked, Job::Read(Forward::Miss, None), frame, ws, cx),
+        }
+    }
+
+    /// The cache has answered, and the answer is encoded.
+    #[inline]
+    fn hit(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let method = if frame.head_only { Method::Head } else { Method::Get };
+        cx.counters.hit(method, ws.encoder.status());
+        self.go_on(frame, cx);
     }
 
     /// Goes on as the look-up of a key says.
-    #[inline]
     pub(super) fn take_asked(
         &mut self,
         asked: Asked<()>,
@@ -271,10 +283,7 @@ impl Connection {
     ) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         match asked {
-            Asked::Answered(()) => {
-                cx.counters.hit(method, ws.encoder.status());
-                self.go_on(frame, cx);
-            }
+            Asked::Answered(()) => self.hit(frame, ws, cx),
             Asked::Waiting | Asked::Joined => {
                 self.method = method;
                 cx.counters.cache_misses.add(1);

@@ -215,7 +215,7 @@ impl Cache {
     }
 
     /// What is known of `key` at this time; counts as a use of it.
-    #[inline]
+    #[inline(always)]
     pub fn get(&mut self, hash: u64, key: &str, now_s: u32) -> Option<Known<'_>> {
         let at = self.find(hash, key)?;
         let times = self.entries[at as usize].times();

@@ -7,3 +7,4 @@ pub mod date;
 pub mod problem;
 pub mod request;
 pub mod response;
+pub mod scan;

@@ -125,15 +125,15 @@ impl Encoder {
     #[inline]
     pub fn hit(&self, out: &mut Output, value: Lent<'_>, (version, age_s): (u32, u32), frame: Frame) {
         self.status.set(200);
-        let mut tail = Tail::new();
-        tail.put(b"\r\n\r\n");
-        tail.number(value.len() as u64);
-        tail.put(b"\r\nContent-Length: ");
-        tail.number(u64::from(age_s));
-        tail.put(b"\"\r\nAge: ");
-        tail.number(u64::from(version));
+        let mut tail = [0; TAIL_BYTES];
+        let at = put(&mut tail, TAIL_BYTES, b"\r\n\r\n");
+        let at = digits(&mut tail, at, value.len() as u64);
+        let at = put(&mut tail, at, b"\r\nContent-Length: ");
+        let at = digits(&mut tail, at, u64::from(age_s));
+        let at = put(&mut tail, at, b"\"\r\nAge: ");
+        let at = digits(&mut tail, at, u64::from(version));
         out.bytes.extend_from_slice(&self.hits[frame.reuse as usize]);
-        out.bytes.extend_from_slice(tail.bytes());
+        out.bytes.extend_from_slice(&tail[at..]);
         content(out, value, frame);
     }
 
@@ -213,6 +213,7 @@ impl Fields<'_> {
     }
 }
 
+#[inline]
 fn content(out: &mut Output, value: Lent<'_>, frame: Frame) {
     match value {
         _ if frame.head_only => {}
@@ -223,50 +224,35 @@ fn content(out: &mut Output, value: Lent<'_>, frame: Frame) {
 
 /// Appends a decimal number.
 fn number(bytes: &mut Vec<u8>, n: u64) {
-    let mut digits = Tail::new();
-    digits.number(n);
-    bytes.extend_from_slice(digits.bytes());
+    let mut tail = [0; TAIL_BYTES];
+    let at = digits(&mut tail, TAIL_BYTES, n);
+    bytes.extend_from_slice(&tail[at..]);
 }
 
-/// The end of a head, written from its back: so numbers need not be measured first, and all of it is appended at once.
-struct Tail {
-    bytes: [u8; TAIL_BYTES],
-    from: usize,
+/// The end of a head is written from its back: so numbers need not be measured first, and all of it is appended at
+/// once. Room for three numbers of 20 digits, and what stands around them.
+const TAIL_BYTES: usize = 96;
+
+/// Writes `part` before `at`, and returns where it begins.
+#[inline]
+fn put<const N: usize>(tail: &mut [u8; TAIL_BYTES], at: usize, part: &[u8; N]) -> usize {
+    tail[at - N..at].copy_from_slice(part);
+    at - N
 }
 
-/// Two numbers of 20 digits, and what stands around them.
-const TAIL_BYTES: usize = 64;
-
-impl Tail {
-    #[inline]
-    fn new() -> Tail {
-        Tail { bytes: [0; TAIL_BYTES], from: TAIL_BYTES }
+/// Writes a decimal number before `at`, and returns where it begins. Two digits a division.
+#[inline]
+fn digits(tail: &mut [u8; TAIL_BYTES], mut at: usize, n: u64) -> usize {
+    let mut left = n;
+    while left >= 10 {
+        let pair = (left % 100) as usize * 2;
+        left /= 100;
+        at = put(tail, at, &[PAIRS[pair], PAIRS[pair + 1]]);
     }
-
-    #[inline]
-    fn put<const N: usize>(&mut self, part: &[u8; N]) {
-        self.from -= N;
-        self.bytes[self.from..self.from + N].copy_from_slice(part);
+    if left > 0 || n == 0 {
+        at = put(tail, at, &[b'0' + left as u8]);
     }
-
-    /// Two digits a division.
-    #[inline]
-    fn number(&mut self, n: u64) {
-        let mut left = n;
-        while left >= 10 {
-            let pair = (left % 100) as usize * 2;
-            left /= 100;
-            self.put(&[PAIRS[pair], PAIRS[pair + 1]]);
-        }
-        if left > 0 || n == 0 {
-            self.put(&[b'0' + left as u8]);
-        }
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[self.from..]
-    }
+    at
 }
 
 /// `00`, `01` … `99`.

@@ -19,16 +19,26 @@ pub struct Repeat {
 }
 
 impl Repeat {
-    /// If `bytes` begin with the remembered section: what it means, and its length.
+    /// If `bytes` begin with the remembered section: what it means, and where it lies.
     #[inline]
-    pub(super) fn recall<'b>(&self, bytes: &'b [u8]) -> Option<(Meaning, Extras<'b>, usize)> {
-        let meaning = self.meaning?;
+    pub(super) fn recall<'b>(&self, bytes: &'b [u8]) -> Option<(Meaning, &'b [u8])> {
         let section = bytes.get(..self.section.len()).filter(|section| *section == self.section)?;
+        Some((self.meaning?, section))
+    }
+
+    /// True where the remembered section has any of the fields that some resource looks at.
+    #[inline]
+    pub(super) fn has_extras(&self) -> bool {
+        !self.noted.is_empty()
+    }
+
+    /// Takes these fields out of a section that is the remembered one.
+    pub(super) fn extras<'b>(&self, section: &'b [u8]) -> Extras<'b> {
         let mut extras = Extras::default();
         for (name, at) in &self.noted {
             extras.note(*name, &section[at.clone()]);
         }
-        Some((meaning, extras, section.len()))
+        extras
     }
 
     /// Remembers a section that was accepted, and its fields.
