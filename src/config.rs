@@ -4,12 +4,13 @@
 pub mod settings;
 
 use crate::limits::MAX_VALUE_BYTES;
+use crate::secrets;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use settings::{Origin, Setting};
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The commit that this program was built from, as far as is known.
@@ -51,6 +52,9 @@ enum Command {
         /// The database
         #[arg(long, env = "HOTROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
         database_url: Option<String>,
+        /// A file with its URL in it
+        #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH", conflicts_with = "database_url")]
+        database_url_file: Option<PathBuf>,
     },
     /// Prints every flag's value and where it comes from, passwords masked
     Config(Config),
@@ -110,6 +114,10 @@ pub struct Config {
     /// PostgreSQL of its own in --data-dir
     #[arg(long, env = "HOTROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
+
+    /// A file with the URL of the database in it, for one that has a password
+    #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
 
     /// Where hotrow's own PostgreSQL lives
     #[arg(long, env = "HOTROW_DATA_DIR", value_name = "DIR", default_value = "./hotrow-data")]
@@ -231,12 +239,13 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
         None => settings::gather(&command, &matches),
     };
     Ok(match cli.command {
-        None => Invocation::Serve(complete(cli.config, settings)),
-        Some(Command::Serve(config)) => Invocation::Serve(complete(config, settings)),
-        Some(Command::Config(config)) => Invocation::Config(complete(config, settings)),
+        None => Invocation::Serve(complete(cli.config, settings)?),
+        Some(Command::Serve(config)) => Invocation::Serve(complete(config, settings)?),
+        Some(Command::Config(config)) => Invocation::Config(complete(config, settings)?),
         Some(Command::Ready(ready)) => Invocation::Ready(ready),
-        Some(Command::Migrate { print, database_url }) => {
-            Invocation::Migrate { print, database_url: database_url_or_usual(database_url) }
+        Some(Command::Migrate { print, database_url, database_url_file }) => {
+            let given = database_url_in(database_url_file.as_deref())?.or(database_url);
+            Invocation::Migrate { print, database_url: database_url_or_usual(given) }
         }
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
@@ -247,16 +256,27 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
 }
 
 /// Adds what clap does not know of.
-fn complete(config: Config, mut settings: Vec<Setting>) -> Config {
-    let given = config.database_url.clone();
-    let database_url = database_url_or_usual(config.database_url);
+fn complete(config: Config, mut settings: Vec<Setting>) -> Result<Config, Stop> {
+    let given = database_url_in(config.database_url_file.as_deref())?.or(config.database_url);
+    let database_url = database_url_or_usual(given.clone());
     if let (None, Some(usual)) = (given, &database_url)
         && let Some(setting) = settings.iter_mut().find(|setting| setting.name == "database-url")
     {
         setting.value = Some(settings::mask_url(usual));
         (setting.origin, setting.variable) = (Origin::Environment, Some("DATABASE_URL".to_owned()));
     }
-    Config { database_url, settings, ..config }
+    Ok(Config { database_url, settings, ..config })
+}
+
+/// The URL in a file.
+fn database_url_in(file: Option<&Path>) -> Result<Option<String>, Stop> {
+    let Some(file) = file else { return Ok(None) };
+    let text = secrets::read(file);
+    let text = text.map_err(|e| Stop::Unusable(format!("--database-url-file {}: {e}", file.display())))?;
+    match text.trim() {
+        "" => Err(Stop::Unusable(format!("--database-url-file {}: there is nothing in it", file.display()))),
+        url => Ok(Some(url.to_owned())),
+    }
 }
 
 /// The URL that was given, or that of the variable that many programs read; an empty one is none.

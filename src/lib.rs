@@ -14,6 +14,7 @@ pub mod memory;
 pub mod metrics;
 pub mod output;
 pub mod process;
+pub mod secrets;
 pub mod server;
 #[cfg(test)]
 mod simulation;

@@ -130,3 +130,5 @@ pub const ALLOCATOR_SHARE: usize = 8;
 pub const PROBLEM_KINDS: usize = 64;
 /// Reasons for which bytes are no request, told apart in the metrics; all are texts of ours.
 pub const PARSE_REASONS: usize = 64;
+/// A file with a secret in it (tokens, passwords, the URL of the database): a larger one is refused.
+pub const SECRET_FILE_BYTES: u64 = 1024 * 1024;

@@ -1,11 +1,13 @@
 //! Arguments in, exit code out.
 
 use hotrow::config::{self, Invocation, Stop};
+use hotrow::store::conninfo;
 use hotrow::{commands, logging, server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io::Write;
-use std::process::ExitCode;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{self, ExitCode};
 use std::thread;
 
 /// It could not start, or it failed.
@@ -14,6 +16,12 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Err(error) = hide_password() {
+        eprintln!(
+            "hotrow: cannot hide the password of --database-url: {error}; give it in --database-url-file"
+        );
+        return ExitCode::from(FAILED);
+    }
     let config = match config::read(std::env::args_os()) {
         Ok(Invocation::Serve(config)) => config,
         Ok(other) => return answer(&other),
@@ -38,12 +46,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// Everyone can read a process's arguments (`ps`); its environment only its owner. So a URL with a password moves from
+/// there to here: the program starts itself again, as the same process.
+fn hide_password() -> io::Result<()> {
+    const FLAG: &str = "--database-url";
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let (mut others, mut url) = (Vec::new(), None);
+    while let Some(argument) = arguments.next() {
+        match argument.to_str().and_then(|text| text.strip_prefix(FLAG)) {
+            Some("") => url = arguments.next(),
+            Some(value) if value.starts_with('=') => url = Some(value[1..].into()),
+            _ => others.push(argument),
+        }
+    }
+    match url.filter(|url| url.to_str().is_some_and(conninfo::has_password)) {
+        None => Ok(()),
+        Some(url) => {
+            let mut command = process::Command::new(std::env::current_exe()?);
+            Err(command.arg0(name).args(others).env("HOTROW_DATABASE_URL", url).exec())
+        }
+    }
+}
+
 /// Runs a command that prints something and ends.
 fn answer(invocation: &Invocation) -> ExitCode {
     match commands::run(invocation) {
         Ok(text) => {
             // Whoever does not want to read it all (`| head`) may go.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(line) => {
@@ -69,7 +100,7 @@ fn serve(config: &config::Config) -> Result<(), String> {
             if let Some(kill) = killer {
                 kill();
             }
-            std::process::exit(i32::from(FAILED));
+            process::exit(i32::from(FAILED));
         }
     });
     spawned.map_err(|e| format!("cannot start a thread: {e}"))?;

@@ -338,7 +338,9 @@ fn remedy(cause: &str) -> &'static str {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
         _ if cause.contains("encoded in") => "choose another database",
-        _ if cause.contains("TLS") => "only sslmode=disable and sslmode=prefer are spoken",
+        _ if cause.contains("TLS") => {
+            "check sslmode and sslrootcert in the URL, and the server's certificate and its setting ssl"
+        }
         _ => "check that PostgreSQL runs there and takes connections",
     }
 }

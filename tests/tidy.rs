@@ -14,6 +14,7 @@ use std::process::Command;
 /// here belongs to the nearest one above it in the tree.
 const LAYERS: &[&[&str]] = &[
     &["limits", "token", "clock", "output", "process"],
+    &["secrets"],
     &["http", "config", "metrics"],
     &["engine"],
     &["store", "store::backend", "store::batch", "store::health", "store::pace"],
@@ -188,8 +189,8 @@ mod tests {
         "token::Id",
     ];
     assert_eq!(uses, expected.map(str::to_owned).into());
-    assert_eq!(layer("store::health::Health"), Some(("store::health", 3)));
-    assert_eq!(layer("store::Answer"), Some(("store", 3)));
+    assert_eq!(layer("store::health::Health"), Some(("store::health", 4)));
+    assert_eq!(layer("store::Answer"), Some(("store", 4)));
     assert_eq!(layer("nothing::at_all"), None);
 }
 

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod conninfo;
 pub mod health;
 pub mod judge;
 pub mod managed;
@@ -15,6 +16,7 @@ pub mod pool;
 pub mod postgres;
 pub mod reader;
 pub mod sweeper;
+pub mod tls;
 pub mod worker;
 pub mod writer;
 

@@ -5,21 +5,25 @@
 //! notices, `statement_timeout` is the frozen server's own, and the `postgres` crate waits for ever. What it does let us
 //! choose is the stream of a session with TLS. So a session without TLS is opened as one with TLS whose negotiation is
 //! skipped (`sslnegotiation=direct`) and whose stream is the bare socket with a deadline: not a byte on the wire is
-//! different.
+//! different. Where TLS is wanted, it is negotiated here, as the crate would have done, and has its deadline from the
+//! first byte on.
 
+use super::tls::Mode;
 use ::postgres::Socket;
 use ::postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use parking_lot::Mutex;
-use std::convert::Infallible;
 use std::fmt;
-use std::future::{Ready, ready};
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// The message SSLRequest of PostgreSQL's protocol: its length, and a number that no version has.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Until when a session waits for its server, and how long that is; shared with its stream.
 #[derive(Clone, Debug, Default)]
@@ -38,33 +42,134 @@ impl Patience {
 }
 
 /// Opens streams that share one patience, which begins anew with each of them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Patiently {
     /// Until when.
     pub patience: Patience,
     /// How long a server may take to let a session in.
     pub limit: Duration,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Tls>,
+}
+
+/// How TLS is spoken.
+#[derive(Clone)]
+pub struct Tls {
+    /// Makes it.
+    pub connector: MakeRustlsConnect,
+    /// Whether the session may do without.
+    pub mode: Mode,
+    /// It is not asked for first: the URL says `sslnegotiation=direct`.
+    pub direct: bool,
+}
+
+/// One host's.
+pub struct Opener {
+    patiently: Patiently,
+    secure: Option<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect>,
 }
 
 impl MakeTlsConnect<Socket> for Patiently {
-    type Stream = Stream;
-    type TlsConnect = Patiently;
-    type Error = Infallible;
+    type Stream = Session;
+    type TlsConnect = Opener;
+    type Error = io::Error;
 
-    fn make_tls_connect(&mut self, _host: &str) -> Result<Patiently, Infallible> {
-        Ok(self.clone())
+    fn make_tls_connect(&mut self, host: &str) -> io::Result<Opener> {
+        let secure = match &mut self.tls {
+            Some(tls) => {
+                let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.connector, host);
+                Some(made.map_err(|e| io::Error::new(ErrorKind::InvalidInput, e.to_string()))?)
+            }
+            None => None,
+        };
+        Ok(Opener { patiently: self.clone(), secure })
     }
 }
 
-impl TlsConnect<Socket> for Patiently {
-    type Stream = Stream;
-    type Error = Infallible;
-    type Future = Ready<Result<Stream, Infallible>>;
+impl TlsConnect<Socket> for Opener {
+    type Stream = Session;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Session>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        self.patience.begin(self.limit);
-        let sleep = Box::pin(tokio::time::sleep(self.limit));
-        ready(Ok(Stream { socket, patience: self.patience, armed: None, sleep }))
+        Box::pin(self.open(socket))
+    }
+}
+
+impl Opener {
+    async fn open(self, socket: Socket) -> io::Result<Session> {
+        let Patiently { patience, limit, tls } = self.patiently;
+        patience.begin(limit);
+        let sleep = Box::pin(tokio::time::sleep(limit));
+        let mut stream = Stream { socket, patience, armed: None, sleep };
+        let (Some(tls), Some(secure)) = (tls, self.secure) else { return Ok(Session::Plain(stream)) };
+        if !tls.direct {
+            stream.write_all(&SSL_REQUEST).await?;
+            let mut answer = [0];
+            // One byte and no more: what follows belongs to the handshake.
+            stream.read_exact(&mut answer).await?;
+            match answer[0] {
+                b'S' => {}
+                _ if tls.mode == Mode::Prefer => return Ok(Session::Plain(stream)),
+                _ => return Err(io::Error::other("the server does not speak TLS")),
+            }
+        }
+        Ok(Session::Secure(Box::new(secure.connect(stream).await?)))
+    }
+}
+
+/// What a session is spoken over.
+pub enum Session {
+    /// Bare.
+    Plain(Stream),
+    /// With TLS around it.
+    Secure(Box<<MakeRustlsConnect as MakeTlsConnect<Stream>>::Stream>),
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Session::Plain(_)) { "Plain" } else { "Secure" })
+    }
+}
+
+impl AsyncRead for Session {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Session::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Session::Secure(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Session {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Session::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Session::Secure(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Session::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Session::Secure(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Session::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Session::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl TlsStream for Session {
+    fn channel_binding(&self) -> ChannelBinding {
+        match self {
+            Session::Plain(_) => ChannelBinding::none(),
+            Session::Secure(stream) => stream.channel_binding(),
+        }
     }
 }
 
@@ -123,11 +228,5 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
-impl TlsStream for Stream {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
     }
 }

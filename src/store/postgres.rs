@@ -7,7 +7,9 @@
 
 mod session;
 
-use super::patience::{Patience, Patiently};
+use super::conninfo::{self, Conninfo};
+use super::patience::{Patience, Patiently, Tls};
+use super::tls::{Mode, Options};
 use super::{Blame, Connector, Error, migrations};
 use crate::limits::ANSWER_MARGIN_MS;
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
@@ -38,6 +40,7 @@ const APPLICATION_NAME_BYTES: usize = 63;
 #[derive(Clone, Debug)]
 pub struct Postgres {
     config: Config,
+    tls: Options,
     application_name: String,
     statement_timeout: Duration,
     /// The newest timeline that any session has seen. A server on an older one was left behind by a failover: it may
@@ -60,7 +63,10 @@ impl Postgres {
     /// Sessions on the database of this URL (`postgresql://…` or `key=value …`), named after this instance so that
     /// its next process can tell them from those of others.
     pub fn new(url: &str, instance: &str, statement_timeout: Duration) -> Result<Postgres, Error> {
-        let mut config: Config = url.parse().map_err(|e| Error::NotSent(describe(&e)))?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let Conninfo { mut config, tls } = conninfo::read(url, variable).map_err(Error::NotSent)?;
+        // Files that cannot be used are found now, and not at the first connection.
+        tls.connector().map_err(Error::NotSent)?;
         let application_name = application_name(instance);
         config.application_name(&application_name);
         if config.get_connect_timeout().is_none() {
@@ -75,7 +81,7 @@ impl Postgres {
             config.keepalives_interval(Duration::from_secs(5));
             config.keepalives_retries(2);
         }
-        Ok(Postgres { config, application_name, statement_timeout, newest_timeline: Arc::default() })
+        Ok(Postgres { config, tls, application_name, statement_timeout, newest_timeline: Arc::default() })
     }
 
     /// Applies the migrations that are missing, and says how many that was.
@@ -139,7 +145,13 @@ impl Postgres {
         let unsent = |e| Error::NotSent(describe(&e));
         let patience = Patience::default();
         let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT);
-        let mut client = connect(config, Patiently { patience: patience.clone(), limit }).map_err(unsent)?;
+        let tls = self.tls.connector().map_err(Error::NotSent)?.map(|connector| Tls {
+            connector,
+            mode: self.tls.mode,
+            direct: config.get_ssl_negotiation() == SslNegotiation::Direct,
+        });
+        let mut client =
+            connect(config, Patiently { patience: patience.clone(), limit, tls }).map_err(unsent)?;
         let timeout_ms = self.statement_timeout.as_millis();
         let settings =
             format!("{}SET statement_timeout = {timeout_ms};", include_str!("../../sql/session.sql"));
@@ -195,18 +207,21 @@ impl Connector for Postgres {
     }
 }
 
-/// Connects so that the session gives up when its patience ends. Where TLS is asked for, or a Unix socket, the crate takes no
-/// stream of ours: there a server that is frozen is waited for.
+/// Connects so that the session gives up when its patience ends. Where there is a Unix socket among the hosts, the
+/// crate takes no stream of ours: there a server that is frozen is waited for.
 fn connect(config: &Config, patiently: Patiently) -> Result<Client, ::postgres::Error> {
     let hosts = config.get_hosts();
-    let tcp = !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Tcp(_)));
-    let plain = matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer);
-    if !(tcp && plain) {
-        return config.connect(NoTls);
-    }
     let mut config = config.clone();
-    config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-    config.connect(patiently)
+    if !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Tcp(_))) {
+        config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        return config.connect(patiently);
+    }
+    match patiently.tls {
+        Some(Tls { connector, mode, .. }) if mode > Mode::Prefer => {
+            config.ssl_mode(SslMode::Require).connect(connector)
+        }
+        _ => config.ssl_mode(SslMode::Prefer).connect(NoTls),
+    }
 }
 
 /// A connection to a server that may be used.

@@ -117,6 +117,16 @@ impl Postgresql {
         fs::write(&path, text).expect("root or its owner may write it");
     }
 
+    /// Puts a file of its owner's alone into its folder of data.
+    pub fn add_file(&self, name: &str, text: &str) {
+        let path = self.cluster().join(name);
+        fs::write(&path, text).expect("root or its owner may write it");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+        if let Some(owner) = &self.owner {
+            chown(&path, Some(owner.uid), Some(owner.gid)).expect("root may give it away");
+        }
+    }
+
     /// How to connect to it.
     pub fn url(&self) -> String {
         url_at(self.port)
