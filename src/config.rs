@@ -5,6 +5,7 @@ pub mod settings;
 
 use crate::limits::MAX_VALUE_BYTES;
 use crate::secrets;
+use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use settings::{Origin, Setting};
@@ -155,6 +156,20 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
+    /// Connections at a time of one client address, of IPv6 one /64; more are answered 503 and closed
+    #[arg(long, env = "HOTROW_MAX_CONNECTIONS_PER_IP", value_name = "N|off", default_value = "off",
+          value_parser = per_ip)]
+    pub max_connections_per_ip: Most,
+
+    /// Who may do what: a file with a line for each token, `ro TOKEN` or `rw TOKEN`; read again at SIGHUP
+    #[arg(long, env = "HOTROW_AUTH_TOKENS_FILE", value_name = "PATH")]
+    pub auth_tokens_file: Option<PathBuf>,
+
+    /// Lets everyone in who reaches an address other than a loopback one: to operations, and where there are no tokens
+    /// to the data
+    #[arg(long, env = "HOTROW_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]
+    pub allow_anonymous: bool,
+
     /// How long the content of a request may take to arrive, and then its answer to be found; 408, 503 or 504
     #[arg(long, env = "HOTROW_REQUEST_TIMEOUT", value_name = "D", default_value = "10s", value_parser = duration)]
     pub request_timeout: Duration,
@@ -208,6 +223,25 @@ impl Count {
     }
 }
 
+/// A bound that may be none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Most {
+    /// So many.
+    Of(u32),
+    /// Any number.
+    Off,
+}
+
+impl Most {
+    /// The bound, if there is one.
+    pub fn at_most(self) -> Option<u32> {
+        match self {
+            Most::Of(most) => Some(most),
+            Most::Off => None,
+        }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug)]
 pub enum Stop {
@@ -239,8 +273,8 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
         None => settings::gather(&command, &matches),
     };
     Ok(match cli.command {
-        None => Invocation::Serve(complete(cli.config, settings)?),
-        Some(Command::Serve(config)) => Invocation::Serve(complete(config, settings)?),
+        None => Invocation::Serve(guarded(complete(cli.config, settings)?)?),
+        Some(Command::Serve(config)) => Invocation::Serve(guarded(complete(config, settings)?)?),
         Some(Command::Config(config)) => Invocation::Config(complete(config, settings)?),
         Some(Command::Ready(ready)) => Invocation::Ready(ready),
         Some(Command::Migrate { print, database_url, database_url_file }) => {
@@ -268,6 +302,38 @@ fn complete(config: Config, mut settings: Vec<Setting>) -> Result<Config, Stop> 
     Ok(Config { database_url, settings, ..config })
 }
 
+/// Refuses to let strangers in by mistake.
+fn guarded(config: Config) -> Result<Config, Stop> {
+    let admin = match config.admin_listen {
+        Listen::At(address) => Some(address),
+        Listen::Off => None,
+    };
+    let line = exposure(config.listen, admin, config.auth_tokens_file.is_some(), config.allow_anonymous);
+    line.map_or(Ok(config), |line| Err(Stop::Unusable(line)))
+}
+
+/// What is wrong with listening there, if something is: others than this machine's own users could come in whom nobody
+/// has let in.
+pub fn exposure(
+    data: SocketAddr,
+    admin: Option<SocketAddr>,
+    has_tokens: bool,
+    allow_anonymous: bool,
+) -> Option<String> {
+    let is_exposed = |address: SocketAddr| !allow_anonymous && !address.ip().to_canonical().is_loopback();
+    if is_exposed(data) && !has_tokens {
+        return Some(format!(
+            "--listen {data}: everyone who reaches this address could read and change everything; give \
+             --auth-tokens-file, or say --allow-anonymous if that is meant"
+        ));
+    }
+    let admin = admin.filter(|admin| is_exposed(*admin))?;
+    Some(format!(
+        "--admin-listen {admin}: everyone who reaches this address could read metrics and settings; give a loopback \
+         address, or say --allow-anonymous if that is meant"
+    ))
+}
+
 /// The URL in a file.
 fn database_url_in(file: Option<&Path>) -> Result<Option<String>, Stop> {
     let Some(file) = file else { return Ok(None) };
@@ -290,6 +356,16 @@ fn admin_listen(text: &str) -> Result<Listen, String> {
     match text {
         "off" => Ok(Listen::Off),
         address => address.parse().map(Listen::At).map_err(|_| "an address is ADDR:PORT, or off".into()),
+    }
+}
+
+fn per_ip(text: &str) -> Result<Most, String> {
+    match text {
+        "off" => Ok(Most::Off),
+        number => match number.parse() {
+            Ok(n @ 1..=1_000_000) => Ok(Most::Of(n)),
+            _ => Err("it is a number from 1 to 1000000, or off".into()),
+        },
     }
 }
 
@@ -396,6 +472,14 @@ mod tests {
             (&["--idle-timeout", "10"], ["--idle-timeout", "ms, s or m"]),
             (&["--idle-timeout", "0s"], ["--idle-timeout", "1ms"]),
             (&["--event-loops", "0"], ["--event-loops", "auto"]),
+            (&["--max-connections-per-ip", "0"], ["--max-connections-per-ip", "off"]),
+            (&["--listen", "0.0.0.0:1"], ["--listen 0.0.0.0:1", "--allow-anonymous"]),
+            (&["--listen", "[::]:1"], ["--listen [::]:1", "--auth-tokens-file"]),
+            (&["--admin-listen", "0.0.0.0:1"], ["--admin-listen 0.0.0.0:1", "--allow-anonymous"]),
+            (
+                &["--auth-tokens-file", "/t", "--listen", "0.0.0.0:1", "--admin-listen", "192.0.2.1:1"],
+                ["--admin-listen 192.0.2.1:1", "--allow-anonymous"],
+            ),
             (&["--queue-depth", "0"], ["--queue-depth", "1..="]),
             (&["--admin-listen", "on"], ["--admin-listen", "off"]),
             (&["--log-level", "loud"], ["--log-level", "loud"]),

@@ -55,6 +55,15 @@ pub enum Role {
     TurnedAway,
 }
 
+/// Who has too many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowd {
+    /// The server: `--max-connections`.
+    Server,
+    /// The client's address: `--max-connections-per-ip`.
+    Address,
+}
+
 /// What the loop is to do with the connection next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -269,8 +278,17 @@ impl Connection {
     }
 
     /// Tells a client that there is no room for it.
-    pub fn turn_away(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
-        let detail = "the server has as many connections as --max-connections allows";
+    pub fn turn_away(
+        &mut self,
+        io: &mut impl Socket,
+        crowd: Crowd,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) -> Turn {
+        let detail = match crowd {
+            Crowd::Server => "the server has as many connections as --max-connections allows",
+            Crowd::Address => "this address has as many connections as --max-connections-per-ip allows",
+        };
         let problem = Problem::new(Kind::TooManyConnections, detail).retry_after(1);
         self.refuse(&problem, LAST, ws, cx);
         self.turn_flushed(io, ws, cx)

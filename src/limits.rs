@@ -130,5 +130,9 @@ pub const ALLOCATOR_SHARE: usize = 8;
 pub const PROBLEM_KINDS: usize = 64;
 /// Reasons for which bytes are no request, told apart in the metrics; all are texts of ours.
 pub const PARSE_REASONS: usize = 64;
+/// Tokens in `--auth-tokens-file`: more are refused at the start. Each of them is compared with that of every request.
+pub const TOKENS: usize = 256;
+/// One of these tokens: a longer one is refused at the start.
+pub const TOKEN_BYTES: usize = 512;
 /// A file with a secret in it (tokens, passwords, the URL of the database): a larger one is refused.
 pub const SECRET_FILE_BYTES: u64 = 1024 * 1024;

@@ -3,7 +3,7 @@
 use hotrow::config::{self, Invocation, Stop};
 use hotrow::store::conninfo;
 use hotrow::{commands, logging, server};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -86,22 +86,29 @@ fn answer(invocation: &Invocation) -> ExitCode {
 
 fn serve(config: &config::Config) -> Result<(), String> {
     // Before anything is started: a signal that comes while it starts is kept until it can be followed.
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
-    let running = server::start(config)?;
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
+    let mut running = server::start(config)?;
     eprintln!("{}", running.ready_line);
-    let (stopper, killer) = (running.stopper(), running.killer());
+    let (stopper, killer, mut renewer) = (running.stopper(), running.killer(), running.take_renewer());
     let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut signals = signals.forever();
-        if signals.next().is_some() {
-            log::info!("stopping: requests under way are finished; a second signal ends at once");
-            stopper.stop();
-        }
-        if signals.next().is_some() {
-            if let Some(kill) = killer {
-                kill();
+        let mut stopping = false;
+        for signal in signals.forever() {
+            match (signal, &mut renewer) {
+                (SIGHUP, Some(renewer)) => renewer.renew(),
+                (SIGHUP, None) => {}
+                _ if stopping => break,
+                _ => {
+                    log::info!("stopping: requests under way are finished; a second signal ends at once");
+                    stopping = true;
+                    stopper.stop();
+                }
             }
-            process::exit(i32::from(FAILED));
         }
+        if let Some(kill) = killer {
+            kill();
+        }
+        process::exit(i32::from(FAILED));
     });
     spawned.map_err(|e| format!("cannot start a thread: {e}"))?;
     running.join()

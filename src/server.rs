@@ -1,6 +1,8 @@
 //! Wires everything together: listeners, database, workers, loops; and takes it apart again in the right order.
 //! Called by `main` and by tests.
 
+mod credentials;
+
 use crate::api::admin::{self, Status};
 use crate::clock::Clock;
 use crate::config::{COMMIT, Config, Listen, POSTGRES_CLIENT, settings};
@@ -9,7 +11,8 @@ use crate::connection::context::Bounds;
 use crate::engine::Engine;
 use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
-use crate::event_loop::{ADMIN_LISTENER, DATA_LISTENER, EventLoop, Shared, WAKER};
+use crate::event_loop::places::Places;
+use crate::event_loop::{ADMIN_LISTENER, Credentials, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
 use crate::limits::{QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
@@ -22,6 +25,7 @@ use crate::store::pool::Pool;
 use crate::store::postgres::{About, Postgres};
 use crate::store::worker;
 use crate::store::{self, Deliver};
+pub use credentials::Renewer;
 use crossbeam_channel::Sender;
 use mio::{Poll, Waker};
 use std::convert::Infallible;
@@ -49,6 +53,7 @@ pub struct Running {
     /// The line that says so.
     pub ready_line: String,
     stopper: Stopper,
+    renewer: Option<Renewer>,
     loops: Vec<JoinHandle<io::Result<()>>>,
     workers: Vec<JoinHandle<()>>,
     sweeper: Sender<Infallible>,
@@ -81,6 +86,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));
+    let renewer = Renewer::load(config)?;
     // Addresses first: whoever has mistyped one need not wait for a database.
     let data = listen("--listen", config.listen, loops)?;
     let address = local_address(&data)?;
@@ -178,12 +184,13 @@ pub fn start(config: &Config) -> Result<Running, String> {
         },
         max_connections: config.max_connections as usize,
         connections: AtomicUsize::new(0),
+        places: config.max_connections_per_ip.at_most().map(Places::new),
         max_sockets,
         sockets: AtomicUsize::new(0),
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
     });
-    let threads = start_loops(polls, data, admin, &shared)?;
+    let threads = start_loops(polls, data, admin, &shared, &renewer.current())?;
     let admin_text = admin_address.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     Ok(Running {
         address,
@@ -192,6 +199,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
             "listening on http://{address} (admin {admin_text}, PostgreSQL {} at {place})",
             about.version
         ),
+        renewer: Some(renewer.telling(inboxes.clone())),
         stopper: Stopper { inboxes, status },
         loops: threads,
         workers,
@@ -205,6 +213,11 @@ impl Running {
     /// Tells this server to stop, from any thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// Reads files with secrets again, from any thread. There is one.
+    pub fn take_renewer(&mut self) -> Option<Renewer> {
+        self.renewer.take()
     }
 
     /// Ends the private PostgreSQL at once, if there is one: for an exit that waits for nothing.
@@ -241,6 +254,7 @@ fn start_loops(
     data: Vec<TcpListener>,
     admin: Vec<TcpListener>,
     shared: &Arc<Shared>,
+    credentials: &Credentials,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, String> {
     let mut admin = admin.into_iter();
     let mut threads = Vec::new();
@@ -248,7 +262,8 @@ fn start_loops(
         let mut listeners = vec![Listener::new(socket, DATA_LISTENER, Role::Data)];
         // The first loop serves operations too.
         listeners.extend(admin.next().map(|socket| Listener::new(socket, ADMIN_LISTENER, Role::Admin)));
-        let event_loop = EventLoop::new(poll, number as u16, Arc::clone(shared), inbox, counters, listeners)
+        let (shared, credentials) = (Arc::clone(shared), credentials.clone());
+        let event_loop = EventLoop::new(poll, number as u16, shared, credentials, inbox, counters, listeners)
             .map_err(|e| format!("cannot poll: {e}"))?;
         let thread = thread::Builder::new().name(format!("loop {number}")).spawn(move || event_loop.run());
         threads.push(thread.map_err(|e| cannot_start_thread(&e))?);

@@ -128,6 +128,7 @@ impl Around {
             backend: &self.backend,
             status: &self.status,
             bounds: &self.bounds,
+            tokens: None,
             counters: &self.counters,
             event_loop: 0,
             now_ms: 1,

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod answer;
+pub mod auth;
 pub mod batch;
 pub mod collection;
 pub mod exposition;

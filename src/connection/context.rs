@@ -2,6 +2,7 @@
 //! [`crate::event_loop`], used by [`super`].
 
 use crate::api::admin;
+use crate::api::auth::Tokens;
 use crate::http::request::Repeat;
 use crate::http::response::Encoder;
 use crate::limits::{ITEMS_BYTES, READ_BYTES, REPEATS};
@@ -59,6 +60,8 @@ pub struct Context<'a> {
     pub status: &'a admin::Status,
     /// The bounds that are flags.
     pub bounds: &'a Bounds,
+    /// Who may do what on the data socket; none: everyone everything.
+    pub tokens: Option<&'a Tokens>,
     /// This loop's counters.
     pub counters: &'a Counters,
     /// The number of this loop.

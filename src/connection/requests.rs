@@ -144,7 +144,10 @@ impl Connection {
         };
         let frame = Frame { head_only: head.method == "HEAD", reuse };
         let routed = match self.role {
-            Role::Data | Role::TurnedAway => api::route(head.method, head.target),
+            Role::Data | Role::TurnedAway => match cx.tokens {
+                None => api::route(head.method, head.target),
+                Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization),
+            },
             Role::Admin => admin::route(head.method, head.target),
         };
         // The way of most requests: a hit has no need of its method either.

@@ -1,6 +1,7 @@
 //! Replies and commands for one event loop, and its waker. Sent to by the workers and by [`crate::server`]; drained by
 //! the loop.
 
+use super::Credentials;
 use crate::store::{Deliver, Reply};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::Waker;
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Mail {
     /// An answer for one of its connections.
     Reply(Reply),
+    /// From now on these are in force.
+    Renew(Credentials),
     /// Stop accepting, and end when the last connection has.
     Drain,
 }

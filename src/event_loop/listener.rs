@@ -7,7 +7,7 @@ use mio::Token;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 
 /// A listening socket of one loop.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub struct Listener {
 /// What accepting gave.
 #[derive(Debug)]
 pub enum Accept {
-    /// A connection.
-    Stream(TcpStream),
+    /// A connection, and where it comes from.
+    Stream(TcpStream, IpAddr),
     /// None, for now.
     None,
     /// Connections have all file descriptors that they may have, or the machine has none left. Whoever comes stays in
@@ -64,12 +64,12 @@ impl Listener {
     pub fn accept(&mut self, now_ms: u64) -> Accept {
         loop {
             match self.socket.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     // Answers are written whole: waiting for more to send with them only delays them.
                     if stream.set_nodelay(true).is_err() {
                         continue;
                     }
-                    return Accept::Stream(stream);
+                    return Accept::Stream(stream, address.ip());
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.ready = false;

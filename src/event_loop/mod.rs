@@ -12,12 +12,14 @@
 
 pub mod inbox;
 pub mod listener;
+pub mod places;
 pub mod timers;
 
 use crate::api::admin::Status;
+use crate::api::auth::Tokens;
 use crate::clock::{Clock, seconds};
 use crate::connection::context::{Bounds, Context, Workspace};
-use crate::connection::{Connection, Role, Turn};
+use crate::connection::{Connection, Crowd, Role, Turn};
 use crate::http::response::Encoder;
 use crate::limits::{
     ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY,
@@ -31,9 +33,11 @@ use listener::{Accept, Listener};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use places::{Place, Places};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -62,6 +66,8 @@ pub struct Shared {
     pub max_connections: usize,
     /// Connections to the data socket, over all loops.
     pub connections: AtomicUsize,
+    /// Those of each client address, if they are bounded.
+    pub places: Option<Places>,
     /// Connections of every kind at a time: the file descriptors that they may take.
     pub max_sockets: usize,
     /// Connections of every kind, over all loops.
@@ -72,11 +78,30 @@ pub struct Shared {
     pub clock: Clock,
 }
 
+impl Shared {
+    /// A connection to the data socket has ended.
+    fn leave(&self, place: Option<&Place>) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let (Some(places), Some(place)) = (&self.places, place) {
+            places.leave(place);
+        }
+    }
+}
+
+/// What can be renewed while the server runs.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// Who may do what; none: everyone everything.
+    pub tokens: Option<Arc<Tokens>>,
+}
+
 /// A connection and its socket.
 #[derive(Debug)]
 struct Client {
     stream: TcpStream,
     connection: Connection,
+    /// Among those of its address.
+    place: Option<Place>,
     /// On the ready list.
     queued: bool,
     /// What it is counted to wait for.
@@ -88,6 +113,7 @@ pub struct EventLoop {
     poll: Poll,
     number: u16,
     shared: Arc<Shared>,
+    credentials: Credentials,
     inbox: Arc<Inbox>,
     counters: Arc<Counters>,
     listeners: Vec<Listener>,
@@ -114,6 +140,7 @@ impl EventLoop {
         poll: Poll,
         number: u16,
         shared: Arc<Shared>,
+        credentials: Credentials,
         inbox: Arc<Inbox>,
         counters: Arc<Counters>,
         mut listeners: Vec<Listener>,
@@ -126,6 +153,7 @@ impl EventLoop {
         Ok(EventLoop {
             poll,
             number,
+            credentials,
             inbox,
             counters,
             listeners,
@@ -203,8 +231,14 @@ impl EventLoop {
 
     /// The time to drain is over: whoever still waits is told so.
     fn abandon_all(&mut self) {
-        let cx =
-            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        let cx = context(
+            &self.shared,
+            &self.credentials,
+            &self.counters,
+            self.number,
+            (self.now_ms, self.now_ns),
+            self.draining,
+        );
         for (_, Client { stream, connection, .. }) in &mut self.clients {
             connection.abandon(stream, &mut self.ws, &cx);
         }
@@ -264,6 +298,7 @@ impl EventLoop {
                         self.counters.late_replies.add(1);
                     }
                 }
+                Mail::Renew(credentials) => self.credentials = credentials,
                 Mail::Drain => self.begin_to_drain(),
             }
         }
@@ -287,7 +322,7 @@ impl EventLoop {
                         listener.pause(self.now_ms)
                     };
                 match accept {
-                    Accept::Stream(stream) => self.open(stream, role),
+                    Accept::Stream(stream, address) => self.open(stream, address, role),
                     Accept::None => break,
                     Accept::OutOfDescriptors => self.counters.accept_pauses.add(1),
                 }
@@ -296,7 +331,9 @@ impl EventLoop {
     }
 
     /// Gives a new connection its slot, or turns it away.
-    fn open(&mut self, mut stream: TcpStream, role: Role) {
+    fn open(&mut self, mut stream: TcpStream, address: IpAddr, role: Role) {
+        let mut place = None;
+        let mut crowd = Crowd::Server;
         let role = match role {
             Role::Data
                 if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections =>
@@ -305,6 +342,17 @@ impl EventLoop {
                 Role::TurnedAway
             }
             Role::Admin if self.admin >= ADMIN_CONNECTIONS => Role::TurnedAway,
+            Role::Data if let Some(places) = &self.shared.places => {
+                place = places.enter(address);
+                match place {
+                    Some(_) => Role::Data,
+                    None => {
+                        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                        crowd = Crowd::Address;
+                        Role::TurnedAway
+                    }
+                }
+            }
             role => role,
         };
         if role == Role::TurnedAway {
@@ -324,16 +372,23 @@ impl EventLoop {
         );
         if let Err(error) = registered {
             if role == Role::Data {
-                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.shared.leave(place.as_ref());
             }
             log::warn!("a connection cannot be polled: {error}");
             return;
         }
-        let cx =
-            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        let cx = context(
+            &self.shared,
+            &self.credentials,
+            &self.counters,
+            self.number,
+            (self.now_ms, self.now_ns),
+            self.draining,
+        );
         entry.insert(Client {
             stream,
             connection: Connection::new(id, role, &cx),
+            place,
             queued: false,
             phase: Phase::Idle,
         });
@@ -348,10 +403,16 @@ impl EventLoop {
         // Often the first request is here already.
         self.enqueue(id);
         if role == Role::TurnedAway {
-            let cx =
-                context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+            let cx = context(
+                &self.shared,
+                &self.credentials,
+                &self.counters,
+                self.number,
+                (self.now_ms, self.now_ns),
+                self.draining,
+            );
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
-            let turn = connection.turn_away(stream, &mut self.ws, &cx);
+            let turn = connection.turn_away(stream, crowd, &mut self.ws, &cx);
             self.settle(id, turn);
         }
     }
@@ -368,8 +429,14 @@ impl EventLoop {
     }
 
     fn turn(&mut self, id: Id, reply: Option<&Reply>) {
-        let cx =
-            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        let cx = context(
+            &self.shared,
+            &self.credentials,
+            &self.counters,
+            self.number,
+            (self.now_ms, self.now_ns),
+            self.draining,
+        );
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
         let turn = connection.turn(stream, &mut self.ws, &cx, reply);
         self.settle(id, turn);
@@ -400,8 +467,14 @@ impl EventLoop {
                 self.wheel.arm(slot, connection.deadline_ms());
                 continue;
             }
-            let cx =
-                context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+            let cx = context(
+                &self.shared,
+                &self.credentials,
+                &self.counters,
+                self.number,
+                (self.now_ms, self.now_ns),
+                self.draining,
+            );
             let id = connection.id();
             let turn = connection.expire(stream, &mut self.ws, &cx);
             self.settle(id, turn);
@@ -412,16 +485,20 @@ impl EventLoop {
     /// Ends a connection. A job that it has out goes on; its reply will find nobody.
     fn close(&mut self, id: Id) {
         let mut client = self.clients.remove(id.slot as usize);
-        let cx =
-            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        let cx = context(
+            &self.shared,
+            &self.credentials,
+            &self.counters,
+            self.number,
+            (self.now_ms, self.now_ns),
+            self.draining,
+        );
         client.connection.leave(&cx);
         self.wheel.disarm(id.slot);
         self.shared.sockets.fetch_sub(1, Ordering::Relaxed);
         self.counters.phase(Some(client.phase), None);
         match client.connection.role() {
-            Role::Data => {
-                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            }
+            Role::Data => self.shared.leave(client.place.as_ref()),
             Role::Admin => self.admin -= 1,
             Role::TurnedAway => self.turned_away -= 1,
         }
@@ -441,8 +518,14 @@ impl EventLoop {
             self.accept();
         }
         self.listeners.retain(|listener| listener.role == Role::Admin);
-        let cx =
-            context(&self.shared, &self.counters, self.number, (self.now_ms, self.now_ns), self.draining);
+        let cx = context(
+            &self.shared,
+            &self.credentials,
+            &self.counters,
+            self.number,
+            (self.now_ms, self.now_ns),
+            self.draining,
+        );
         for (slot, client) in &mut self.clients {
             client.connection.drain(&cx);
             self.wheel.arm(slot as u32, client.connection.deadline_ms());
@@ -457,6 +540,7 @@ impl EventLoop {
 
 fn context<'a>(
     shared: &'a Shared,
+    credentials: &'a Credentials,
     counters: &'a Counters,
     event_loop: u16,
     (now_ms, now_ns): (u64, u64),
@@ -466,6 +550,7 @@ fn context<'a>(
         backend: &shared.backend,
         status: &shared.status,
         bounds: &shared.bounds,
+        tokens: credentials.tokens.as_deref(),
         counters,
         event_loop,
         now_ms,

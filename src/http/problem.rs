@@ -20,6 +20,10 @@ pub enum Kind {
     BadCondition,
     /// More keys than one request may ask for.
     TooManyKeys,
+    /// No token, or one that is not known.
+    Unauthorized,
+    /// A token that is not good for this.
+    Forbidden,
     /// No such key.
     KeyNotFound,
     /// No such resource.
@@ -76,13 +80,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for the tests that hold the README against them.
-    pub const ALL: [Kind; 32] = [
+    pub const ALL: [Kind; 34] = [
         Kind::MalformedRequest,
         Kind::BadKey,
         Kind::BadQuery,
         Kind::BadBatch,
         Kind::BadCondition,
         Kind::TooManyKeys,
+        Kind::Unauthorized,
+        Kind::Forbidden,
         Kind::KeyNotFound,
         Kind::PathNotFound,
         Kind::MethodNotAllowed,
@@ -120,6 +126,8 @@ impl Kind {
             Kind::BadBatch => (400, "bad-batch", "Bad batch"),
             Kind::BadCondition => (400, "bad-condition", "Bad condition"),
             Kind::TooManyKeys => (400, "too-many-keys", "Too many keys"),
+            Kind::Unauthorized => (401, "unauthorized", "Unauthorized"),
+            Kind::Forbidden => (403, "forbidden", "Forbidden"),
             Kind::KeyNotFound => (404, "key-not-found", "Key not found"),
             Kind::PathNotFound => (404, "path-not-found", "Path not found"),
             Kind::MethodNotAllowed => (405, "method-not-allowed", "Method not allowed"),

@@ -2,7 +2,7 @@
 //! else is written field by field. Knows no connection. Called by [`crate::connection`] through [`crate::api`].
 
 use crate::http::date::{DATE_BYTES, DateCache};
-use crate::http::problem::Problem;
+use crate::http::problem::{Kind, Problem};
 use crate::limits::SHARED_VALUE_BYTES;
 use crate::output::Output;
 use std::cell::Cell;
@@ -160,6 +160,12 @@ impl Encoder {
     /// A refusal.
     pub fn problem(&self, out: &mut Output, problem: &Problem, frame: Frame) {
         let mut fields = self.start(out, problem.status(), frame);
+        // RFC 6750 section 3.
+        if problem.kind == Kind::Unauthorized {
+            fields.field("WWW-Authenticate", "Bearer realm=\"hotrow\"");
+        } else if problem.kind == Kind::Forbidden {
+            fields.field("WWW-Authenticate", "Bearer realm=\"hotrow\", error=\"insufficient_scope\"");
+        }
         if let Some(allow) = problem.allow {
             fields.field("Allow", allow);
         }
@@ -274,6 +280,8 @@ fn reason(status: u16) -> &'static str {
         204 => "No Content",
         304 => "Not Modified",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",

@@ -1,0 +1,73 @@
+//! What is read from files at the start and again at SIGHUP: tokens. A file that cannot be used at the start ends it; one
+//! that cannot be used later leaves what was in force. Used by [`super`] and, through [`Renewer`], by `main`.
+
+use crate::api::auth::Tokens;
+use crate::config::Config;
+use crate::event_loop::Credentials;
+use crate::event_loop::inbox::{Inbox, Mail};
+use crate::secrets;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where they are.
+#[derive(Clone, Debug)]
+struct Files {
+    tokens: Option<PathBuf>,
+}
+
+/// Reads them again, and tells the loops.
+#[derive(Debug)]
+pub struct Renewer {
+    files: Files,
+    current: Credentials,
+    inboxes: Vec<Arc<Inbox>>,
+}
+
+impl Renewer {
+    /// Reads the files that the flags name. An error is one line with the flag and the rule.
+    pub(super) fn load(config: &Config) -> Result<Renewer, String> {
+        let files = Files { tokens: config.auth_tokens_file.clone() };
+        let tokens = files.tokens.as_deref().map(tokens).transpose()?;
+        Ok(Renewer { files, current: Credentials { tokens }, inboxes: Vec::new() })
+    }
+
+    /// What is in force.
+    pub(super) fn current(&self) -> Credentials {
+        self.current.clone()
+    }
+
+    /// Whom to tell.
+    pub(super) fn telling(self, inboxes: Vec<Arc<Inbox>>) -> Renewer {
+        Renewer { inboxes, ..self }
+    }
+
+    /// Reads every file again. Each that can be used is in force a moment later; what is wrong with another is logged.
+    pub fn renew(&mut self) {
+        if let Some(path) = &self.files.tokens {
+            match tokens(path) {
+                Ok(tokens) => {
+                    log::info!("{tokens:?} are in force from {}", path.display());
+                    self.current.tokens = Some(tokens);
+                }
+                Err(error) => log::error!("{error}; the tokens from before stay in force"),
+            }
+        }
+        for inbox in &self.inboxes {
+            if let Err(error) = inbox.send(Mail::Renew(self.current.clone())) {
+                log::error!("an event loop cannot be told of renewed credentials: {error}");
+            }
+        }
+    }
+}
+
+fn tokens(path: &Path) -> Result<Arc<Tokens>, String> {
+    let bad = |e: String| format!("cannot use --auth-tokens-file {}: {e}", path.display());
+    if secrets::is_exposed(path).map_err(|e| bad(e.to_string()))? {
+        log::warn!(
+            "other users of this machine can read --auth-tokens-file {}; chmod 600 it",
+            path.display()
+        );
+    }
+    let text = secrets::read(path).map_err(|e| bad(e.to_string()))?;
+    Ok(Arc::new(Tokens::parse(&text).map_err(bad)?))
+}

@@ -1,0 +1,178 @@
+//! Who is let in: tokens and their renewal, addresses that are open to strangers, and places for each client.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use support::{Client, Server, wait_until};
+
+const READER: &str = "Authorization: Bearer reader-token\r\n";
+const WRITER: &str = "Authorization: Bearer writer-token\r\n";
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_token_opens_what_it_is_good_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    write(&file, "# who reads\nro reader-token\nrw writer-token\n");
+    let server = Server::start(&["--auth-tokens-file", file.to_str().unwrap()]);
+    let mut client = server.connect();
+    assert_eq!(client.request("PUT", "/kv/k", WRITER, b"v").status, 201);
+    // From the cache and from the database alike, and on a connection that has just shown a good one.
+    for key in ["k", "absent"] {
+        for fields in ["", "Authorization: Bearer wrong\r\n", &format!("{READER}{WRITER}")] {
+            let refused = client.request("GET", &format!("/kv/{key}"), fields, b"");
+            assert_eq!((refused.status, refused.problem()), (401, "unauthorized".to_owned()), "{fields:?}");
+            assert_eq!(refused.field("WWW-Authenticate"), Some("Bearer realm=\"hotrow\""));
+        }
+    }
+    assert_eq!(client.request("GET", "/kv/k", READER, b"").text(), "v");
+    for method in ["PUT", "SET", "DELETE"] {
+        let refused = client.request(method, "/kv/k", READER, b"");
+        assert_eq!((refused.status, refused.problem()), (403, "forbidden".to_owned()));
+        let challenge = refused.field("WWW-Authenticate").unwrap();
+        assert!(challenge.starts_with("Bearer ") && challenge.contains("insufficient_scope"), "{challenge}");
+    }
+    assert_eq!(client.request("GET", "/kv/k", WRITER, b"").text(), "v");
+    assert_eq!(client.request("PUT", "/kv/k", "", b"stolen").status, 401);
+    // What a browser asks for before it shows its token.
+    assert_eq!(client.request("OPTIONS", "/kv/k", "", b"").status, 204);
+    // Requests one behind the other: each is judged by its own fields.
+    client.send(
+        [
+            support::client::request("GET", "/kv/k", READER, b""),
+            support::client::request("GET", "/kv/k", "", b""),
+            support::client::request("GET", "/kv/k", WRITER, b""),
+        ]
+        .concat(),
+    );
+    let statuses: Vec<u16> = (0..3).map(|_| client.response().status).collect();
+    assert_eq!(statuses, [200, 401, 200]);
+    // An upload that nobody may send is refused before it is read.
+    client.send("PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 500000\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.response().status, 401);
+    let stderr = server.stderr();
+    assert!(!stderr.contains("-token"), "a token is in the log: {stderr}");
+}
+
+#[test]
+fn tokens_are_renewed_and_a_bad_file_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    write(&file, "rw writer-token\n");
+    let server = Server::start(&["--event-loops", "2", "--auth-tokens-file", file.to_str().unwrap()]);
+    let mut client = server.connect();
+    assert_eq!(client.request("PUT", "/kv/k", WRITER, b"v").status, 201);
+    let mut status = |fields: &str| client.request("GET", "/kv/k", fields, b"").status;
+    assert_eq!((status(WRITER), status(READER)), (200, 401));
+    write(&file, "ro reader-token\n");
+    server.signal(Signal::HUP);
+    wait_until("the new token is in force", || status(READER) == 200);
+    assert_eq!(status(WRITER), 401);
+    for bad in ["rx writer-token\n", ""] {
+        let errors = server.stderr().matches("stay in force").count();
+        write(&file, bad);
+        server.signal(Signal::HUP);
+        wait_until("the bad file is logged", || server.stderr().matches("stay in force").count() > errors);
+        assert_eq!((status(READER), status(WRITER)), (200, 401), "{bad:?}");
+    }
+    assert!(!server.stderr().contains("writer-token"), "{}", server.stderr());
+}
+
+#[test]
+fn a_file_of_tokens_that_cannot_be_used_is_refused_and_an_open_one_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    let path = file.to_str().unwrap().to_owned();
+    let refused = |part: &str| {
+        let (code, line) = run(&["--listen", "127.0.0.1:0", "--auth-tokens-file", &path]);
+        assert!(code == Some(1) && line.contains("--auth-tokens-file") && line.contains(part), "{line}");
+    };
+    refused("No such file");
+    write(&file, "# nobody\n");
+    refused("nobody would be let in");
+    write(&file, "rw writer-token");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let server = Server::start(&["--auth-tokens-file", &path]);
+    assert!(server.stderr().contains("chmod 600"), "{}", server.stderr());
+}
+
+#[test]
+fn nobody_is_let_in_by_mistake() {
+    for (flags, part) in [
+        (&["--listen", "0.0.0.0:0"][..], "--listen"),
+        (&["--listen", "[::]:0"], "--listen"),
+        (&["--listen", "127.0.0.1:0", "--admin-listen", "0.0.0.0:0"], "--admin-listen"),
+    ] {
+        let (code, line) = run(flags);
+        assert!(code == Some(2) && line.contains(part) && line.contains("--allow-anonymous"), "{line}");
+    }
+    let server = Server::start(&["--listen", "0.0.0.0:0", "--allow-anonymous"]);
+    let local = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    assert_eq!(Client::connect(local).get("k").status, 404);
+    drop(server);
+    // With tokens the data may be anywhere.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    write(&file, "rw writer-token");
+    let server = Server::start(&["--listen", "0.0.0.0:0", "--auth-tokens-file", file.to_str().unwrap()]);
+    let local = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    assert_eq!(Client::connect(local).get("k").status, 401);
+}
+
+/// The line with which hotrow ends, and its code.
+fn run(flags: &[&str]) -> (Option<i32>, String) {
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    wait_until("hotrow ends", || child.try_wait().unwrap().is_some());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap_or_default();
+    (output.status.code(), line.to_owned())
+}
+
+#[test]
+fn a_client_address_has_its_share_of_connections() {
+    let server = Server::start(&["--event-loops", "2", "--max-connections-per-ip", "3"]);
+    let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("k").status, 404);
+    }
+    let mut fourth = server.connect();
+    let refused = fourth.response();
+    assert_eq!((refused.status, refused.problem()), (503, "too-many-connections".to_owned()));
+    assert!(refused.text().contains("--max-connections-per-ip"), "{}", refused.text());
+    fourth.expect_closed();
+    assert_eq!(server.metric("hotrow_connections_refused_total"), 1);
+    // Another address has places of its own: all of 127.0.0.0/8 is this machine's.
+    let mut other = connect_from([127, 0, 0, 2], server.address);
+    assert_eq!(other.get("k").status, 404);
+    // A place that is given back is there for the next.
+    drop(clients.pop());
+    wait_until("there is a place again", || {
+        let mut next = server.connect();
+        next.try_request("GET", "/kv/k", "", b"").is_ok_and(|response| response.status == 404)
+    });
+    // The admin socket is not counted.
+    assert_eq!(server.connect_admin().request("GET", "/livez", "", b"").status, 200);
+}
+
+/// A connection that comes from this address.
+fn connect_from(from: [u8; 4], to: SocketAddr) -> Client {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    Client::over(TcpStream::from(socket))
+}
