@@ -461,6 +461,10 @@ impl World {
             state
                 .violate(format!("{acknowledged} additions are acknowledged, and the counter is at {count}"));
         }
+        let twice = state.history.values().find_map(|states| happened_twice(states));
+        if let Some(value) = twice.cloned() {
+            state.violate(format!("{value} was written once and has happened twice"));
+        }
         let happened =
             state.history.values().flatten().flatten().find(|(value, _)| state.refused.contains(value));
         if let Some((value, _)) = happened.cloned() {
@@ -480,6 +484,15 @@ fn row_of(known: Known<'_>) -> Row {
         }
         Known::Absent { .. } => None,
     }
+}
+
+/// A value that was there, was not, and was there again. No two writes have the same.
+fn happened_twice(states: &[Option<(String, u32)>]) -> Option<&String> {
+    let runs: Vec<Option<&String>> =
+        states.iter().map(|state| state.as_ref().map(|(value, _)| value)).collect();
+    let mut runs: Vec<&String> = runs.chunk_by(|a, b| a == b).filter_map(|run| run[0]).collect();
+    runs.sort_unstable();
+    runs.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 /// Takes replies to the made-up clients.
@@ -600,6 +613,7 @@ fn simulation_catches_every_planted_bug() {
         Bug::InShard(PlantedBug::DeleteForgetsToForget),
         Bug::InShard(PlantedBug::TimeRunsBack),
         Bug::InShard(PlantedBug::MixedWritesAreCached),
+        Bug::InShard(PlantedBug::TriedAgainBehindOthers),
         Bug::ReorderedWrites,
         Bug::NoFence,
         Bug::AcknowledgedBeforeCommit,

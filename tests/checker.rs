@@ -140,6 +140,47 @@ fn a_commit_that_was_repeated_may_have_found_its_own_row() {
 }
 
 /// A read began before a write, came back after it, and its old row was cached over the new one.
+fn swap(begin: u64, end: u64, from: u64, value: u64) -> Operation {
+    operation(begin, end, What::Swap { from, value })
+}
+
+fn not_swapped(begin: u64, end: u64, from: u64) -> Operation {
+    operation(begin, end, What::NotSwapped(from))
+}
+
+fn exists(begin: u64, end: u64) -> Operation {
+    operation(begin, end, What::Exists)
+}
+
+#[test]
+fn conditions_are_explained_by_the_row_that_was_there() {
+    accepted(&[create(0, 1, 1), swap(2, 3, 1, 2), get(4, 5, 2), not_swapped(6, 7, 1), exists(8, 9)]);
+    // Of two swaps at once one comes first.
+    accepted(&[create(0, 1, 1), swap(2, 9, 1, 2), not_swapped(3, 8, 1), swap(10, 11, 2, 3)]);
+    accepted(&[create(0, 1, 1), delete(2, 9), not_swapped(3, 8, 1), exists(2, 7)]);
+    // A write of unknown outcome explains them, once.
+    accepted(&[maybe_put(0, 1, 1), swap(2, 3, 1, 2), get(4, 5, 2)]);
+    accepted(&[maybe_put(0, 1, 1), exists(2, 3), get(4, 5, 1)]);
+    accepted(&[maybe_put(0, 1, 1), exists(2, 3), delete(4, 5)]);
+    accepted(&[create(0, 1, 1), maybe_put(2, 3, 2), not_swapped(4, 5, 1), get(6, 7, 2)]);
+    accepted(&[create(0, 1, 1), maybe_delete(2, 3), not_swapped(4, 5, 1), get_none(6, 7)]);
+    accepted(&[create(0, 1, 1), maybe_put(2, 3, 2), not_swapped(4, 5, 1), delete(6, 7)]);
+}
+
+#[test]
+fn two_swaps_of_one_row_are_caught() {
+    refused(&[create(0, 1, 1), swap(2, 9, 1, 2), swap(3, 10, 1, 3)], swap(3, 10, 1, 3));
+}
+
+#[test]
+fn a_condition_that_was_judged_on_another_row_is_caught() {
+    refused(&[create(0, 1, 1), replace(2, 3, 2), swap(4, 5, 1, 3)], swap(4, 5, 1, 3));
+    refused(&[create(0, 1, 1), not_swapped(2, 3, 1)], not_swapped(2, 3, 1));
+    refused(&[create(0, 1, 1), delete(2, 3), exists(4, 5)], exists(4, 5));
+    // The write of unknown outcome that explains it is used up.
+    refused(&[maybe_put(0, 1, 1), exists(2, 3), delete(4, 5), exists(6, 7)], exists(6, 7));
+}
+
 #[test]
 fn a_late_refill_is_caught() {
     let stale = get(8, 9, 1);

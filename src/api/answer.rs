@@ -220,6 +220,11 @@ pub fn refused(refusal: Refusal) -> Problem {
             let detail = "as many requests wait for the database as --queue-depth allows, or as it can do in time; nothing was changed";
             Problem::new(Kind::QueueFull, detail).retry_after(1)
         }
+        Refusal::InDoubt => {
+            let detail =
+                "a write of one of the keys has an unknown outcome and is being settled; nothing was changed";
+            Problem::new(Kind::InDoubt, detail).retry_after(1)
+        }
         Refusal::Down { retry_after_seconds } => failed(&Failure::Down { retry_after_seconds }),
     }
 }

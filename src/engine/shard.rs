@@ -138,6 +138,8 @@ pub enum PlantedBug {
     TimeRunsBack,
     /// Of two writers whose writes of a key overlap, the one that is heard of last is taken for the last to commit.
     MixedWritesAreCached,
+    /// A write in doubt is tried again although another writer has written the key since.
+    TriedAgainBehindOthers,
 }
 
 impl Shard {
@@ -293,6 +295,26 @@ impl Shard {
         }
         self.drop_idle_flight(hash, key);
         read.waiters
+    }
+
+    /// A foreign write is to be sent. False: a write of the key is in doubt, and its writer may try it again. What came
+    /// between the two attempts would be undone by the second.
+    pub fn may_send_foreign(&mut self, hash: u64, key: &str) -> bool {
+        let in_doubt = find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.doubts > 0);
+        if !in_doubt {
+            self.write_sent(hash, key, Writes::Foreign);
+        }
+        !in_doubt
+    }
+
+    /// Whether a write of its own writer that is in doubt may be tried again: not if a foreign one has overlapped with it,
+    /// for the same reason.
+    pub fn may_try_again(&mut self, hash: u64, key: &str) -> bool {
+        #[cfg(test)]
+        if self.planted == Some(PlantedBug::TriedAgainBehindOthers) {
+            return true;
+        }
+        find_flight(&mut self.flights, hash, key).is_none_or(|flight| !flight.mixed)
     }
 
     /// A write has been sent; call it where the write is queued, under the same lock, or before.
@@ -650,6 +672,19 @@ mod tests {
         shard.write_sent(HASH, "k", Writes::Foreign);
         shard.committed(HASH, "k", (Writes::Foreign, false), &row(4), 0);
         assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(4)));
+    }
+
+    #[test]
+    fn a_write_in_doubt_and_a_foreign_one_keep_out_of_each_others_way() {
+        let mut shard = shard();
+        shard.write_sent(HASH, "k", ONE);
+        shard.doubt(HASH, "k");
+        assert!(shard.may_try_again(HASH, "k") && !shard.may_send_foreign(HASH, "k"));
+        shard.unknown(HASH, "k", ONE);
+        assert!(shard.may_send_foreign(HASH, "k"));
+        shard.write_sent(HASH, "k", ONE);
+        shard.doubt(HASH, "k");
+        assert!(!shard.may_try_again(HASH, "k"), "the foreign one may have come between");
     }
 
     #[test]

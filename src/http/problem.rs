@@ -58,6 +58,8 @@ pub enum Kind {
     UnknownCoding,
     /// The queue to the database is full.
     QueueFull,
+    /// A key of a batch has a write of unknown outcome that is being settled.
+    InDoubt,
     /// PostgreSQL cannot be reached, or refuses to work.
     DatabaseDown,
     /// PostgreSQL refused this statement.
@@ -106,6 +108,7 @@ impl Kind {
         Kind::UnknownMethod,
         Kind::UnknownCoding,
         Kind::QueueFull,
+        Kind::InDoubt,
         Kind::DatabaseDown,
         Kind::DatabaseRefused,
         Kind::TooManyConnections,
@@ -145,6 +148,7 @@ impl Kind {
             Kind::UnknownMethod => (501, "unknown-method", "Unknown method"),
             Kind::UnknownCoding => (501, "unknown-coding", "Unknown transfer coding"),
             Kind::QueueFull => (503, "queue-full", "Queue full"),
+            Kind::InDoubt => (503, "in-doubt", "In doubt"),
             Kind::DatabaseDown => (503, "database-down", "Database down"),
             Kind::DatabaseRefused => (503, "database-refused", "Database refused"),
             Kind::TooManyConnections => (503, "too-many-connections", "Too many connections"),

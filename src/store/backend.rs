@@ -46,6 +46,8 @@ pub enum Asked<R> {
 pub enum Refusal {
     /// The queue to the workers is full, or too long for how fast they get on, or too many wait for a shard's keys.
     QueueFull,
+    /// A write of a key of the batch has an unknown outcome, and is being settled.
+    InDoubt,
     /// There is no database; try again after so many seconds.
     Down {
         /// Until the next attempt to connect has had its chance.
@@ -235,16 +237,19 @@ impl Backend {
         let job = ManyJob { steps, all_or_nothing, ticket, claim: claim.clone(), deadline_ms, queued };
         // All are counted before the writer can end any; no lock is held while another is taken.
         let keys = job.keys();
-        for (hash, key) in &keys {
-            self.engine.shard(*hash).write_sent(*hash, key, Writes::Foreign);
-        }
-        if self.writes[writer].try_send(Job::Many(job)).is_ok() {
+        let may = |(hash, key): &(u64, Box<str>)| self.engine.shard(*hash).may_send_foreign(*hash, key);
+        let counted = keys.iter().position(|key| !may(key)).unwrap_or(keys.len());
+        let refusal = if counted < keys.len() {
+            Refusal::InDoubt
+        } else if self.writes[writer].try_send(Job::Many(job)).is_ok() {
             return Ok(claim);
-        }
-        for (hash, key) in &keys {
+        } else {
+            Refusal::QueueFull
+        };
+        for (hash, key) in &keys[..counted] {
             self.engine.shard(*hash).refused(*hash, key, Writes::Foreign);
         }
-        Err(Refusal::QueueFull)
+        Err(refusal)
     }
 
     /// Whether a writer can do anything in time.

@@ -351,9 +351,11 @@ impl<C: Connector> Writer<C> {
         let Ok(rows) = rows else { return Err(batch) };
         let mut rows = rows.into_iter();
         let now_ms = self.shared.clock.now_ms();
-        let (again, unknown) = batch.partition(|key| match key.last() {
-            None => rows.next().flatten().is_some() && !key.all_expired(now_ms),
-            Some(_) => !key.all_expired(now_ms),
+        let engine = &self.shared.engine;
+        let (again, unknown) = batch.partition(|key| {
+            let row_is_there = key.last().is_some() || rows.next().flatten().is_some();
+            let alone = engine.shard(key.hash()).may_try_again(key.hash(), key.key());
+            row_is_there && alone && !key.all_expired(now_ms)
         });
         self.fail(&unknown, Attempt::AfterDoubt, &Failure::Unknown);
         Ok(again)

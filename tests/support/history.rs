@@ -36,6 +36,17 @@ pub enum What {
         /// There was a row before.
         existed: bool,
     },
+    /// PUT with `If-Match` of the row with the one value: 200, it has the other one now.
+    Swap {
+        /// What was there.
+        from: u64,
+        /// What it stored.
+        value: u64,
+    },
+    /// The same: 412, the row had not this value.
+    NotSwapped(u64),
+    /// PUT with `If-None-Match: *`: 412, there was a row. (201 is a [`What::Put`] where none was.)
+    Exists,
     /// PUT without a known outcome: it took effect at any time after its beginning, or does so later, or never.
     MaybePut(u64),
     /// DELETE without a known outcome.
@@ -58,6 +69,9 @@ impl fmt::Display for Operation {
             What::Get(None) => write!(f, "GET    404"),
             What::Put { value, existed } => write!(f, "PUT    {} {value:x}", if existed { 200 } else { 201 }),
             What::Delete { existed } => write!(f, "DELETE {}", if existed { 204 } else { 404 }),
+            What::Swap { from, value } => write!(f, "PUT    200 {value:x} instead of {from:x}"),
+            What::NotSwapped(from) => write!(f, "PUT    412 instead of {from:x}"),
+            What::Exists => write!(f, "PUT    412 instead of none"),
             What::MaybePut(value) => write!(f, "PUT    unknown {value:x}"),
             What::MaybeDelete => write!(f, "DELETE unknown"),
         }

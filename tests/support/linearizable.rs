@@ -54,6 +54,8 @@ impl fmt::Display for Violation {
 enum State {
     Absent,
     Value(u64),
+    /// A row that a write of unknown outcome has made, and that nobody ever reads.
+    Unread,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,7 +109,10 @@ pub fn check(operations: &[Operation], prior: Prior) -> Result<(), Violation> {
     let mut place = told.len();
     while place > 0 {
         place -= 1;
-        let is_read = matches!(told[place].what, What::Get(_) | What::Delete { existed: false });
+        let is_read = matches!(
+            told[place].what,
+            What::Get(_) | What::Delete { existed: false } | What::NotSwapped(_) | What::Exists
+        );
         if is_read && told[place] != operations[at] {
             let removed = told.remove(place);
             if before.clone().run(&told).is_ok() {
@@ -125,6 +130,7 @@ fn violation(at: &Operation, told: &[Operation], before: &Search) -> Violation {
     let name = |state: &State| match state {
         State::Absent => "absent".to_owned(),
         State::Value(value) => format!("{value:x}"),
+        State::Unread => "a row that nobody has read".to_owned(),
     };
     Violation { at: *at, operations: told.to_vec(), before: states.iter().map(name).collect() }
 }
@@ -163,7 +169,7 @@ impl Search {
         // Who is the last to read a value: behind its end nobody needs to know any more whether that value was used.
         let mut last_reads: HashMap<u64, u64> = HashMap::new();
         for operation in operations {
-            if let What::Get(Some(value)) = operation.what {
+            if let What::Get(Some(value)) | What::Swap { from: value, .. } = operation.what {
                 let last = last_reads.entry(value).or_default();
                 *last = operation.end_ns.max(*last);
             }
@@ -186,7 +192,7 @@ impl Search {
                 if !self.end(place) {
                     return Err(Box::new(Fault { at, since, before }));
                 }
-                if let What::Get(Some(value)) = what
+                if let What::Get(Some(value)) | What::Swap { from: value, .. } = what
                     && last_reads[&value] == time
                 {
                     self.forget(value);
@@ -202,7 +208,12 @@ impl Search {
                 }
                 What::MaybePut(_) => self.begun_unread += 1,
                 What::MaybeDelete => self.begun_deletes += 1,
-                What::Get(_) | What::Put { .. } | What::Delete { .. } => {
+                What::Get(_)
+                | What::Put { .. }
+                | What::Delete { .. }
+                | What::Swap { .. }
+                | What::NotSwapped(_)
+                | What::Exists => {
                     places.insert(at, self.begin(what));
                 }
             }
@@ -238,12 +249,13 @@ impl Search {
             for (other, what) in self.open.iter().enumerate() {
                 if let Some(what) = what
                     && configuration.done & (1 << other) == 0
-                    && let Some(mut next) = self.apply(&configuration, *what)
                 {
-                    next.done |= 1 << other;
-                    next.read_all(&self.open);
-                    if seen.insert(next.clone()) {
-                        left.push(next);
+                    for mut next in self.apply(&configuration, *what) {
+                        next.done |= 1 << other;
+                        next.read_all(&self.open);
+                        if seen.insert(next.clone()) {
+                            left.push(next);
+                        }
                     }
                 }
             }
@@ -254,54 +266,82 @@ impl Search {
         !self.configurations.is_empty()
     }
 
-    /// An operation has its instant now, right behind a write of unknown outcome if it needs one. `None`: it cannot.
-    fn apply(&self, from: &Configuration, what: What) -> Option<Configuration> {
-        let mut to = from.clone();
-        let needs_row = |to: &mut Configuration| {
-            if to.state == State::Absent {
-                to.used_unread += 1;
-            }
-            to.used_unread <= self.begun_unread
+    /// An operation has its instant now, right behind a write of unknown outcome if it needs one. What that may lead
+    /// to; nothing: it cannot have it now.
+    fn apply(&self, from: &Configuration, what: What) -> Vec<Configuration> {
+        let to = |state: State, before: Option<Configuration>| {
+            before.map(|before| Configuration { state, ..before }).into_iter().collect()
         };
-        let needs_none = |to: &mut Configuration| {
-            if to.state != State::Absent {
-                to.used_deletes += 1;
-            }
-            to.used_deletes <= self.begun_deletes
-        };
-        let possible = match what {
-            What::Get(Some(value)) => {
-                let at = to.used.binary_search(&value);
-                if to.state != State::Value(value) {
-                    // Read, and not the state: only a write of unknown outcome can have put it there, once.
-                    let at = at.err().filter(|_| self.begun.contains(&value))?;
-                    to.used.insert(at, value);
-                    to.state = State::Value(value);
-                }
-                true
-            }
-            What::Get(None) | What::Delete { existed: false } => {
-                let possible = needs_none(&mut to);
-                to.state = State::Absent;
-                possible
-            }
+        match what {
+            What::Get(Some(value)) => self.with_value(from, value).into_iter().collect(),
+            What::Swap { from: old, value } => to(State::Value(value), self.with_value(from, old)),
+            What::Get(None) | What::Delete { existed: false } => to(State::Absent, self.with_none(from)),
             What::Put { value, existed } => {
-                let possible = match (existed, self.prior) {
-                    (true, Prior::Repeated) => true,
-                    (true, Prior::Exact) => needs_row(&mut to),
-                    (false, _) => needs_none(&mut to),
+                let before = match (existed, self.prior) {
+                    (true, Prior::Repeated) => Some(from.clone()),
+                    (true, Prior::Exact) => self.with_row(from),
+                    (false, _) => self.with_none(from),
                 };
-                to.state = State::Value(value);
-                possible
+                to(State::Value(value), before)
             }
-            What::Delete { existed: true } => {
-                let possible = needs_row(&mut to);
-                to.state = State::Absent;
-                possible
+            What::Delete { existed: true } => to(State::Absent, self.with_row(from)),
+            // A commit that was repeated has given the same value another version.
+            What::NotSwapped(_) if self.prior == Prior::Repeated => vec![from.clone()],
+            What::Exists if from.state != State::Absent => vec![from.clone()],
+            What::Exists => self.with_any_row(from, None),
+            What::NotSwapped(old) if from.state != State::Value(old) => vec![from.clone()],
+            What::NotSwapped(old) => {
+                let mut all = self.with_any_row(from, Some(old));
+                all.extend(self.with_none(from));
+                all
             }
             What::MaybePut(_) | What::MaybeDelete => unreachable!("they are never open"),
-        };
-        possible.then_some(to)
+        }
+    }
+
+    /// The state is this value: it is already, or a write of unknown outcome has put it there, once.
+    fn with_value(&self, from: &Configuration, value: u64) -> Option<Configuration> {
+        let mut to = from.clone();
+        if to.state != State::Value(value) {
+            let at = to.used.binary_search(&value).err().filter(|_| self.begun.contains(&value))?;
+            to.used.insert(at, value);
+            to.state = State::Value(value);
+        }
+        Some(to)
+    }
+
+    /// There is a row: there is already, or a write of unknown outcome that nobody reads has made one.
+    fn with_row(&self, from: &Configuration) -> Option<Configuration> {
+        let mut to = from.clone();
+        if to.state == State::Absent {
+            to.used_unread += 1;
+            to.state = State::Unread;
+        }
+        (to.used_unread <= self.begun_unread).then_some(to)
+    }
+
+    /// A write of unknown outcome has made a row now: any of those that are left, but not the one of this value.
+    fn with_any_row(&self, from: &Configuration, but: Option<u64>) -> Vec<Configuration> {
+        let unread =
+            Configuration { used_unread: from.used_unread + 1, state: State::Unread, ..from.clone() };
+        let mut all: Vec<Configuration> = self
+            .begun
+            .iter()
+            .filter(|value| Some(**value) != but)
+            .filter_map(|value| self.with_value(from, *value))
+            .collect();
+        all.extend((unread.used_unread <= self.begun_unread).then_some(unread));
+        all
+    }
+
+    /// There is no row: there is none already, or a delete of unknown outcome has taken it away.
+    fn with_none(&self, from: &Configuration) -> Option<Configuration> {
+        let mut to = from.clone();
+        if to.state != State::Absent {
+            to.used_deletes += 1;
+            to.state = State::Absent;
+        }
+        (to.used_deletes <= self.begun_deletes).then_some(to)
     }
 
     /// Nobody will read this value any more: whether a write of unknown outcome was used for it makes no difference.
@@ -323,6 +363,8 @@ impl Configuration {
             let agrees = match what {
                 Some(What::Get(Some(value))) => self.state == State::Value(*value),
                 Some(What::Get(None) | What::Delete { existed: false }) => self.state == State::Absent,
+                Some(What::NotSwapped(from)) => self.state != State::Value(*from),
+                Some(What::Exists) => self.state != State::Absent,
                 _ => false,
             };
             if agrees {

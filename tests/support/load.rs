@@ -5,6 +5,7 @@ use super::client::{Client, Response};
 use super::history::{History, Operation, What, text_of, value_of};
 use super::{DEADLINE, wait_until};
 use fastrand::Rng;
+use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -52,7 +53,8 @@ impl Load {
             let (shared, rng) =
                 (Arc::clone(&shared), Rng::with_seed(seed.wrapping_mul(1_000) + u64::from(number)));
             thread::spawn(move || {
-                Loader { number, address, shared, rng, connection: None, writes: 0 }.run(&keys)
+                Loader { number, address, shared, rng, connection: None, writes: 0, seen: HashMap::new() }
+                    .run(&keys)
             })
         });
         Load { clients: clients.collect(), keys, shared, address }
@@ -115,12 +117,13 @@ impl Load {
             rng: Rng::with_seed(0),
             connection: None,
             writes: 0,
+            seen: HashMap::new(),
         };
         for key in &self.keys {
             let mut read = || {
                 let mut found = None;
                 wait_until("a read is answered", || {
-                    found = last.operate(Asked::Get, key);
+                    found = last.operate(&Asked::Get, key);
                     found.is_some()
                 });
                 found.expect("waited for")
@@ -141,11 +144,56 @@ impl Shared {
 }
 
 /// What a client asks for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 enum Asked {
     Get,
     Put(u64),
+    /// A value in place of the row that was seen with this one, and had this tag.
+    Swap {
+        seen: u64,
+        tag: String,
+        value: u64,
+    },
+    /// A value where there is no row.
+    Create(u64),
     Delete,
+}
+
+impl Asked {
+    fn method(&self) -> &'static str {
+        match self {
+            Asked::Get => "GET",
+            Asked::Put(_) | Asked::Swap { .. } | Asked::Create(_) => "PUT",
+            Asked::Delete => "DELETE",
+        }
+    }
+
+    fn condition(&self) -> String {
+        match self {
+            Asked::Swap { tag, .. } => format!("If-Match: {tag}\r\n"),
+            Asked::Create(_) => "If-None-Match: *\r\n".to_owned(),
+            Asked::Get | Asked::Put(_) | Asked::Delete => String::new(),
+        }
+    }
+
+    /// What it stores.
+    fn value(&self) -> Option<u64> {
+        match self {
+            Asked::Put(value) | Asked::Swap { value, .. } | Asked::Create(value) => Some(*value),
+            Asked::Get | Asked::Delete => None,
+        }
+    }
+
+    /// What it is where nobody knows what came of it.
+    fn unknown(&self) -> Option<What> {
+        match self {
+            Asked::Get => None,
+            Asked::Delete => Some(What::MaybeDelete),
+            Asked::Put(value) | Asked::Swap { value, .. } | Asked::Create(value) => {
+                Some(What::MaybePut(*value))
+            }
+        }
+    }
 }
 
 struct Loader {
@@ -155,6 +203,8 @@ struct Loader {
     rng: Rng,
     connection: Option<Client>,
     writes: u64,
+    /// The row of each key as it was seen last: its value and its tag.
+    seen: HashMap<String, (u64, String)>,
 }
 
 impl Loader {
@@ -162,47 +212,125 @@ impl Loader {
         let mut history = History::default();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let key = &keys[self.rng.usize(..keys.len())];
-            let asked = match self.rng.u8(..20) {
-                0..=9 => Asked::Get,
-                10..=16 => {
-                    self.writes += 1;
-                    Asked::Put((u64::from(self.number) << 40) | self.writes)
+            let asked = match self.rng.u8(..40) {
+                0..=17 => Asked::Get,
+                18..=28 => Asked::Put(self.new_value()),
+                29..=32 => match self.seen.get(key).cloned() {
+                    Some((seen, tag)) => Asked::Swap { seen, tag, value: self.new_value() },
+                    None => Asked::Get,
+                },
+                33 | 34 => Asked::Create(self.new_value()),
+                35 => {
+                    let other = &keys[self.rng.usize(..keys.len())];
+                    self.operate_batch([key, other], &mut history);
+                    continue;
                 }
                 _ => Asked::Delete,
             };
-            if let Some(operation) = self.operate(asked, key) {
+            if let Some(operation) = self.operate(&asked, key) {
                 history.push(key, operation);
             }
         }
         history
     }
 
-    /// One operation; `None`: nothing came of it.
-    fn operate(&mut self, asked: Asked, key: &str) -> Option<Operation> {
+    /// A value that nobody else writes.
+    fn new_value(&mut self) -> u64 {
+        self.writes += 1;
+        (u64::from(self.number) << 40) | self.writes
+    }
+
+    /// The connection, opened if it is not. `None`: the server is not there.
+    fn connected(&mut self) -> Option<&mut Client> {
         if self.connection.is_none() {
             match TcpStream::connect(self.address) {
                 Ok(stream) => self.connection = Some(Client::over(stream)),
-                // The server is not there.
                 Err(_) => self.pause(),
             }
         }
-        let connection = self.connection.as_mut()?;
-        let (target, body) =
-            (format!("/kv/{key}"), if let Asked::Put(value) = asked { text_of(value) } else { "".into() });
-        let method = match asked {
-            Asked::Get => "GET",
-            Asked::Put(_) => "PUT",
-            Asked::Delete => "DELETE",
-        };
-        let begin_ns = self.shared.now_ns();
-        let result = connection.try_request(method, &target, "", body.as_bytes());
-        let end_ns = self.shared.now_ns();
+        self.connection.as_mut()
+    }
+
+    /// One operation; `None`: nothing came of it.
+    fn operate(&mut self, asked: &Asked, key: &str) -> Option<Operation> {
+        let (target, body) = (format!("/kv/{key}"), asked.value().map_or(String::new(), text_of));
+        let shared = Arc::clone(&self.shared);
+        let connection = self.connected()?;
+        let begin_ns = shared.now_ns();
+        let result = connection.try_request(asked.method(), &target, &asked.condition(), body.as_bytes());
+        let end_ns = shared.now_ns();
         if result.as_ref().map_or(true, Response::says_close) {
             self.connection = None;
         }
+        if let Ok(response) = &result
+            && let Some(tag) = response.field("ETag").filter(|_| matches!(response.status, 200 | 201))
+        {
+            self.seen.insert(key.to_owned(), (value_of(&response.text()), tag.to_owned()));
+        }
         let what = self.judge(asked, &body, result);
+        self.count(what.as_ref());
+        Some(Operation { client: self.number, begin_ns, end_ns, what: what? })
+    }
+
+    /// Two values in one request, and one commit.
+    fn operate_batch(&mut self, keys: [&String; 2], history: &mut History) {
+        let values = [self.new_value(), self.new_value()];
+        let lines: String = keys
+            .iter()
+            .zip(values)
+            .map(|(key, value)| {
+                format!("{{\"op\":\"set\",\"key\":\"{key}\",\"value\":\"{}\"}}\n", text_of(value))
+            })
+            .collect();
+        let target = if self.rng.bool() { "/batch?atomic=true" } else { "/batch" };
+        let shared = Arc::clone(&self.shared);
+        let Some(connection) = self.connected() else { return };
+        let begin_ns = shared.now_ns();
+        let fields = "Content-Type: application/x-ndjson\r\n";
+        let result = connection.try_request("POST", target, fields, lines.as_bytes());
+        let end_ns = shared.now_ns();
+        if result.as_ref().map_or(true, Response::says_close) {
+            self.connection = None;
+        }
+        let statuses = self.judge_batch(result);
+        for (at, (key, value)) in keys.into_iter().zip(values).enumerate() {
+            let what = match statuses[at] {
+                200 | 201 => Some(What::Put { value, existed: statuses[at] == 200 }),
+                504 => Some(What::MaybePut(value)),
+                503 => None,
+                other => panic!("{other} for an operation of a batch"),
+            };
+            self.count(what.as_ref());
+            // The second of two writes of one key happens after the first, and both in one commit: the time of a whole
+            // request holds both.
+            if let Some(what) = what {
+                history.push(key, Operation { client: self.number, begin_ns, end_ns, what });
+            }
+        }
+    }
+
+    /// The statuses of a batch's operations; where there is none, the one of the request for each.
+    fn judge_batch(&self, result: io::Result<Response>) -> [u64; 2] {
+        let Ok(response) = result else { return [504; 2] };
+        if response.status == 200 {
+            let json: serde_json::Value = serde_json::from_slice(&response.body).expect("items are JSON");
+            return [0, 1].map(|at| json["items"][at]["status"].as_u64().expect("every item has a status"));
+        }
+        match response.outcome().as_str() {
+            "504 outcome-unknown" => [504; 2],
+            "503 queue-full"
+            | "503 database-down"
+            | "503 database-refused"
+            | "503 draining"
+            | "503 not-started"
+            | "503 in-doubt" => [503; 2],
+            other => panic!("{other}: {}", response.text()),
+        }
+    }
+
+    fn count(&self, what: Option<&What>) {
         match what {
-            Some(What::Put { .. } | What::Delete { .. }) if self.number < CLIENTS => {
+            Some(What::Put { .. } | What::Delete { .. } | What::Swap { .. }) if self.number < CLIENTS => {
                 self.shared.acknowledged[self.number as usize].fetch_add(1, Ordering::Relaxed);
             }
             Some(What::MaybePut(_) | What::MaybeDelete) => {
@@ -214,16 +342,11 @@ impl Loader {
                 self.pause();
             }
         }
-        Some(Operation { client: self.number, begin_ns, end_ns, what: what? })
     }
 
     /// What an answer means; fails on one that must not be. `None`: certainly nothing happened.
-    fn judge(&self, asked: Asked, body: &str, result: io::Result<Response>) -> Option<What> {
-        let unknown = match asked {
-            Asked::Get => None,
-            Asked::Put(value) => Some(What::MaybePut(value)),
-            Asked::Delete => Some(What::MaybeDelete),
-        };
+    fn judge(&self, asked: &Asked, body: &str, result: io::Result<Response>) -> Option<What> {
+        let unknown = asked.unknown();
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -237,8 +360,12 @@ impl Loader {
             (Asked::Get, 404) => Some(What::Get(None)),
             (Asked::Put(value), 200 | 201) => {
                 assert_eq!(response.text(), body, "PUT answers with the value that it has stored");
-                Some(What::Put { value, existed: response.status == 200 })
+                Some(What::Put { value: *value, existed: response.status == 200 })
             }
+            (Asked::Swap { seen, value, .. }, 200) => Some(What::Swap { from: *seen, value: *value }),
+            (Asked::Swap { seen, .. }, 412) => Some(What::NotSwapped(*seen)),
+            (Asked::Create(value), 201) => Some(What::Put { value: *value, existed: false }),
+            (Asked::Create(_), 412) => Some(What::Exists),
             (Asked::Delete, 204 | 404) => Some(What::Delete { existed: response.status == 204 }),
             _ => match response.outcome().as_str() {
                 "504 outcome-unknown" if unknown.is_some() => unknown,

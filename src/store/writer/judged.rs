@@ -225,7 +225,10 @@ impl<C: Connector> Writer<C> {
                 Round::Changed(judged, parts.iter().zip(&rows).map(version).collect())
             }
             Err(Error::NotSent(_)) => {
-                self.session = None;
+                // Nothing can come of it any more; but a transaction that was cut off in its middle may hold its rows
+                // until its backend is gone.
+                let session = self.session.take().expect("used above");
+                self.lost.push(session.backend());
                 Round::Again(self.shared.down())
             }
             Err(Error::Lost(message)) => {
