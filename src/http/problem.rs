@@ -82,7 +82,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for the tests that hold the README against them.
-    pub const ALL: [Kind; 34] = [
+    pub const ALL: [Kind; 35] = [
         Kind::MalformedRequest,
         Kind::BadKey,
         Kind::BadQuery,
