@@ -4,18 +4,21 @@
 //!
 //! ```text
 //!              first seen                       seen again while in `recent`
-//!  insert ───────────────► recent (a tenth) ─────────────────────► main ──► out, unless hit since
+//!  insert ───────────────► recent (1/32) ────────────────────────► main ──► out, unless hit since
 //!     │                        │ not seen again                     ▲  └──┐ hit since: back to the front
 //!     │                        ▼                                    └─────┘
 //!     │                     ghosts (fingerprints of keys only)
-//!     └── its fingerprint is among the ghosts ────────────────────► main
+//!     ├── its fingerprint is among the ghosts ────────────────────► main
+//!     └── the cache was never full ───────────────────────────────► main
 //!
 //!  absent keys have a queue of their own, plain FIFO, so that asking for nonsense evicts no value
 //! ```
 //!
 //! A hit changes two bits of its entry and moves nothing. That is why this policy and not LRU: one cache line, and
-//! a scan passes through `recent` without touching what is in `main`.
+//! a scan passes through `recent` without touching what is in `main`. How large `recent` is, what leads to `main` and how
+//! long ghosts are remembered was chosen by the table of benches/HIT_RATIO.md.
 
+use super::ghosts::Ghosts;
 use super::{NEVER, Record};
 use crate::http::response::Lent;
 use crate::limits::{ABSENT_SHARE, SHARED_VALUE_BYTES};
@@ -33,8 +36,8 @@ const TIMES_BYTES: usize = 8;
 const NONE: u32 = u32::MAX;
 /// Hits that an entry remembers.
 const HITS_MAX: u8 = 3;
-/// Hits while in `recent` that lead to `main`.
-const HITS_TO_STAY: u8 = 1;
+/// The share of the bytes that `recent` may keep once there is no room for all: one in this many.
+const RECENT_SHARE: usize = 32;
 
 /// A bounded map from keys to values and absences.
 ///
@@ -49,8 +52,11 @@ pub struct Cache {
     entries: Vec<Entry>,
     free: u32,
     queues: [Queue; 3],
-    /// Fingerprints of keys lately evicted from `recent`, at the place that their hash names; 0 is none.
-    ghosts: Vec<u16>,
+    /// Keys lately evicted from `recent`.
+    ghosts: Ghosts,
+    /// Something was evicted for want of room. Before that, what comes in goes to `main`: a key that is asked for in turn
+    /// with too many others then has a chance to be there still, where a queue has none.
+    was_full: bool,
     capacity_bytes: usize,
     /// Entries pushed out, by the queue that they were in.
     evicted: [u64; 3],
@@ -208,7 +214,8 @@ impl Cache {
             entries: Vec::new(),
             free: NONE,
             queues: [queue(), queue(), queue()],
-            ghosts: Vec::new(),
+            ghosts: Ghosts::default(),
+            was_full: false,
             capacity_bytes,
             evicted: [0; 3],
         }
@@ -251,7 +258,7 @@ impl Cache {
         let (queue, hits) = match (value, known) {
             (None, _) => (QueueName::Absent, 0),
             (Some(_), Some((queue, hits))) if queue != QueueName::Absent => (queue, hits),
-            (Some(_), _) if self.take_ghost(hash) => (QueueName::Main, 0),
+            (Some(_), _) if self.ghosts.take(hash) || self.has_room_in_main() => (QueueName::Main, 0),
             (Some(_), _) => (QueueName::Recent, 0),
         };
         let key_bytes = key.len() as u16;
@@ -318,18 +325,26 @@ impl Cache {
         self.index.find(hash, |at| self.entries[*at as usize].key() == key.as_bytes()).copied()
     }
 
+    fn has_room_in_main(&self) -> bool {
+        let main = &self.queues[QueueName::Main as usize];
+        !self.was_full && main.bytes < self.capacity_bytes - self.capacity_bytes / RECENT_SHARE
+    }
+
     /// Makes room. Every turn of the loop either evicts, or takes a hit from an entry: it ends.
     fn evict_one(&mut self) {
         let (recent, main) = (&self.queues[0], &self.queues[1]);
-        if recent.oldest != NONE && (recent.bytes * 10 > self.capacity_bytes || main.oldest == NONE) {
+        self.was_full = true;
+        if recent.oldest != NONE && (recent.bytes > self.capacity_bytes / RECENT_SHARE || main.oldest == NONE)
+        {
             let at = recent.oldest;
-            if self.entries[at as usize].hits > HITS_TO_STAY {
+            if self.entries[at as usize].hits > 0 {
                 self.unlink(at);
                 let entry = &mut self.entries[at as usize];
                 (entry.queue, entry.hits) = (QueueName::Main, 0);
                 self.push_newest(at);
             } else {
-                self.put_ghost(at);
+                let hash = self.hasher.hash_one(self.entries[at as usize].key());
+                self.ghosts.put(hash, self.entries.len());
                 self.drop_oldest(QueueName::Recent);
             }
         } else {
@@ -403,33 +418,6 @@ impl Cache {
             NONE => queue.oldest = newer,
             older => self.entries[older as usize].newer = newer,
         }
-    }
-
-    fn put_ghost(&mut self, at: u32) {
-        // As many ghosts as entries. Growing forgets them, which only costs a few second chances.
-        let wanted = self.entries.len().next_power_of_two();
-        if self.ghosts.len() < wanted {
-            self.ghosts = vec![0; wanted];
-        }
-        let (place, print) = self.ghost_of(self.hasher.hash_one(self.entries[at as usize].key()));
-        self.ghosts[place] = print;
-    }
-
-    fn take_ghost(&mut self, hash: u64) -> bool {
-        if self.ghosts.is_empty() {
-            return false;
-        }
-        let (place, print) = self.ghost_of(hash);
-        let found = self.ghosts[place] == print;
-        if found {
-            self.ghosts[place] = 0;
-        }
-        found
-    }
-
-    /// Place and fingerprint of a key: two disjoint parts of its hash.
-    fn ghost_of(&self, hash: u64) -> (usize, u16) {
-        (hash as usize & (self.ghosts.len() - 1), (hash >> 48) as u16 | 1)
     }
 }
 

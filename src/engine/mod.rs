@@ -3,6 +3,7 @@
 //! workers with outcomes.
 
 pub mod cache;
+pub mod ghosts;
 pub mod shard;
 mod watchers;
 
