@@ -6,9 +6,10 @@ pub mod settings;
 use crate::limits::MAX_VALUE_BYTES;
 use crate::secrets;
 use clap::builder::BoolishValueParser;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use settings::{Origin, Setting};
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -186,6 +187,30 @@ pub struct Config {
     #[arg(long, env = "HOTROW_DRAIN_TIMEOUT", value_name = "D", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
+    /// Logs every answer to this file, or - for stdout, or off
+    #[arg(long, env = "HOTROW_ACCESS_LOG", value_name = "PATH|-|off", default_value = "off", value_parser = access_log)]
+    pub access_log: AccessLogTo,
+
+    /// The form of the access log: common (with the request's name and the duration behind it) or json
+    #[arg(
+        long,
+        env = "HOTROW_ACCESS_LOG_FORMAT",
+        value_name = "F",
+        default_value = "common",
+        hide_possible_values = true
+    )]
+    pub access_log_format: AccessLogFormat,
+
+    /// The form of the log on stderr: text or json
+    #[arg(
+        long,
+        env = "HOTROW_LOG_FORMAT",
+        value_name = "F",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
+
     /// What is logged on stderr: error, warn, info, debug, trace or off
     #[arg(long, env = "HOTROW_LOG_LEVEL", value_name = "L", default_value = "info")]
     pub log_level: log::LevelFilter,
@@ -202,6 +227,35 @@ pub enum Listen {
     At(SocketAddr),
     /// Not at all.
     Off,
+}
+
+/// Where every answer is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTo {
+    /// To a file.
+    File(PathBuf),
+    /// To stdout.
+    Stdout,
+    /// Nowhere.
+    Off,
+}
+
+/// The form of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessLogFormat {
+    /// The Common Log Format, with more behind it.
+    Common,
+    /// An object a line.
+    Json,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// A number that may be left to the machine.
@@ -367,6 +421,14 @@ fn per_ip(text: &str) -> Result<Most, String> {
             _ => Err("it is a number from 1 to 1000000, or off".into()),
         },
     }
+}
+
+fn access_log(text: &str) -> Result<AccessLogTo, Infallible> {
+    Ok(match text {
+        "off" => AccessLogTo::Off,
+        "-" => AccessLogTo::Stdout,
+        path => AccessLogTo::File(path.into()),
+    })
 }
 
 fn event_loops(text: &str) -> Result<Count, String> {

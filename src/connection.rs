@@ -18,6 +18,7 @@
 //! - Idle, it owns no buffer: reading, parsing and encoding happen in the loop's [`Workspace`]; only what is left
 //!   over is copied out of it.
 
+mod asker;
 mod collect;
 pub mod context;
 mod requests;
@@ -33,10 +34,12 @@ use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
 use crate::store::Reply;
 use crate::token::{Id, Ticket};
+use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
 use memchr::memchr;
 use requests::{Incoming, Job, LAST};
 use std::io::{ErrorKind, Read, Write};
+use std::net::IpAddr;
 
 /// What a connection needs of its socket. A socket of the event loop, or a script of a test.
 pub trait Socket: Read + Write {
@@ -99,6 +102,10 @@ pub struct Connection {
     sent_ns: u64,
     /// The method of the last request, for who counts.
     method: Method,
+    /// Who its client is, where answers are logged.
+    peer: Option<Box<IpAddr>>,
+    /// Of the request that is waited for.
+    asker: Option<Box<Asker>>,
 }
 
 #[derive(Debug)]
@@ -133,7 +140,14 @@ impl Connection {
             deadline_ms: cx.now_ms + cx.bounds.idle_timeout_ms,
             sent_ns: 0,
             method: Method::None,
+            peer: None,
+            asker: None,
         }
+    }
+
+    /// Says who its client is.
+    pub fn set_peer(&mut self, peer: Option<IpAddr>) {
+        self.peer = peer.map(Box::new);
     }
 
     /// Which socket it came in on.
@@ -192,11 +206,13 @@ impl Connection {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
         if let Some(reply) = reply {
             self.take_reply(reply, ws, cx);
+            self.keep_asker(ws);
         }
         if let Some(turn) = self.send_backlog(io, ws, cx) {
             return turn;
         }
         let turn = self.advance(io, ws, cx);
+        self.keep_asker(ws);
         match self.flush(io, ws, cx) {
             Flush::Closed => Turn::Close,
             // Room to write is what it waits for now; the rest of its input stays where it is.
@@ -211,6 +227,7 @@ impl Connection {
             cx.counters.slow_readers.add(1);
             return Turn::Close;
         }
+        self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => {
                 cx.counters.idle_closed.add(1);
@@ -253,6 +270,7 @@ impl Connection {
         if self.backlog.is_some() {
             return;
         }
+        self.bring_asker(ws);
         if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
             let problem = match job {
                 Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => {
@@ -300,6 +318,7 @@ impl Connection {
     }
 
     fn turn_flushed(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        self.keep_asker(ws);
         match self.flush(io, ws, cx) {
             Flush::Closed => Turn::Close,
             Flush::WouldBlock => Turn::Wait,

@@ -112,6 +112,12 @@ pub const ANSWER_MARGIN_MS: u64 = 1_000;
 pub const BROKEN_OFF_RETRIES: usize = 3;
 /// How often a write that depends on its row is judged anew because another program has changed the row meanwhile.
 pub const OVERTAKEN_RETRIES: usize = 8;
+/// Lines of the access log waiting for a slow disk; more are dropped and counted.
+pub const ACCESS_LOG_LINES: usize = 16_384;
+/// A target in the access log; a longer one is cut.
+pub const ACCESS_LOG_TARGET_BYTES: usize = 1024;
+/// A client's `X-Request-Id`; a longer one is not taken.
+pub const REQUEST_ID_BYTES: usize = 64;
 /// Log lines waiting for a slow terminal; more are dropped and counted.
 pub const LOG_LINES: usize = 4_096;
 

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    logging::start(config.log_level);
+    logging::start(config.log_level, config.log_format);
     let result = serve(&config);
     log::logger().flush();
     match result {
@@ -91,9 +91,14 @@ fn serve(config: &config::Config) -> Result<(), String> {
     let mut running = server::start(config)?;
     eprintln!("{}", running.ready_line);
     let (stopper, killer, mut renewer) = (running.stopper(), running.killer(), running.take_renewer());
+    let reopen_logs = running.log_reopener();
     let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
         let mut stopping = false;
         for signal in signals.forever() {
+            // logrotate(8) may have moved a file away.
+            if signal == SIGHUP {
+                reopen_logs();
+            }
             match (signal, &mut renewer) {
                 (SIGHUP, Some(renewer)) => renewer.renew(),
                 (SIGHUP, None) => {}

@@ -2,12 +2,13 @@
 //! formula, a test holds the real server against it under the worst that clients and database can do. Called by
 //! [`crate::server`].
 
-use crate::config::Config;
+use crate::config::{AccessLogTo, Config};
 use crate::engine::shards;
 use crate::limits::{
-    ABSENT_SHARE, ADMIN_CONNECTIONS, ALLOCATOR_SHARE, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES,
-    JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES,
-    SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
+    ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
+    CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST,
+    OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD,
+    WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::token::Ticket;
 use std::fmt;
@@ -47,6 +48,13 @@ impl Bound {
         let read_batch = (READ_BATCH + KEYS_A_REQUEST).min((depth + 1) * KEYS_A_REQUEST);
         let write_batch = WRITE_BATCH.min(depth + 1);
         let write_values = (WRITE_BATCH_BYTES + value).min(write_batch * value);
+        // A line with its place in the queue, its name and its target.
+        let access_log = match config.access_log {
+            AccessLogTo::Off => 0,
+            AccessLogTo::File(_) | AccessLogTo::Stdout => {
+                ACCESS_LOG_LINES * (ACCESS_LOG_TARGET_BYTES + JOB_BYTES)
+            }
+        };
         Bound {
             cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE,
             connections: config.max_connections as usize * connection
@@ -58,7 +66,9 @@ impl Bound {
             workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
                 + writers * (SESSION_BYTES + write_batch * job + 3 * write_values),
             // A loop's buffers, and the value that is just being taken over.
-            fixed: FIXED_BYTES + event_loops * (READ_BYTES + 2 * (OUTPUT_BYTES + ITEMS_BYTES + value)),
+            fixed: FIXED_BYTES
+                + access_log
+                + event_loops * (READ_BYTES + 2 * (OUTPUT_BYTES + ITEMS_BYTES + value)),
         }
     }
 

@@ -3,9 +3,10 @@
 
 mod credentials;
 
+use crate::access_log::AccessLog;
 use crate::api::admin::{self, Status};
 use crate::clock::Clock;
-use crate::config::{COMMIT, Config, Listen, POSTGRES_CLIENT, settings};
+use crate::config::{AccessLogTo, COMMIT, Config, Listen, POSTGRES_CLIENT, settings};
 use crate::connection::Role;
 use crate::connection::context::Bounds;
 use crate::engine::Engine;
@@ -59,6 +60,7 @@ pub struct Running {
     sweeper: Sender<Infallible>,
     shared: Arc<Shared>,
     managed: Option<Managed>,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -98,6 +100,8 @@ pub fn start(config: &Config) -> Result<Running, String> {
             (admin, Some(address))
         }
     };
+
+    let access_log = open_access_log(config)?.map(Arc::new);
 
     let engine = Arc::new(Engine::new(config.cache_bytes, config.max_value_bytes));
     let readers = usize::from(config.db_readers);
@@ -151,6 +155,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
                 about.version
             ),
             config: settings::to_json(&config.settings),
+            access_log: access_log.clone(),
             commit: COMMIT.to_owned(),
             postgresql: about.version.clone(),
             cache_bytes: config.cache_bytes,
@@ -187,6 +192,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         places: config.max_connections_per_ip.at_most().map(Places::new),
         max_sockets,
         sockets: AtomicUsize::new(0),
+        access_log: access_log.clone(),
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
     });
@@ -206,6 +212,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         sweeper,
         shared,
         managed,
+        access_log,
     })
 }
 
@@ -223,6 +230,16 @@ impl Running {
     /// Ends the private PostgreSQL at once, if there is one: for an exit that waits for nothing.
     pub fn killer(&self) -> Option<impl Fn() + Send + 'static> {
         self.managed.as_ref().map(Managed::killer)
+    }
+
+    /// Goes on in new log files after somebody has moved the old ones away.
+    pub fn log_reopener(&self) -> impl Fn() + Send + 'static {
+        let access_log = self.access_log.clone();
+        move || {
+            if let Some(log) = &access_log {
+                log.reopen();
+            }
+        }
     }
 
     /// Waits until the server has drained and everything behind it has ended. An error is a loop that has failed.
@@ -245,8 +262,26 @@ impl Running {
         if let Some(managed) = self.managed {
             managed.stop();
         }
+        if let Some(log) = self.access_log {
+            log.flush();
+        }
         result
     }
+}
+
+fn open_access_log(config: &Config) -> Result<Option<AccessLog>, String> {
+    let path = match &config.access_log {
+        AccessLogTo::Off => return Ok(None),
+        AccessLogTo::Stdout => None,
+        AccessLogTo::File(path) => Some(path.as_path()),
+    };
+    let opened = AccessLog::open(path, config.access_log_format);
+    opened.map(Some).map_err(|error| {
+        let name = path.map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+        format!(
+            "cannot write to {name} (--access-log): {error}; choose a file in a folder that may be written to"
+        )
+    })
 }
 
 fn start_loops(

@@ -57,7 +57,9 @@ fn ready_gives_up_and_says_why() {
 fn migrate_makes_the_schema_once() {
     let database = Database::new();
     let arguments = ["migrate", "--database-url", &database.url];
-    assert_eq!(said(hotrow(&arguments, &[])), (0, "applied 1 migration\n".to_owned()));
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap().count();
+    let applied = format!("applied {files} migration{}\n", if files == 1 { "" } else { "s" });
+    assert_eq!(said(hotrow(&arguments, &[])), (0, applied));
     let again = said(hotrow(&["migrate"], &[("DATABASE_URL", &database.url)]));
     assert_eq!(again, (0, "nothing to do: every migration is applied\n".to_owned()));
     let (code, line) = said(hotrow(&["migrate"], &[]));

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["limits", "token", "clock", "output", "process"],
     &["secrets"],
     &["http", "config", "metrics"],
-    &["engine"],
+    &["engine", "access_log"],
     &["store", "store::backend", "store::batch", "store::health", "store::pace"],
     &[
         "api",

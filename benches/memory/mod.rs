@@ -130,6 +130,7 @@ impl Around {
             bounds: &self.bounds,
             tokens: None,
             counters: &self.counters,
+            access_log: None,
             event_loop: 0,
             now_ms: 1,
             now_ns: 0,

@@ -1,6 +1,7 @@
 //! The pages of the admin socket. Called by [`crate::connection`] for connections that came in there.
 
 use super::{Command, Verb, exposition, not_allowed, unknown_method};
+use crate::access_log::AccessLog;
 use crate::engine::Engine;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, Lent, TEXT};
@@ -83,6 +84,8 @@ pub struct About {
     pub commit: String,
     /// The version of PostgreSQL.
     pub postgresql: String,
+    /// Where answers are logged, if they are.
+    pub access_log: Option<Arc<AccessLog>>,
     /// `--cache-bytes`.
     pub cache_bytes: usize,
     /// `--max-connections`.

@@ -26,6 +26,8 @@ pub fn metrics(status: &Status, backend: &Backend) -> String {
     page.one(&families::READY, u64::from(status.unready().is_none()));
     page.put(&families::LOG_DROPPED, &["server"], LOG_LINES_DROPPED.load(Ordering::Relaxed));
     let about = &status.about;
+    let dropped = about.access_log.as_ref().map_or(0, |log| log.dropped());
+    page.put(&families::LOG_DROPPED, &["access"], dropped);
     page.put(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), &about.commit, &about.postgresql], 1);
     page.one(&families::PROCESS_CPU, process::cpu_seconds());
     page.one(&families::PROCESS_OPEN_FDS, status.process.open_fds());

@@ -1,6 +1,8 @@
 //! What the connections of one loop share: buffers to work in, and what they may look at. Made by
 //! [`crate::event_loop`], used by [`super`].
 
+use super::asker::Asker;
+use crate::access_log::AccessLog;
 use crate::api::admin;
 use crate::api::auth::Tokens;
 use crate::http::request::Repeat;
@@ -21,13 +23,21 @@ pub struct Workspace {
     pub(super) output: Output,
     /// Encodes them.
     pub encoder: Encoder,
+    /// Of the request that is being answered.
+    pub(super) asker: Asker,
 }
 
 impl Workspace {
     /// Buffers for one loop.
     pub fn new(encoder: Encoder) -> Workspace {
         let input = vec![0; READ_BYTES].into_boxed_slice();
-        Workspace { input, repeats: Default::default(), output: Output::default(), encoder }
+        Workspace {
+            input,
+            repeats: Default::default(),
+            output: Output::default(),
+            encoder,
+            asker: Asker::default(),
+        }
     }
 }
 
@@ -64,6 +74,8 @@ pub struct Context<'a> {
     pub tokens: Option<&'a Tokens>,
     /// This loop's counters.
     pub counters: &'a Counters,
+    /// Where answers are logged, if they are.
+    pub access_log: Option<&'a AccessLog>,
     /// The number of this loop.
     pub event_loop: u16,
     /// The time of this turn.

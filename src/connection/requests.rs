@@ -98,6 +98,9 @@ impl Connection {
                         Ok(Parsed::Complete(head)) => {
                             *requests -= 1;
                             used += head.bytes;
+                            if cx.access_log.is_some() || head.extras.request_id.is_some() {
+                                self.note(head, ws, cx);
+                            }
                             self.begin(head, used < bytes.len(), ws, cx);
                         }
                         Ok(Parsed::Partial) => {
@@ -122,6 +125,7 @@ impl Connection {
                     }
                     Err(problem) => {
                         let head_only = incoming.frame.head_only;
+                        self.bring_asker(ws);
                         self.malformed(&problem, Frame { head_only, ..LAST }, ws, cx);
                     }
                 },
@@ -204,6 +208,7 @@ impl Connection {
     fn content_whole(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Content(incoming) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let Incoming { purpose, frame, content, .. } = *incoming;
+        self.bring_asker(ws);
         match purpose {
             Purpose::Set(setting) => self.set(setting, content, frame, ws, cx),
             Purpose::Batch(form, all_or_nothing) => {
@@ -272,7 +277,7 @@ impl Connection {
     fn hit(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         cx.counters.hit(method, ws.encoder.status());
-        self.go_on(frame, cx);
+        self.go_on(frame, ws, cx);
     }
 
     /// Goes on as the look-up of a key says.
@@ -384,6 +389,7 @@ impl Connection {
         // Draining may have begun since the request was taken.
         let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
         self.took(&job, cx);
+        self.bring_asker(ws);
         let Workspace { encoder, output, .. } = ws;
         match (job, &reply.answer) {
             (Job::Watch(watch), reply) => return self.take_watched(watch, reply, frame, ws, cx),
@@ -413,7 +419,15 @@ impl Connection {
     #[cold]
     pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         cx.counters.problem(problem.kind as usize);
-        ws.encoder.problem(&mut ws.output, problem, frame);
+        self.note_unknown(ws, cx);
+        if problem.status() >= 500 {
+            // Who asks for help can name it, and is found in the log.
+            let request_id = Some(Connection::request_id(ws).as_str().into());
+            let problem = Problem { request_id, ..problem.clone() };
+            ws.encoder.problem(&mut ws.output, &problem, frame);
+        } else {
+            ws.encoder.problem(&mut ws.output, problem, frame);
+        }
         self.answered(frame, ws, cx);
     }
 
@@ -429,17 +443,20 @@ impl Connection {
     }
 
     /// An answer has been encoded.
-    pub(super) fn answered(&mut self, frame: Frame, ws: &Workspace, cx: &Context<'_>) {
+    pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         match self.role {
             Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),
         }
-        self.go_on(frame, cx);
+        self.go_on(frame, ws, cx);
     }
 
     /// An answer has been encoded and counted.
     #[inline]
-    fn go_on(&mut self, frame: Frame, cx: &Context<'_>) {
+    fn go_on(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if Connection::has_asker(ws) {
+            self.answered_asker(ws, cx);
+        }
         self.state = match frame.reuse {
             Reuse::Silent | Reuse::KeepAlive => State::Idle,
             Reuse::Close => State::Closing,

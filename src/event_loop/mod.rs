@@ -15,6 +15,7 @@ pub mod listener;
 pub mod places;
 pub mod timers;
 
+use crate::access_log::AccessLog;
 use crate::api::admin::Status;
 use crate::api::auth::Tokens;
 use crate::clock::{Clock, seconds};
@@ -72,6 +73,8 @@ pub struct Shared {
     pub max_sockets: usize,
     /// Connections of every kind, over all loops.
     pub sockets: AtomicUsize,
+    /// Where answers are logged, if they are.
+    pub access_log: Option<Arc<AccessLog>>,
     /// How long connections may take to end once draining has begun.
     pub drain_timeout_ms: u64,
     /// The clock of all deadlines.
@@ -385,13 +388,11 @@ impl EventLoop {
             (self.now_ms, self.now_ns),
             self.draining,
         );
-        entry.insert(Client {
-            stream,
-            connection: Connection::new(id, role, &cx),
-            place,
-            queued: false,
-            phase: Phase::Idle,
-        });
+        let mut connection = Connection::new(id, role, &cx);
+        if cx.access_log.is_some() {
+            connection.set_peer(stream.peer_addr().ok().map(|peer| peer.ip()));
+        }
+        entry.insert(Client { stream, connection, place, queued: false, phase: Phase::Idle });
         self.shared.sockets.fetch_add(1, Ordering::Relaxed);
         self.counters.connections_accepted.add(1);
         self.counters.phase(None, Some(Phase::Idle));
@@ -552,6 +553,7 @@ fn context<'a>(
         bounds: &shared.bounds,
         tokens: credentials.tokens.as_deref(),
         counters,
+        access_log: shared.access_log.as_deref(),
         event_loop,
         now_ms,
         now_ns,

@@ -180,12 +180,14 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// When to try again, in seconds, for 503.
     pub retry_after_seconds: Option<u32>,
+    /// What the request is called in the log, for 5xx.
+    pub request_id: Option<Box<str>>,
 }
 
 impl Problem {
     /// A problem of this kind.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { kind, detail: detail.into(), allow: None, retry_after_seconds: None }
+        Problem { kind, detail: detail.into(), allow: None, retry_after_seconds: None, request_id: None }
     }
 
     /// The same, with the seconds after which another try makes sense.
@@ -206,11 +208,19 @@ impl Problem {
             title: &'a str,
             status: u16,
             detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            request_id: Option<&'a str>,
         }
         let (status, _, title) = self.kind.facts();
         let r#type = self.kind.urn();
-        let mut json = serde_json::to_vec(&Body { r#type, title, status, detail: &self.detail })
-            .expect("strings and a number always serialize");
+        let mut json = serde_json::to_vec(&Body {
+            r#type,
+            title,
+            status,
+            detail: &self.detail,
+            request_id: self.request_id.as_deref(),
+        })
+        .expect("strings and a number always serialize");
         json.push(b'\n');
         json
     }

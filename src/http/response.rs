@@ -172,6 +172,9 @@ impl Encoder {
         if let Some(seconds) = problem.retry_after_seconds {
             fields.field("Retry-After", &seconds.to_string());
         }
+        if let Some(id) = &problem.request_id {
+            fields.field("X-Request-Id", id);
+        }
         fields.field("Content-Type", PROBLEM_JSON);
         fields.content(Lent::Bytes(&problem.to_json()));
     }

@@ -1,7 +1,7 @@
 //! A reader: takes misses from the shared queue, as many as are there, and reads them with one statement. One thread
 //! each, blocking. Started by [`super::pool`].
 
-use super::worker::{Counted, Pause, Shared};
+use super::worker::{Counted, Pause, Refusals, Shared};
 use super::{Answer, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
@@ -19,6 +19,7 @@ pub struct Reader<C: Connector> {
     work: Arc<Work>,
     pause: Pause,
     down: bool,
+    refusals: Refusals,
     replies: Vec<Reply>,
 }
 
@@ -27,7 +28,16 @@ impl<C: Connector> Reader<C> {
     pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadWork>, number: usize) -> Reader<C> {
         let pause = Pause::new(shared.reconnect_ms, number as u64);
         let work = Arc::clone(&shared.workers.readers[number]);
-        Reader { shared, queue, session: None, work, pause, down: false, replies: Vec::new() }
+        Reader {
+            shared,
+            queue,
+            session: None,
+            work,
+            pause,
+            down: false,
+            refusals: Refusals::default(),
+            replies: Vec::new(),
+        }
     }
 
     /// Runs until the queue is closed.
@@ -121,9 +131,12 @@ impl<C: Connector> Reader<C> {
             let session = self.session.as_mut().expect("connected above");
             let now_ms = self.shared.clock.now_ms();
             match session.timed(jobs.len(), |session| session.read(&keys, now_ms)) {
-                Ok(rows) => return self.done(jobs, &rows, seconds(now_ms)),
+                Ok(rows) => {
+                    self.refusals.done("reads");
+                    return self.done(jobs, &rows, seconds(now_ms));
+                }
                 Err(Error::Refused { message, .. }) => {
-                    log::warn!("PostgreSQL refused a read of {} keys: {message}", jobs.len());
+                    self.refusals.refused("reads", &message);
                     return self.fail(jobs, &Failure::Refused(message.into()));
                 }
                 Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,

@@ -89,6 +89,28 @@ impl<C> Shared<C> {
     }
 }
 
+/// Says once that statements are refused, and once that they are not any more: a full disk refuses every one of them.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    refused: bool,
+}
+
+impl Refusals {
+    /// PostgreSQL has refused what a worker does, for a reason that lies with the server.
+    pub fn refused(&mut self, what: &str, message: &str) {
+        let level =
+            if std::mem::replace(&mut self.refused, true) { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "PostgreSQL refuses {what}: {message}");
+    }
+
+    /// It has not refused.
+    pub fn done(&mut self, what: &str) {
+        if std::mem::take(&mut self.refused) {
+            log::info!("PostgreSQL takes {what} again");
+        }
+    }
+}
+
 /// Pauses between attempts to connect: doubling up to a bound, half of each by chance, so that workers that lost
 /// their database together do not come back together.
 #[derive(Debug)]

@@ -19,7 +19,7 @@
 mod judged;
 
 use super::batch::{Batch, Before, KeyWrites};
-use super::worker::{Counted, Pause, Shared};
+use super::worker::{Counted, Pause, Refusals, Shared};
 use super::{Answer, Blame, Connector, Error, Failure, Job, ManyJob, Reply, Session, Set, WriteJob, Written};
 use crate::clock::seconds;
 use crate::engine::Row;
@@ -46,6 +46,7 @@ pub struct Writer<C: Connector> {
     lost: Vec<<C::Session as Session>::Backend>,
     pause: Pause,
     down: bool,
+    refusals: Refusals,
     last_used: Instant,
     /// The jobs that the last batch could have had: fewer where its values are large.
     most: usize,
@@ -80,6 +81,7 @@ impl<C: Connector> Writer<C> {
             lost: Vec::new(),
             pause,
             down: false,
+            refusals: Refusals::default(),
             last_used: Instant::now(),
             most: WRITE_BATCH,
             replies: Vec::new(),
@@ -264,7 +266,10 @@ impl<C: Connector> Writer<C> {
             let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
             self.last_used = Instant::now();
             match result {
-                Ok(written) => return self.committed(&batch, &written, attempt, now_s),
+                Ok(written) => {
+                    self.refusals.done("writes");
+                    return self.committed(&batch, &written, attempt, now_s);
+                }
                 Err(Error::NotSent(_)) => {
                     self.session = None;
                     unsent += 1;
@@ -303,7 +308,13 @@ impl<C: Connector> Writer<C> {
                     if blame == Blame::ReadOnly {
                         self.session = None;
                     }
-                    log::warn!("PostgreSQL refused a write of {} keys: {message}", batch.keys().count());
+                    // Of a row that breaks a rule of the table its client is told; it says nothing of the next.
+                    match blame {
+                        Blame::Row => log::debug!("PostgreSQL refused a row: {message}"),
+                        Blame::Conflict | Blame::Server | Blame::ReadOnly => {
+                            self.refusals.refused("writes", &message);
+                        }
+                    }
                     return self.fail(&batch, attempt, &Failure::Refused(message.into()));
                 }
             }

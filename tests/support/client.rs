@@ -222,7 +222,12 @@ impl Response {
         assert_eq!(self.field("Content-Type"), Some("application/problem+json"));
         let json: serde_json::Value = serde_json::from_slice(&self.body).expect("a problem is JSON");
         let members: Vec<&String> = json.as_object().expect("a problem is an object").keys().collect();
-        assert_eq!(members, ["detail", "status", "title", "type"], "{json}");
+        if self.status >= 500 {
+            assert_eq!(members, ["detail", "request_id", "status", "title", "type"], "{json}");
+            assert_eq!(json["request_id"].as_str(), self.field("X-Request-Id"), "{json}");
+        } else {
+            assert_eq!(members, ["detail", "status", "title", "type"], "{json}");
+        }
         assert_eq!(json["status"], self.status, "{json}");
         let text =
             |name: &str| json[name].as_str().filter(|text| !text.is_empty()).expect("a member is text");

@@ -1,0 +1,387 @@
+//! A line for every answer, if it is asked for: made by the event loops ([`crate::connection`]), written by a thread of
+//! its own. A disk or a pipe that takes no more stops that thread and no loop: lines that find no room meanwhile are
+//! dropped and counted. Opened by [`crate::server`].
+
+use crate::config::AccessLogFormat;
+use crate::limits::{ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, REQUEST_ID_BYTES};
+use ahash::RandomState;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Stdout, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// So much is written at once, while more waits.
+const WRITE_BYTES: usize = 64 * 1024;
+/// How long the last lines may take at the end of the process.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// A request's name, from `X-Request-Id` or made here, without an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    bytes: [u8; REQUEST_ID_BYTES],
+    length: u8,
+}
+
+impl RequestId {
+    /// What a client sent, if it may be sent back and logged: visible ASCII, and not too long.
+    pub fn sent(value: &[u8]) -> Option<RequestId> {
+        let fits = (1..=REQUEST_ID_BYTES).contains(&value.len());
+        if !fits || !value.iter().all(u8::is_ascii_graphic) {
+            return None;
+        }
+        let mut bytes = [0; REQUEST_ID_BYTES];
+        bytes[..value.len()].copy_from_slice(value);
+        Some(RequestId { bytes, length: value.len() as u8 })
+    }
+
+    /// One that no other request of this process has, nor likely that of another: 64 bits of a keyed hash of a count.
+    pub fn made() -> RequestId {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = KEYS.hash_one(COUNT.fetch_add(1, Ordering::Relaxed));
+        RequestId::sent(format!("{number:016x}").as_bytes()).expect("16 hexadecimal digits are visible ASCII")
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("only ASCII gets in")
+    }
+}
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Who asked.
+    pub client: Option<IpAddr>,
+    /// Method, target and version; none where the bytes were no request.
+    pub request: Option<(Box<str>, Box<str>, &'static str)>,
+    /// What it was answered.
+    pub status: u16,
+    /// Bytes of the answer, its head included.
+    pub bytes: usize,
+    /// From the turn of the event loop that took the head to the one that encoded the answer.
+    pub duration: Duration,
+    /// The request's name.
+    pub id: RequestId,
+    /// When it was answered.
+    pub at: SystemTime,
+}
+
+impl Entry {
+    /// A target as it is logged: not longer than [`ACCESS_LOG_TARGET_BYTES`].
+    pub fn target(target: &str) -> Box<str> {
+        if target.len() <= ACCESS_LOG_TARGET_BYTES {
+            return target.into();
+        }
+        // Targets are ASCII, checked by the parser; else nothing is cut.
+        target
+            .get(..ACCESS_LOG_TARGET_BYTES)
+            .map_or_else(|| target.into(), |start| format!("{start}...").into())
+    }
+
+    fn render(&self, format: AccessLogFormat, out: &mut Vec<u8>) {
+        // Writing to a vector does not fail.
+        let _ = match format {
+            AccessLogFormat::Common => self.common(out),
+            AccessLogFormat::Json => self.json(out),
+        };
+    }
+
+    /// The Common Log Format of NCSA httpd, and behind it the request's name and the duration in seconds.
+    fn common(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        // `Sun, 06 Nov 1994 08:49:37 GMT`
+        let date = httpdate::fmt_http_date(self.at);
+        let (day, month, year, time) = (&date[5..7], &date[8..11], &date[12..16], &date[17..25]);
+        match self.client {
+            Some(client) => write!(out, "{client}")?,
+            None => out.push(b'-'),
+        }
+        write!(out, " - - [{day}/{month}/{year}:{time} +0000] \"")?;
+        match &self.request {
+            // Both have been parsed as a request line: visible ASCII, but a quote may be in them.
+            Some((method, target, version)) => {
+                for c in method.chars().chain([' ']).chain(target.chars()) {
+                    match c {
+                        '"' | '\\' => write!(out, "\\{c}")?,
+                        c => write!(out, "{c}")?,
+                    }
+                }
+                write!(out, " {version}")?;
+            }
+            None => out.push(b'-'),
+        }
+        let Entry { status, bytes, id, duration, .. } = self;
+        writeln!(
+            out,
+            "\" {status} {bytes} \"{}\" {:.6}",
+            id.as_str().replace(['"', '\\'], "_"),
+            duration.as_secs_f64()
+        )
+    }
+
+    fn json(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            time: String,
+            client: Option<IpAddr>,
+            method: Option<&'a str>,
+            target: Option<&'a str>,
+            version: Option<&'a str>,
+            status: u16,
+            bytes: usize,
+            duration_us: u64,
+            request_id: &'a str,
+        }
+        let request = self.request.as_ref();
+        let line = Line {
+            time: humantime::format_rfc3339_micros(self.at).to_string(),
+            client: self.client,
+            method: request.map(|request| &*request.0),
+            target: request.map(|request| &*request.1),
+            version: request.map(|request| request.2),
+            status: self.status,
+            bytes: self.bytes,
+            duration_us: self.duration.as_micros() as u64,
+            request_id: self.id.as_str(),
+        };
+        serde_json::to_writer(&mut *out, &line)?;
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
+/// The log, from any thread.
+#[derive(Debug)]
+pub struct AccessLog {
+    lines: Sender<Line>,
+    dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Line {
+    Entry(Box<Entry>),
+    /// Somebody has moved the file away.
+    Reopen,
+    /// Everything before is written: tell whoever waits for it.
+    Flushed(Sender<()>),
+}
+
+impl AccessLog {
+    /// Opens a log: on stdout where there is no path.
+    pub fn open(path: Option<&Path>, format: AccessLogFormat) -> io::Result<AccessLog> {
+        let file = path.map(open).transpose()?;
+        let target = match (file, path) {
+            (Some(file), Some(path)) => Target::File(file, path.to_owned()),
+            _ => Target::Stdout(io::stdout()),
+        };
+        let (lines, queue) = bounded(ACCESS_LOG_LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let for_writer = Arc::clone(&dropped);
+        let writer =
+            Writer { target, format, dropped: for_writer, text: Vec::new(), lines: 0, failing: false };
+        thread::Builder::new().name("access log".into()).spawn(move || writer.run(&queue))?;
+        Ok(AccessLog { lines, dropped })
+    }
+
+    /// Adds a line, if there is room.
+    pub fn add(&self, entry: Entry) {
+        if self.lines.try_send(Line::Entry(Box::new(entry))).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines that found no room, or that could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Goes on in a new file of the same name: somebody has moved the old one away (logrotate(8)).
+    pub fn reopen(&self) {
+        // Blocks while the queue is full, for it must not be lost; never called on an event loop.
+        let _ = self.lines.send(Line::Reopen);
+    }
+
+    /// Waits until everything is written, for a moment: a stuck pipe must not hold up the exit.
+    pub fn flush(&self) {
+        let (done, wait) = bounded(1);
+        if self.lines.send_timeout(Line::Flushed(done), LAST_LINES).is_ok() {
+            let _ = wait.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+enum Target {
+    Stdout(Stdout),
+    File(File, PathBuf),
+}
+
+/// What the thread has.
+struct Writer {
+    target: Target,
+    format: AccessLogFormat,
+    dropped: Arc<AtomicU64>,
+    /// Lines that are rendered and not written.
+    text: Vec<u8>,
+    lines: u64,
+    /// The last lines could not be written: said once, not for every line.
+    failing: bool,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Line>) {
+        loop {
+            // What is rendered leaves as soon as nothing waits behind it.
+            let line = match queue.try_recv() {
+                Ok(line) => line,
+                Err(TryRecvError::Disconnected) => return self.leave(),
+                Err(TryRecvError::Empty) => {
+                    self.leave();
+                    let Ok(line) = queue.recv() else { return };
+                    line
+                }
+            };
+            match line {
+                Line::Entry(entry) => {
+                    entry.render(self.format, &mut self.text);
+                    self.lines += 1;
+                    if self.text.len() >= WRITE_BYTES {
+                        self.leave();
+                    }
+                }
+                Line::Reopen => self.reopen(),
+                Line::Flushed(done) => {
+                    self.leave();
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        let result = match &mut self.target {
+            Target::Stdout(out) => out.write_all(&self.text).and_then(|()| out.flush()),
+            Target::File(out, _) => out.write_all(&self.text),
+        };
+        self.text.clear();
+        let lines = std::mem::take(&mut self.lines);
+        match result {
+            Ok(()) if std::mem::take(&mut self.failing) => log::info!("the access log is written again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.dropped.fetch_add(lines, Ordering::Relaxed);
+                if !std::mem::replace(&mut self.failing, true) {
+                    log::error!("the access log cannot be written, its lines are dropped: {error}");
+                }
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.leave();
+        let Target::File(_, path) = &self.target else { return };
+        match open(path) {
+            Ok(file) => {
+                log::info!("the access log goes on in a new {}", path.display());
+                self.target = Target::File(file, path.clone());
+            }
+            Err(error) => {
+                log::error!("{} cannot be opened again, the old file goes on: {error}", path.display());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            client: Some("192.0.2.1".parse().unwrap()),
+            request: Some(("GET".into(), "/kv/a\"b".into(), "HTTP/1.1")),
+            status: 200,
+            bytes: 123,
+            duration: Duration::from_micros(1_500),
+            id: RequestId::sent(b"an-id").unwrap(),
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_250),
+        }
+    }
+
+    fn rendered(entry: &Entry, format: AccessLogFormat) -> String {
+        let mut out = Vec::new();
+        entry.render(format, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_its_form() {
+        let unknown = Entry { client: None, request: None, status: 400, ..entry() };
+        for (entry, format, line) in [
+            (
+                entry(),
+                AccessLogFormat::Common,
+                "192.0.2.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /kv/a\\\"b HTTP/1.1\" 200 123 \"an-id\" 0.001500\n",
+            ),
+            (
+                unknown.clone(),
+                AccessLogFormat::Common,
+                "- - - [06/Nov/1994:08:49:37 +0000] \"-\" 400 123 \"an-id\" 0.001500\n",
+            ),
+            (
+                entry(),
+                AccessLogFormat::Json,
+                "{\"time\":\"1994-11-06T08:49:37.250000Z\",\"client\":\"192.0.2.1\",\"method\":\"GET\",\
+                 \"target\":\"/kv/a\\\"b\",\"version\":\"HTTP/1.1\",\"status\":200,\"bytes\":123,\
+                 \"duration_us\":1500,\"request_id\":\"an-id\"}\n",
+            ),
+            (
+                unknown,
+                AccessLogFormat::Json,
+                "{\"time\":\"1994-11-06T08:49:37.250000Z\",\"client\":null,\"method\":null,\"target\":null,\
+                 \"version\":null,\"status\":400,\"bytes\":123,\"duration_us\":1500,\"request_id\":\"an-id\"}\n",
+            ),
+        ] {
+            assert_eq!(rendered(&entry, format), line);
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_taken_only_if_it_may_be_sent_back() {
+        let longest = [b'x'; REQUEST_ID_BYTES];
+        for (sent, taken) in [
+            (&b"abc-123/{}"[..], true),
+            (&longest, true),
+            (&[b'x'; REQUEST_ID_BYTES + 1], false),
+            (b"", false),
+            (b"two words", false),
+            (b"tab\t", false),
+            ("ä".as_bytes(), false),
+        ] {
+            let id = RequestId::sent(sent);
+            assert_eq!(id.is_some(), taken, "{sent:?}");
+            assert!(id.is_none_or(|id| id.as_str().as_bytes() == sent));
+        }
+        assert_ne!(RequestId::made(), RequestId::made());
+        assert_eq!(RequestId::made().as_str().len(), 16);
+    }
+
+    #[test]
+    fn a_long_target_is_cut() {
+        let target = "/".repeat(ACCESS_LOG_TARGET_BYTES + 1);
+        assert_eq!(Entry::target(&target).len(), ACCESS_LOG_TARGET_BYTES + 3);
+        assert_eq!(&*Entry::target("/kv/a"), "/kv/a");
+    }
+}
