@@ -14,12 +14,14 @@ const ADDRESS: &str = "127.0.0.1:8080";
 /// Stands between the answers; no answer has it.
 const MARK: &str = "\u{1}";
 
-/// What differs from run to run, made alike: dates, ages, versions.
+/// What differs from run to run, made alike: dates, ages, versions, names of requests.
 fn alike(text: &str) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
         let line = line.trim_end();
-        let name = ["Date", "Expires", "Age"].into_iter().find(|name| line.starts_with(&format!("{name}: ")));
+        let name = ["Date", "Expires", "Age", "X-Request-Id"]
+            .into_iter()
+            .find(|name| line.starts_with(&format!("{name}: ")));
         lines.push(match name {
             Some(name) => format!("{name}: some"),
             None => without_versions(line),
@@ -33,7 +35,9 @@ fn without_versions(line: &str) -> String {
     let mut parts: Vec<&str> = line.split('"').collect();
     for part in &mut parts {
         let digits = part.trim_end_matches('\\');
-        if digits.len() > 1 && digits.bytes().all(|b| b.is_ascii_digit()) {
+        let is_version = digits.len() > 1 && digits.bytes().all(|b| b.is_ascii_digit());
+        let is_request_id = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_version || is_request_id {
             *part = "some";
         }
     }
