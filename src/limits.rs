@@ -35,6 +35,8 @@ pub const KEYS_A_REQUEST: usize = 100;
 /// Values that an answer about several keys may hold, besides one of the largest: an item that would pass it has status
 /// 413 in place of its value.
 pub const ITEMS_BYTES: usize = 256 * 1024;
+/// An operation of a batch without key and value: as it waits, and as its outcome is told.
+pub const BATCH_STEP_BYTES: usize = 320;
 /// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value
 /// and its copies in flight stay a small part of a server's memory.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;

@@ -6,9 +6,9 @@ use crate::config::{AccessLogTo, Config};
 use crate::engine::shards;
 use crate::limits::{
     ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
-    CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST,
-    OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD,
-    WRITE_BATCH, WRITE_BATCH_BYTES,
+    BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES,
+    KEY_BYTES, KEYS_A_REQUEST, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES,
+    TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::token::Ticket;
 use std::fmt;
@@ -39,10 +39,15 @@ impl Bound {
         let job = JOB_BYTES + 2 * KEY_BYTES;
         // A request for several keys, with as long keys as its request line holds.
         let read = KEYS_A_REQUEST * JOB_BYTES + 2 * REQUEST_LINE_BYTES;
+        // A batch of operations has its keys and values in its content, and besides so much for each; the shortest one takes
+        // so many bytes there.
+        let steps = BATCH_STEPS.min(value / r#"{"op":"get","key":"k"}"#.len());
+        let steps_bytes = steps * BATCH_STEP_BYTES;
         // A connection parses no further while it has answers that were not read, and none that would go past
         // `OUTPUT_BYTES`: it holds one value at most, in its last answer, or as it arrives; or several that are to become
         // one answer, or have.
-        let connection = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + value;
+        let connection =
+            CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + steps_bytes + value;
         let small = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES;
         // No batch is larger than what can wait, and the one job that woke the worker.
         let read_batch = (READ_BATCH + KEYS_A_REQUEST).min((depth + 1) * KEYS_A_REQUEST);
@@ -60,11 +65,13 @@ impl Bound {
             connections: config.max_connections as usize * connection
                 + (ADMIN_CONNECTIONS + TURNED_AWAY) * small,
             queues: depth * read
-                + writers * depth * (job + value)
+                + writers * depth * (job + steps_bytes + value)
                 + shards * WAITERS_A_SHARD * size_of::<Ticket>(),
             // A row as it came and as a value; a value, and it again in the statement, and that in the socket's buffer.
             workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
-                + writers * (SESSION_BYTES + write_batch * job + 3 * write_values),
+                + writers * (SESSION_BYTES + write_batch * job + 3 * write_values)
+                // Every step of a batch may read one of the largest values.
+                + writers * steps * 2 * value,
             // A loop's buffers, and the value that is just being taken over.
             fixed: FIXED_BYTES
                 + access_log
@@ -102,7 +109,9 @@ mod tests {
     #[test]
     fn the_readme_has_the_sums() {
         let readme = include_str!("../README.md");
-        for (flags, sum) in [("", "40 GiB"), ("--max-value-bytes 16KiB --max-connections 1000", "1.6 GiB")] {
+        for (flags, sum) in
+            [("", "52 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "1.7 GiB")]
+        {
             let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
             let Ok(crate::config::Invocation::Serve(config)) = crate::config::read(arguments) else {
                 panic!("{flags}")

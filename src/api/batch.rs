@@ -9,7 +9,7 @@
 //!
 //! Called by [`super::route`] for its query, and by [`crate::connection`].
 
-use super::{answer, key, query};
+use super::{answer, collection, key, query};
 use crate::http::conditional::Preconditions;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
@@ -177,10 +177,32 @@ impl Asked {
     }
 
     /// `{"items":[…]}`, an item for each operation, in their order. 200, unless a batch that was to be done as a whole
-    /// could not: then the status of the operation that could not.
-    pub fn answer(&self, encoder: &Encoder, out: &mut Output, answers: &[Answer], frame: Frame) {
-        let items: Vec<Item<'_>> =
-            self.steps.iter().zip(answers).map(|((key, tells), answer)| item(key, *tells, answer)).collect();
+    /// could not: then the status of the operation that could not. Values that were read make at most `most_bytes`, as
+    /// JSON; an item that would pass that has 413 in place of its value.
+    pub fn answer(
+        &self,
+        encoder: &Encoder,
+        out: &mut Output,
+        answers: &[Answer],
+        most_bytes: usize,
+        frame: Frame,
+    ) {
+        let mut left = most_bytes;
+        let items: Vec<Item<'_>> = self
+            .steps
+            .iter()
+            .zip(answers)
+            .map(|((key, tells), answer)| match answer {
+                Answer::Found(Some(found)) => match left.checked_sub(json_bytes(&found.value)) {
+                    Some(rest) => {
+                        left = rest;
+                        item(key, *tells, answer)
+                    }
+                    None => refused(key, collection::too_much(most_bytes)),
+                },
+                answer => item(key, *tells, answer),
+            })
+            .collect();
         let undone = answers.contains(&Answer::NotDone);
         let failed = items.iter().map(|item| item.status).find(|status| *status >= 400 && *status != 424);
         let status = failed.filter(|_| undone).unwrap_or(200);
@@ -207,17 +229,35 @@ fn retry_after(answer: &Answer) -> Option<u32> {
     }
 }
 
+/// What a value takes in JSON: characters below a blank can take six times what they take here.
+fn json_bytes(value: &str) -> usize {
+    let bytes = |byte| match byte {
+        0..b' ' => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    value.bytes().map(bytes).sum()
+}
+
+fn plain(key: &str, status: u16) -> Item<'_> {
+    Item { key, status, value: None, etag: None, problem: None, detail: None }
+}
+
+fn refused(key: &str, problem: Problem) -> Item<'_> {
+    Item {
+        problem: Some(problem.kind.urn()),
+        detail: Some(problem.detail.into_owned()),
+        ..plain(key, problem.kind.facts().0)
+    }
+}
+
 fn item<'a>(key: &'a str, tells: bool, answer: &'a Answer) -> Item<'a> {
-    let plain = |status| Item { key, status, value: None, etag: None, problem: None, detail: None };
+    let plain = |status| plain(key, status);
+    let refused = |problem| refused(key, problem);
     let record = |status, record: &'a crate::engine::Record| Item {
         value: tells.then_some(&*record.value),
         etag: (record.version != NO_VERSION).then(|| format!("\"{}\"", record.version)),
         ..plain(status)
-    };
-    let refused = |problem: Problem| Item {
-        problem: Some(problem.kind.urn()),
-        detail: Some(problem.detail.into_owned()),
-        ..plain(problem.kind.facts().0)
     };
     match answer {
         Answer::Found(Some(found)) => record(200, found),
@@ -292,5 +332,29 @@ mod tests {
         assert!(problem.detail.starts_with("operation 2: "), "{}", problem.detail);
         let problem = steps(b"{}\nx", Form::Lines, 10).unwrap_err();
         assert!(problem.detail.starts_with("line 1 "), "{}", problem.detail);
+    }
+
+    #[test]
+    fn values_that_were_read_are_told_as_far_as_there_is_room() {
+        let read = |key: &str| (Box::from(key), Op::Read, None);
+        let steps = [read("a"), read("b"), read("c"), read("d")];
+        let found = |value: &str| {
+            Answer::Found(Some(crate::engine::Record {
+                value: value.into(),
+                version: 7,
+                expires_s: crate::engine::NEVER,
+            }))
+        };
+        // Of 13 bytes of room the first takes 8 (as JSON), the second would take 6, and the third takes the rest.
+        let answers = [found("\u{1}\""), found("123456"), found("12345"), found("")];
+        let (encoder, mut out) = (Encoder::new(0, std::time::SystemTime::UNIX_EPOCH), Output::default());
+        let frame = Frame { head_only: false, reuse: crate::http::response::Reuse::Silent };
+        Asked::new(&steps).answer(&encoder, &mut out, &answers, 13, frame);
+        let text = String::from_utf8(out.bytes).unwrap();
+        let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let statuses: Vec<u64> =
+            json["items"].as_array().unwrap().iter().map(|item| item["status"].as_u64().unwrap()).collect();
+        assert_eq!(statuses, [200, 413, 200, 200], "{text}");
+        assert_eq!(json["items"][1]["problem"], "urn:hotrow:problem:value-too-large");
     }
 }

@@ -397,7 +397,9 @@ impl Connection {
             (Job::Read(forward, conditions), Answer::Found(row)) => {
                 answer::found(encoder, output, row, forward, conditions.as_deref(), frame);
             }
-            (Job::Batch(_, asked), Answer::Many(answers)) => asked.answer(encoder, output, answers, frame),
+            (Job::Batch(_, asked), Answer::Many(answers)) => {
+                asked.answer(encoder, output, answers, cx.bounds.items_bytes(), frame);
+            }
             (Job::Batch(..), other) => answer::written(encoder, output, other, false, frame),
             (Job::Read(..) | Job::Items(_), other) => answer::written(encoder, output, other, false, frame),
             (Job::Write { minimal, .. }, written) => {
