@@ -28,7 +28,7 @@ use crate::api::answer;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Frame, Reuse};
 use crate::limits::{
-    DRAIN_IDLE_MS, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
+    DRAIN_IDLE_MS, FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
 };
 use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
@@ -217,6 +217,7 @@ impl Connection {
             Flush::Closed => Turn::Close,
             // Room to write is what it waits for now; the rest of its input stays where it is.
             Flush::WouldBlock => Turn::Wait,
+            Flush::Again => Turn::Again,
             Flush::Done => self.after_flush(io, cx).unwrap_or(turn),
         }
     }
@@ -322,6 +323,7 @@ impl Connection {
         match self.flush(io, ws, cx) {
             Flush::Closed => Turn::Close,
             Flush::WouldBlock => Turn::Wait,
+            Flush::Again => Turn::Again,
             Flush::Done => self.after_flush(io, cx).unwrap_or(Turn::Again),
         }
     }
@@ -330,7 +332,7 @@ impl Connection {
     fn send_backlog(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Option<Turn> {
         let backlog = self.backlog.as_mut()?;
         let before = backlog.len();
-        let flush = backlog.flush(io);
+        let flush = backlog.flush(io, FLUSH_BYTES);
         if backlog.len() < before {
             self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
         }
@@ -340,10 +342,10 @@ impl Connection {
                 self.begin_waiting_again(cx);
                 None
             }
-            Flush::WouldBlock => {
+            Flush::WouldBlock | Flush::Again => {
                 // The reply to the job that was out, if it came with this turn: its turn to leave is later.
                 backlog.append(&mut ws.output);
-                Some(Turn::Wait)
+                Some(if flush == Flush::Again { Turn::Again } else { Turn::Wait })
             }
             Flush::Closed => {
                 ws.output.clear();
@@ -473,15 +475,16 @@ impl Connection {
         Turn::Wait
     }
 
-    /// Sends what this turn has encoded; what the socket does not take becomes this connection's backlog.
+    /// Sends what this turn has encoded; what the socket does not take, or is more than one turn's share, becomes this
+    /// connection's backlog.
     fn flush(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Flush {
         if ws.output.is_empty() {
             return Flush::Done;
         }
         debug_assert!(self.backlog.is_none(), "the backlog leaves first");
-        let flush = ws.output.flush(io);
+        let flush = ws.output.flush(io, FLUSH_BYTES);
         match flush {
-            Flush::WouldBlock => {
+            Flush::WouldBlock | Flush::Again => {
                 self.backlog = Some(Box::new(ws.output.split_unsent()));
                 self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
             }

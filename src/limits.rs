@@ -49,6 +49,9 @@ pub const READS_A_TURN: usize = 8;
 pub const REQUESTS_A_TURN: usize = 128;
 /// Answers waiting for a client to read them: past this no further request is parsed until they are gone.
 pub const OUTPUT_BYTES: usize = 256 * 1024;
+/// Bytes sent to one connection in one turn; the rest waits for the next turn, so that nobody waits for a large value
+/// of a client that reads as fast as is written.
+pub const FLUSH_BYTES: usize = 512 * 1024;
 /// Values of at least this size are sent straight from the cache's memory instead of being copied behind their head.
 pub const SHARED_VALUE_BYTES: usize = 4 * 1024;
 /// Connections accepted in one turn; the rest waits for the next turn.

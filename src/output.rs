@@ -39,6 +39,8 @@ pub enum Flush {
     Done,
     /// The client reads too slowly: wait until the socket is writable.
     WouldBlock,
+    /// The client reads as fast as is written, and has had its share of this turn.
+    Again,
     /// The client is gone.
     Closed,
 }
@@ -105,16 +107,23 @@ impl Output {
         }
     }
 
-    /// Writes until everything is out or the writer takes no more.
-    pub fn flush(&mut self, writer: &mut impl Write) -> Flush {
+    /// Writes until everything is out, the writer takes no more, or `most` bytes are written.
+    pub fn flush(&mut self, writer: &mut impl Write, most: usize) -> Flush {
+        let mut share = most;
         loop {
             if self.is_empty() {
                 self.clear();
                 return Flush::Done;
             }
-            match self.write_once(writer) {
+            if share == 0 {
+                return Flush::Again;
+            }
+            match self.write_once(writer, share) {
                 Ok(0) => return Flush::Closed,
-                Ok(n) => self.sent += n,
+                Ok(n) => {
+                    self.sent += n;
+                    share = share.saturating_sub(n);
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Flush::WouldBlock,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Flush::Closed,
@@ -122,12 +131,14 @@ impl Output {
         }
     }
 
-    fn write_once(&self, writer: &mut impl Write) -> io::Result<usize> {
+    /// Writes once, `most` bytes at most.
+    fn write_once(&self, writer: &mut impl Write, most: usize) -> io::Result<usize> {
         if self.shared.is_empty() {
-            return writer.write(&self.bytes[self.sent..]);
+            let unsent = &self.bytes[self.sent..];
+            return writer.write(&unsent[..unsent.len().min(most)]);
         }
         let mut parts = [IoSlice::new(&[]); PARTS_A_WRITE];
-        let (mut count, mut skip, mut from) = (0, self.sent, 0);
+        let (mut count, mut skip, mut from, mut left) = (0, self.sent, 0, most);
         let add = |part: &[u8], skip: &mut usize| -> Option<usize> {
             let skipped = (*skip).min(part.len());
             *skip -= skipped;
@@ -138,13 +149,17 @@ impl Output {
             for part in [&self.bytes[from..at], value.map_or(&[][..], |v| v.as_bytes())] {
                 if let Some(skipped) = add(part, &mut skip)
                     && count < PARTS_A_WRITE
+                    && left > 0
                 {
-                    parts[count] = IoSlice::new(&part[skipped..]);
+                    let part = &part[skipped..];
+                    let part = &part[..part.len().min(left)];
+                    parts[count] = IoSlice::new(part);
                     count += 1;
+                    left -= part.len();
                 }
             }
             from = at;
-            if count == PARTS_A_WRITE {
+            if count == PARTS_A_WRITE || left == 0 {
                 break;
             }
         }
@@ -193,15 +208,36 @@ mod tests {
         second.bytes.extend_from_slice(b"e");
         first.append(&mut second);
         assert!(second.is_empty() && first.len() == 5);
-        assert_eq!(first.flush(&mut sent), Flush::Done);
+        assert_eq!(first.flush(&mut sent, usize::MAX), Flush::Done);
         assert_eq!(sent, b"aBcDe");
+    }
+
+    #[test]
+    fn no_flush_writes_more_than_its_share() {
+        let most = 1_000;
+        for shared in [false, true] {
+            let mut output = Output::default();
+            output.bytes.extend_from_slice(b"head");
+            let value = "v".repeat(2 * most);
+            if shared {
+                output.push_shared(value.into())
+            } else {
+                output.bytes.extend_from_slice(value.as_bytes())
+            }
+            let mut writer = Slow { got: Vec::new(), step: usize::MAX, room: usize::MAX };
+            assert_eq!(output.flush(&mut writer, most), Flush::Again);
+            assert_eq!(writer.got.len(), most);
+            let mut rest = output.split_unsent();
+            assert_eq!((rest.flush(&mut writer, most), writer.got.len()), (Flush::Again, 2 * most));
+            assert_eq!((rest.flush(&mut writer, most), writer.got.len()), (Flush::Done, 2 * most + 4));
+        }
     }
 
     proptest! {
         #[test]
         fn bytes_leave_in_order_whole_and_once(
             parts in prop::collection::vec((any::<bool>(), "[a-z]{0,9}"), 0..40),
-            step in 1usize..20, room in 0usize..60, split in any::<bool>(),
+            step in 1usize..20, room in 0usize..60, split in any::<bool>(), most in 1usize..30,
         ) {
             let mut output = Output::default();
             let mut expected = Vec::new();
@@ -211,7 +247,7 @@ mod tests {
             }
             let mut writer = Slow { got: Vec::new(), step, room };
             let total = output.len();
-            while output.flush(&mut writer) != Flush::Done {
+            while output.flush(&mut writer, most) != Flush::Done {
                 prop_assert_eq!(output.len(), total - writer.got.len());
                 if split {
                     let mut rest = output.split_unsent();

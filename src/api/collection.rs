@@ -169,7 +169,7 @@ mod tests {
         let (mut out, mut sent) = (Output::default(), Vec::new());
         let frame = Frame { head_only: false, reuse: Reuse::Silent };
         items(&encoder, &mut out, all.iter().map(|(key, item)| (*key, item)), 20_000, frame);
-        out.flush(&mut sent);
+        out.flush(&mut sent, usize::MAX);
         let sent = String::from_utf8(sent).unwrap();
         let (head, content) = sent.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("Retry-After: 3\r\n") && head.contains("Content-Type: application/json\r\n"));

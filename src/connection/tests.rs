@@ -312,6 +312,21 @@ fn a_client_that_does_not_read_is_not_read_from() {
 }
 
 #[test]
+fn a_client_that_reads_everything_gets_a_turns_share_of_it_a_turn() {
+    let mut world = World::knowing("a", "value");
+    world.send(&[get("large"), get("a")].concat());
+    let large = World::found(&"v".repeat(3 * FLUSH_BYTES));
+    assert_eq!(world.turn(Some(&large)), Turn::Again);
+    for shares in 1..4 {
+        assert_eq!(world.io.written.len(), shares * FLUSH_BYTES);
+        let turn = world.turn(None);
+        assert_eq!(turn, if shares == 3 { Turn::Wait } else { Turn::Again });
+    }
+    assert_eq!(world.statuses(), [200, 200]);
+    assert!(world.connection.backlog.is_none());
+}
+
+#[test]
 fn a_client_that_never_reads_is_closed() {
     let mut world = World::knowing("a", "value");
     world.io.room = 10;

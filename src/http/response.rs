@@ -322,7 +322,7 @@ mod tests {
     fn sent(write: impl FnOnce(&Encoder, &mut Output)) -> String {
         let (mut out, mut sent) = (Output::default(), Vec::new());
         write(&encoder(), &mut out);
-        out.flush(&mut sent);
+        out.flush(&mut sent, usize::MAX);
         String::from_utf8(sent).unwrap()
     }
 
