@@ -44,6 +44,14 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@" >&2
 }
 
+# Is there this program? Installs the Debian package of the same name if it can. For what a caller can do without.
+have_tool() {
+    command -v "$1" >/dev/null && return
+    can_install || return
+    echo "installing $1" >&2
+    { as_root apt-get update >&2 || true; } && install_packages "$1" && command -v "$1" >/dev/null
+}
+
 install_postgresql() {
     local settings=/etc/postgresql-common/createcluster.conf
     echo "installing PostgreSQL" >&2

@@ -231,7 +231,10 @@ impl Cache {
             return None;
         }
         let entry = &mut self.entries[at as usize];
-        entry.hits = (entry.hits + 1).min(HITS_MAX);
+        // Written only if it changes: what is hit all the time stays in the caches of all cores.
+        if entry.hits < HITS_MAX {
+            entry.hits += 1;
+        }
         let value = match &entry.payload {
             Payload::Joined(bytes) => {
                 Lent::Bytes(&bytes[usize::from(entry.key_bytes)..bytes.len() - TIMES_BYTES])
