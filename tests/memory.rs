@@ -6,7 +6,7 @@
 mod support;
 
 use hotrow::config;
-use hotrow::limits::OUTPUT_BYTES;
+use hotrow::limits::{BATCH_STEPS, OUTPUT_BYTES};
 use hotrow::memory::Bound;
 use socket2::{Domain, Socket, Type};
 use std::ffi::OsString;
@@ -64,7 +64,7 @@ fn memory_stays_below_the_computed_bound() {
     let insert = |sql: &mut postgres::Client, name: &str, bytes: usize, count: usize| {
         sql.execute(rows, &[&name, &((bytes / 32) as i32), &(count as i32 - 1)]).unwrap();
     };
-    insert(&mut sql, "large-", VALUE, SLOW + BUSY);
+    insert(&mut sql, "large-", VALUE, BATCH_STEPS);
     insert(&mut sql, "small-", SMALL, 1);
 
     // Slow readers, each with a value of its own: nobody reads, and the cache has forgotten what they were lent.
@@ -128,6 +128,13 @@ fn memory_stays_below_the_computed_bound() {
         let done = outcomes.iter().filter(|outcome| ["200", "201"].contains(&outcome.as_str())).count();
         assert_eq!((done, refused), (DEPTH + 1, BUSY - DEPTH - 1), "{outcomes:?}");
     }
+
+    // A batch that reads as many of the largest values as it may, and is told as many of them as there is room for.
+    let gets: Vec<String> =
+        (0..BATCH_STEPS).map(|i| format!(r#"{{"op":"get","key":"large-{i}"}}"#)).collect();
+    let batch = format!("[{}]", gets.join(","));
+    let told = other.request("POST", "/batch", "Content-Type: application/json\r\n", batch.as_bytes());
+    assert!(told.status == 200 && told.body.len() < 4 * VALUE, "{} bytes", told.body.len());
 
     let (peak, bound) = (process::peak_rss_bytes(server.pid()), bound());
     println!("{} MiB at most, bound {bound}: {:.2} of it", peak / MIB, peak as f64 / bound.bytes() as f64);
