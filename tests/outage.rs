@@ -66,7 +66,8 @@ fn hits_are_served_and_the_rest_is_refused_until_it_is_back() {
         }
     }
     let ready = server.connect_admin().request("GET", "/readyz", "", b"");
-    assert_eq!((ready.status, ready.text().as_str()), (503, "database down\n"));
+    let reason = "database down: 0 of 1 readers and 0 of 1 writers can reach it\n";
+    assert_eq!((ready.status, ready.text().as_str()), (503, reason));
     assert_eq!(server.connect_admin().request("GET", "/livez", "", b"").status, 200);
 
     postgresql.start();

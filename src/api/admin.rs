@@ -93,15 +93,26 @@ pub struct About {
 }
 
 impl Status {
-    /// Why the server is not ready, if it is not.
-    pub fn unready(&self) -> Option<&'static str> {
+    /// The server can serve what is not cached, and will go on to.
+    pub fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && !self.health.any_down()
+    }
+
+    /// Why it is not ready, a reason a line.
+    fn unready(&self) -> String {
+        let mut reasons = String::new();
         if self.draining.load(Ordering::Relaxed) {
-            Some("draining")
-        } else if self.health.any_down() {
-            Some("database down")
-        } else {
-            None
+            reasons.push_str("draining\n");
         }
+        if self.health.any_down() {
+            let [readers, writers] = self.health.down();
+            let all = |of: usize, down: usize| format!("{} of {of}", of - down.min(of));
+            let (readers, writers) =
+                (all(self.workers.readers.len(), readers), all(self.workers.writers.len(), writers));
+            reasons
+                .push_str(&format!("database down: {readers} readers and {writers} writers can reach it\n"));
+        }
+        reasons
     }
 }
 
@@ -116,10 +127,8 @@ pub fn page(
 ) {
     let (code, content_type, text) = match page {
         Page::Livez => (200, TEXT, "alive\n".to_owned()),
-        Page::Readyz => match status.unready() {
-            None => (200, TEXT, "ready\n".to_owned()),
-            Some(reason) => (503, TEXT, format!("{reason}\n")),
-        },
+        Page::Readyz if status.is_ready() => (200, TEXT, "ready\n".to_owned()),
+        Page::Readyz => (503, TEXT, status.unready()),
         Page::Metrics => {
             (200, "text/plain; version=0.0.4; charset=utf-8", exposition::metrics(status, backend))
         }

@@ -23,7 +23,7 @@ pub fn metrics(status: &Status, backend: &Backend) -> String {
     connections(&mut page, status, &status.counters);
     loops(&mut page, &status.counters);
     database(&mut page, status, backend);
-    page.one(&families::READY, u64::from(status.unready().is_none()));
+    page.one(&families::READY, u64::from(status.is_ready()));
     page.put(&families::LOG_DROPPED, &["server"], LOG_LINES_DROPPED.load(Ordering::Relaxed));
     let about = &status.about;
     let dropped = about.access_log.as_ref().map_or(0, |log| log.dropped());

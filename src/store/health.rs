@@ -65,6 +65,12 @@ impl Health {
         self.reads_down() || self.writers_down.iter().any(|down| down.load(Ordering::Relaxed))
     }
 
+    /// How many readers and writers have no connection.
+    pub fn down(&self) -> [usize; 2] {
+        let writers = self.writers_down.iter().filter(|down| down.load(Ordering::Relaxed)).count();
+        [self.readers_down.load(Ordering::Relaxed), writers]
+    }
+
     /// A reader lost its database, or has one again.
     pub fn set_reader(&self, down: bool) {
         if down {
