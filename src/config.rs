@@ -166,6 +166,14 @@ pub struct Config {
     #[arg(long, env = "HOTROW_AUTH_TOKENS_FILE", value_name = "PATH")]
     pub auth_tokens_file: Option<PathBuf>,
 
+    /// Serves the data over TLS, with this certificate chain in PEM; read again at SIGHUP
+    #[arg(long, env = "HOTROW_TLS_CERT", value_name = "PATH", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of the certificate, in PEM
+    #[arg(long, env = "HOTROW_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
     /// Lets everyone in who reaches an address other than a loopback one: to operations, and where there are no tokens
     /// to the data
     #[arg(long, env = "HOTROW_ALLOW_ANONYMOUS", value_parser = BoolishValueParser::new())]

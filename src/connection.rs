@@ -184,6 +184,24 @@ impl Connection {
         }
     }
 
+    /// Something below has to be done by then, whatever the state would allow.
+    pub fn cap_deadline(&mut self, until_ms: u64) {
+        self.deadline_ms = self.deadline_ms.min(until_ms);
+    }
+
+    /// What had to be done below is done.
+    pub fn established(&mut self, cx: &Context<'_>) {
+        self.begin_waiting_again(cx);
+    }
+
+    /// Nothing can be said or understood any more: what still comes is dropped for a moment, so that the client can
+    /// read what it was told last.
+    pub fn linger(&mut self, cx: &Context<'_>) {
+        self.leave(cx);
+        self.backlog = None;
+        self.enter_lingering(cx);
+    }
+
     /// The server has begun to drain: an idle connection may send one last request, soon.
     pub fn drain(&mut self, cx: &Context<'_>) {
         if matches!(self.state, State::Idle) {
@@ -502,12 +520,16 @@ impl Connection {
         // Closing a socket with unread bytes sends a reset, which can destroy the answer before the client has read
         // it (RFC 9112 section 9.6): say that nothing more comes, and read on for a moment.
         io.shutdown_write();
+        self.enter_lingering(cx);
+        Some(Turn::Again)
+    }
+
+    fn enter_lingering(&mut self, cx: &Context<'_>) {
         self.input = Vec::new();
         self.unparsed = false;
         self.readable = true;
         self.state = State::Lingering { left: LINGER_BYTES };
         self.deadline_ms = cx.now_ms + LINGER_MS;
-        Some(Turn::Again)
     }
 }
 

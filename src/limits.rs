@@ -141,6 +141,13 @@ pub const ALLOCATOR_SHARE: usize = 8;
 pub const PROBLEM_KINDS: usize = 64;
 /// Reasons for which bytes are no request, told apart in the metrics; all are texts of ours.
 pub const PARSE_REASONS: usize = 64;
+/// Ciphertext that a TLS session holds for a socket that takes no more, beside what its connection holds.
+pub const TLS_OUTPUT_BYTES: usize = 64 * 1024;
+/// Reads from the socket for one read of a TLS session; the rest waits for the next. rustls reads 4 KiB at a time: as much
+/// as [`READ_BYTES`] altogether, and as much again for what is no content.
+pub const TLS_READS: usize = 32;
+/// What a TLS session takes besides: its keys and states, and a handshake that is not whole.
+pub const TLS_SESSION_BYTES: usize = 96 * 1024;
 /// Tokens in `--auth-tokens-file`: more are refused at the start. Each of them is compared with that of every request.
 pub const TOKENS: usize = 256;
 /// One of these tokens: a longer one is refused at the start.

@@ -8,7 +8,7 @@ use crate::limits::{
     ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
     BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES,
     KEY_BYTES, KEYS_A_REQUEST, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES,
-    TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
+    TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::token::Ticket;
 use std::fmt;
@@ -48,6 +48,8 @@ impl Bound {
         // one answer, or have.
         let connection =
             CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + steps_bytes + value;
+        let tls = if config.tls_cert.is_some() { TLS_OUTPUT_BYTES + TLS_SESSION_BYTES } else { 0 };
+        let connection = connection + tls;
         let small = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES;
         // No batch is larger than what can wait, and the one job that woke the worker.
         let read_batch = (READ_BATCH + KEYS_A_REQUEST).min((depth + 1) * KEYS_A_REQUEST);

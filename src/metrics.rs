@@ -222,6 +222,10 @@ pub struct Counters {
     pub connections_accepted: Counter,
     /// Connections turned away.
     pub connections_refused: Counter,
+    /// TLS sessions that were established.
+    pub tls_handshakes: Counter,
+    /// TLS sessions that what came has ended.
+    pub tls_failures: Counter,
     /// Connections closed because they did not read their answers.
     pub slow_readers: Counter,
     /// Connections closed because they were silent.
@@ -260,6 +264,8 @@ impl Default for Counters {
             late_replies: Counter::default(),
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
+            tls_handshakes: Counter::default(),
+            tls_failures: Counter::default(),
             slow_readers: Counter::default(),
             idle_closed: Counter::default(),
             accept_pauses: Counter::default(),

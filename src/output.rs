@@ -111,14 +111,21 @@ impl Output {
     pub fn flush(&mut self, writer: &mut impl Write, most: usize) -> Flush {
         let mut share = most;
         loop {
-            if self.is_empty() {
-                self.clear();
-                return Flush::Done;
-            }
-            if share == 0 {
+            let result = if self.is_empty() {
+                // What the writer has taken may still wait in it, where it is no bare socket: then it is not out.
+                match writer.flush() {
+                    Ok(()) => {
+                        self.clear();
+                        return Flush::Done;
+                    }
+                    Err(e) => Err(e),
+                }
+            } else if share == 0 {
                 return Flush::Again;
-            }
-            match self.write_once(writer, share) {
+            } else {
+                self.write_once(writer, share)
+            };
+            match result {
                 Ok(0) => return Flush::Closed,
                 Ok(n) => {
                     self.sent += n;

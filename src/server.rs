@@ -196,13 +196,14 @@ pub fn start(config: &Config) -> Result<Running, String> {
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
     });
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let threads = start_loops(polls, data, admin, &shared, &renewer.current())?;
     let admin_text = admin_address.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     Ok(Running {
         address,
         admin_address,
         ready_line: format!(
-            "listening on http://{address} (admin {admin_text}, PostgreSQL {} at {place})",
+            "listening on {scheme}://{address} (admin {admin_text}, PostgreSQL {} at {place})",
             about.version
         ),
         renewer: Some(renewer.telling(inboxes.clone())),

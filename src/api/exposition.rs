@@ -110,6 +110,8 @@ fn connections(page: &mut Page, status: &Status, loops: &Loops) {
     page.one(&families::CONNECTIONS_LIMIT, status.about.max_connections);
     page.one(&families::CONNECTIONS_ACCEPTED, sum(loops, |c| &c.connections_accepted));
     page.one(&families::CONNECTIONS_REFUSED, sum(loops, |c| &c.connections_refused));
+    page.one(&families::TLS_HANDSHAKES, sum(loops, |c| &c.tls_handshakes));
+    page.one(&families::TLS_FAILURES, sum(loops, |c| &c.tls_failures));
     page.put(&families::CONNECTIONS_CLOSED, &["idle"], sum(loops, |c| &c.idle_closed));
     page.put(&families::CONNECTIONS_CLOSED, &["slow_reader"], sum(loops, |c| &c.slow_readers));
     page.one(&families::ACCEPT_PAUSES, sum(loops, |c| &c.accept_pauses));

@@ -1,13 +1,13 @@
 //! Listening sockets, one for each event loop on the same address (`SO_REUSEPORT`), and taking connections from them.
 //! Called by [`crate::server`] to open them and by [`super`] to accept.
 
-use crate::connection::{Role, Socket};
+use crate::connection::Role;
 use crate::limits::{ACCEPT_PAUSE_MS, LISTEN_BACKLOG};
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// A listening socket of one loop.
 #[derive(Debug)]
@@ -94,13 +94,6 @@ impl Listener {
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM: the same connection will be offered again.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
-}
-
-impl Socket for TcpStream {
-    fn shutdown_write(&mut self) {
-        // It fails where the client is gone already, and then there is nobody to tell.
-        let _ = self.shutdown(Shutdown::Write);
-    }
 }
 
 /// Opens `count` sockets that listen on the same address and share its connections. Port 0 picks one for all.

@@ -13,7 +13,9 @@
 pub mod inbox;
 pub mod listener;
 pub mod places;
+pub mod stream;
 pub mod timers;
+pub mod tls;
 
 use crate::access_log::AccessLog;
 use crate::api::admin::Status;
@@ -35,6 +37,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use places::{Place, Places};
+use rustls::ServerConfig;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -42,7 +45,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
+use stream::Stream;
 use timers::Wheel;
+use tls::TlsStream;
 
 /// The token of the waker. Connections' tokens do not reach up to these: no slot does.
 pub const WAKER: Token = Token(usize::MAX);
@@ -96,12 +101,14 @@ impl Shared {
 pub struct Credentials {
     /// Who may do what; none: everyone everything.
     pub tokens: Option<Arc<Tokens>>,
+    /// Certificate and key of new connections to the data socket; none: no TLS.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// A connection and its socket.
 #[derive(Debug)]
 struct Client {
-    stream: TcpStream,
+    stream: Stream,
     connection: Connection,
     /// Among those of its address.
     place: Option<Place>,
@@ -334,10 +341,10 @@ impl EventLoop {
     }
 
     /// Gives a new connection its slot, or turns it away.
-    fn open(&mut self, mut stream: TcpStream, address: IpAddr, role: Role) {
+    fn open(&mut self, socket: TcpStream, address: IpAddr, listener: Role) {
         let mut place = None;
         let mut crowd = Crowd::Server;
-        let role = match role {
+        let role = match listener {
             Role::Data
                 if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections =>
             {
@@ -364,12 +371,27 @@ impl EventLoop {
                 return;
             }
         }
+        let mut stream = match &self.credentials.tls {
+            Some(config) if listener != Role::Admin => {
+                let until_ms = self.now_ms + self.shared.bounds.header_timeout_ms;
+                match TlsStream::new(socket, Arc::clone(config), until_ms) {
+                    Ok(stream) => Stream::Tls(Box::new(stream)),
+                    Err(error) => {
+                        if role == Role::Data {
+                            self.shared.leave(place.as_ref());
+                        }
+                        return log::warn!("a TLS session cannot begin: {error}");
+                    }
+                }
+            }
+            _ => Stream::Plain(socket),
+        };
         let entry = self.clients.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("descriptors are bounded far below 2^32");
         let id = Id { slot, generation: self.next_generation };
         self.next_generation = self.next_generation.wrapping_add(1);
         let registered = self.poll.registry().register(
-            &mut stream,
+            stream.source(),
             Token(id.to_token()),
             Interest::READABLE | Interest::WRITABLE,
         );
@@ -390,7 +412,7 @@ impl EventLoop {
         );
         let mut connection = Connection::new(id, role, &cx);
         if cx.access_log.is_some() {
-            connection.set_peer(stream.peer_addr().ok().map(|peer| peer.ip()));
+            connection.set_peer(Some(address));
         }
         entry.insert(Client { stream, connection, place, queued: false, phase: Phase::Idle });
         self.shared.sockets.fetch_add(1, Ordering::Relaxed);
@@ -439,16 +461,33 @@ impl EventLoop {
             self.draining,
         );
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
+        if let Stream::Tls(tls) = stream {
+            tls.push_pending();
+        }
         let turn = connection.turn(stream, &mut self.ws, &cx, reply);
         self.settle(id, turn);
     }
 
     /// Does what a connection's turn has ended with.
     fn settle(&mut self, id: Id, turn: Turn) {
-        match turn {
-            Turn::Close => return self.close(id),
-            Turn::Again => self.enqueue(id),
-            Turn::Wait => {}
+        if turn == Turn::Close {
+            return self.close(id);
+        }
+        let mut again = turn == Turn::Again;
+        let client = &mut self.clients[id.slot as usize];
+        if let Stream::Tls(tls) = &mut client.stream {
+            let cx = context(
+                &self.shared,
+                &self.credentials,
+                &self.counters,
+                self.number,
+                (self.now_ms, self.now_ns),
+                self.draining,
+            );
+            again |= tls.tell(&mut client.connection, &cx);
+        }
+        if again {
+            self.enqueue(id);
         }
         let client = &mut self.clients[id.slot as usize];
         self.wheel.arm(id.slot, client.connection.deadline_ms());
@@ -486,6 +525,9 @@ impl EventLoop {
     /// Ends a connection. A job that it has out goes on; its reply will find nobody.
     fn close(&mut self, id: Id) {
         let mut client = self.clients.remove(id.slot as usize);
+        if let Stream::Tls(tls) = &mut client.stream {
+            tls.farewell();
+        }
         let cx = context(
             &self.shared,
             &self.credentials,

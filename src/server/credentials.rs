@@ -1,11 +1,13 @@
-//! What is read from files at the start and again at SIGHUP: tokens. A file that cannot be used at the start ends it; one
+//! What is read from files at the start and again at SIGHUP: tokens, and the certificate with its key. A file that cannot be used at the start ends it; one
 //! that cannot be used later leaves what was in force. Used by [`super`] and, through [`Renewer`], by `main`.
 
 use crate::api::auth::Tokens;
 use crate::config::Config;
 use crate::event_loop::Credentials;
 use crate::event_loop::inbox::{Inbox, Mail};
+use crate::event_loop::tls;
 use crate::secrets;
+use rustls::ServerConfig;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 struct Files {
     tokens: Option<PathBuf>,
+    /// The certificate and its key.
+    tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// Reads them again, and tells the loops.
@@ -26,9 +30,13 @@ pub struct Renewer {
 impl Renewer {
     /// Reads the files that the flags name. An error is one line with the flag and the rule.
     pub(super) fn load(config: &Config) -> Result<Renewer, String> {
-        let files = Files { tokens: config.auth_tokens_file.clone() };
+        let files = Files {
+            tokens: config.auth_tokens_file.clone(),
+            tls: config.tls_cert.clone().zip(config.tls_key.clone()),
+        };
         let tokens = files.tokens.as_deref().map(tokens).transpose()?;
-        Ok(Renewer { files, current: Credentials { tokens }, inboxes: Vec::new() })
+        let tls = files.tls.as_ref().map(|(cert, key)| tls_config(cert, key)).transpose()?;
+        Ok(Renewer { files, current: Credentials { tokens, tls }, inboxes: Vec::new() })
     }
 
     /// What is in force.
@@ -52,12 +60,29 @@ impl Renewer {
                 Err(error) => log::error!("{error}; the tokens from before stay in force"),
             }
         }
+        if let Some((cert, key)) = &self.files.tls {
+            match tls_config(cert, key) {
+                Ok(config) => {
+                    log::info!("new connections get the certificate in {}", cert.display());
+                    self.current.tls = Some(config);
+                }
+                Err(error) => log::error!("{error}; the certificate from before stays in force"),
+            }
+        }
         for inbox in &self.inboxes {
             if let Err(error) = inbox.send(Mail::Renew(self.current.clone())) {
                 log::error!("an event loop cannot be told of renewed credentials: {error}");
             }
         }
     }
+}
+
+fn tls_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+    // A key that cannot be looked at cannot be read either, and that is an error of its own.
+    if secrets::is_exposed(key).unwrap_or(false) {
+        log::warn!("other users of this machine can read --tls-key {}; chmod 600 it", key.display());
+    }
+    tls::config(cert, key)
 }
 
 fn tokens(path: &Path) -> Result<Arc<Tokens>, String> {

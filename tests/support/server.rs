@@ -245,7 +245,8 @@ impl Drop for Server {
 
 /// `listening on http://127.0.0.1:8080 (admin http://127.0.0.1:9090, PostgreSQL …)`
 fn addresses(line: &str) -> Option<(SocketAddr, Option<SocketAddr>)> {
-    let (address, rest) = line.strip_prefix("listening on http://")?.split_once(" (admin ")?;
+    let (address, rest) = line.strip_prefix("listening on http")?.split_once(" (admin ")?;
+    let address = address.trim_start_matches("s").trim_start_matches("://");
     let admin = rest.split(',').next()?.strip_prefix("http://");
     Some((address.parse().ok()?, admin.and_then(|admin| admin.parse().ok())))
 }

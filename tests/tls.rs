@@ -1,0 +1,486 @@
+//! HTTP over TLS, with clients of three makes: rustls, OpenSSL and curl; and with what is no TLS, or not whole.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustix::process::Signal;
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use rustls::{SupportedProtocolVersion, crypto::ring};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use support::{Client, DEADLINE, Server, random_text, wait_until};
+
+/// A certificate authority, and a certificate for this machine in files.
+struct Certificates {
+    dir: tempfile::TempDir,
+    root: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Certificates {
+    fn new() -> Certificates {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "root of a test");
+        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let certificates = Certificates { dir: tempfile::tempdir().unwrap(), root };
+        fs::write(certificates.file("root.pem"), certificates.root.pem()).unwrap();
+        certificates.issue();
+        certificates
+    }
+
+    /// Another certificate for the same names in the same files.
+    fn issue(&self) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let certificate = params.signed_by(&key, &self.root).unwrap();
+        fs::write(self.file("cert.pem"), certificate.pem()).unwrap();
+        fs::write(self.file("key.pem"), key.serialize_pem()).unwrap();
+        fs::set_permissions(self.file("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn flags(&self) -> [String; 4] {
+        let path = |name: &str| self.file(name).to_str().unwrap().to_owned();
+        ["--tls-cert".into(), path("cert.pem"), "--tls-key".into(), path("key.pem")]
+    }
+
+    fn server(&self, flags: &[&str]) -> Server {
+        let own = self.flags();
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        Server::start(&[&own[..], flags].concat())
+    }
+
+    /// How a client of this authority speaks.
+    fn config(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_protocol_versions(&[version]).unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.resumption = Resumption::in_memory_sessions(8);
+        Arc::new(config)
+    }
+}
+
+/// A client on TLS.
+struct Session {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    received: Vec<u8>,
+}
+
+fn tcp(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+fn client_side(config: &Arc<ClientConfig>) -> ClientConnection {
+    let name = ServerName::try_from("localhost").unwrap();
+    ClientConnection::new(Arc::clone(config), name).unwrap()
+}
+
+impl Session {
+    fn open(config: &Arc<ClientConfig>, address: SocketAddr) -> Session {
+        Session { stream: StreamOwned::new(client_side(config), tcp(address)), received: Vec::new() }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+        self.stream.flush().unwrap();
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        let mut buffer = [0; 16 * 1024];
+        let n = self.stream.read(&mut buffer)?;
+        self.received.extend_from_slice(&buffer[..n]);
+        Ok(n)
+    }
+
+    /// Status, head and body of the next answer that has a length.
+    fn response(&mut self) -> (u16, String, Vec<u8>) {
+        let end = loop {
+            match self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None => assert!(self.receive().unwrap() > 0, "the end instead of an answer"),
+            }
+        };
+        let head = String::from_utf8(self.received[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let length: usize = length.map_or(0, |length| length.parse().unwrap());
+        while self.received.len() < end + length {
+            assert!(self.receive().unwrap() > 0, "the end instead of a body");
+        }
+        let body = self.received[end..end + length].to_vec();
+        self.received.drain(..end + length);
+        (status, head, body)
+    }
+
+    fn request(&mut self, method: &str, target: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+        self.send(&support::client::request(method, target, "", body));
+        self.response()
+    }
+
+    /// The end, in good order: with a farewell of TLS, not with the end of the stream alone.
+    fn expect_farewell(&mut self) {
+        assert!(self.received.is_empty());
+        assert_eq!(self.receive().expect("a farewell"), 0);
+    }
+
+    fn certificate(&self) -> CertificateDer<'static> {
+        self.stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+}
+
+#[test]
+fn requests_are_answered_in_both_versions_and_sessions_are_taken_up_again() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "2"]);
+    let large = random_text(1 << 20, 7);
+    for (name, version) in [("1.2", &TLS12), ("1.3", &TLS13)] {
+        let config = certificates.config(version);
+        let mut session = Session::open(&config, server.address);
+        let key = format!("/kv/{name}");
+        assert_eq!(session.request("PUT", &key, b"value").0, 201);
+        assert_eq!(session.request("GET", &key, b"").2, b"value");
+        assert_eq!(session.stream.conn.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(session.stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        assert_eq!(session.stream.conn.protocol_version(), Some(version.version));
+        assert_eq!(session.request("PUT", &key, large.as_bytes()).0, 200);
+        assert!(session.request("GET", &key, b"").2 == large.as_bytes(), "a large value comes back whole");
+        assert_eq!(session.request("PUT", &key, b"small").0, 200);
+        // Many in one record, and in many.
+        let many: Vec<u8> = support::client::request("GET", &key, "", b"").repeat(500);
+        session.send(&many);
+        assert!((0..500).all(|_| session.response().2 == b"small"));
+        session.send(format!("GET {key} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes());
+        assert_eq!(session.response().0, 200);
+        session.expect_farewell();
+        // On any loop: tickets are good for all of them.
+        for _ in 0..4 {
+            let mut again = Session::open(&config, server.address);
+            assert_eq!(again.request("GET", &key, b"").2, b"small");
+            assert_eq!(again.stream.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{name}");
+        }
+    }
+    // Counted at the end of a turn: the answer may be here before.
+    wait_until("all are counted", || server.metric("hotrow_tls_handshakes_total") == 10);
+    assert_eq!(server.metric("hotrow_tls_failures_total"), 0);
+}
+
+#[test]
+fn a_client_that_reads_late_gets_every_byte() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    let value = random_text(1 << 20, 11);
+    let mut session = Session::open(&certificates.config(&TLS13), server.address);
+    assert_eq!(session.request("PUT", "/kv/k", value.as_bytes()).0, 201);
+    // More than all buffers on the way hold; and others are served meanwhile.
+    session.send(&support::client::request("GET", "/kv/k", "", b"").repeat(24));
+    let waits = "hotrow_connections{state=\"client\"}";
+    wait_until("the server cannot send more", || {
+        server.admin_page("/metrics").contains(&format!("{waits} 1"))
+    });
+    let mut other = Session::open(&certificates.config(&TLS12), server.address);
+    assert_eq!(other.request("GET", "/kv/none", b"").0, 404);
+    for _ in 0..24 {
+        assert!(session.response().2 == value.as_bytes());
+    }
+    assert_eq!(session.request("DELETE", "/kv/k", b"").0, 204);
+}
+
+#[test]
+fn records_may_come_byte_by_byte() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    let mut session = client_side(&certificates.config(&TLS13));
+    let mut socket = tcp(server.address);
+    let mut answer = Vec::new();
+    session.writer().write_all(&support::client::request("PUT", "/kv/k", "", b"drop by drop")).unwrap();
+    session.writer().write_all(&support::client::request("GET", "/kv/k", "", b"")).unwrap();
+    // Two answers, each with the value.
+    while String::from_utf8_lossy(&answer).matches("drop by drop").count() < 2 {
+        while session.wants_write() {
+            let mut bytes = Vec::new();
+            session.write_tls(&mut bytes).unwrap();
+            for byte in bytes {
+                socket.write_all(&[byte]).unwrap();
+            }
+        }
+        assert!(session.read_tls(&mut socket).unwrap() > 0);
+        session.process_new_packets().unwrap();
+        // "Would block" is the end of what there is.
+        let _ = session.reader().read_to_end(&mut answer);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 201"));
+}
+
+#[test]
+fn the_certificate_is_renewed_without_a_lost_connection() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "2"]);
+    let config = certificates.config(&TLS13);
+    let mut old = Session::open(&config, server.address);
+    assert_eq!(old.request("GET", "/kv/k", b"").0, 404);
+    let first = old.certificate();
+    // The chain of one and the key of another.
+    let good_key = fs::read(certificates.file("key.pem")).unwrap();
+    fs::write(certificates.file("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    server.signal(Signal::HUP);
+    wait_until("the bad pair is logged", || {
+        server.stderr().contains("the certificate from before stays in force")
+    });
+    let fresh = || {
+        let mut session = Session::open(&certificates.config(&TLS13), server.address);
+        assert_eq!(session.request("GET", "/kv/k", b"").0, 404);
+        session.certificate()
+    };
+    assert!(fresh() == first);
+    fs::write(certificates.file("key.pem"), good_key).unwrap();
+    certificates.issue();
+    server.signal(Signal::HUP);
+    wait_until("the new certificate is shown", || fresh() != first);
+    assert_eq!(old.request("GET", "/kv/k", b"").0, 404, "an old connection goes on");
+}
+
+#[test]
+fn a_handshake_has_its_time_and_an_established_session_its_own() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1", "--header-timeout", "300ms"]);
+    let mut established = Session::open(&certificates.config(&TLS13), server.address);
+    established.stream.conn.complete_io(&mut established.stream.sock).unwrap();
+    let mut silent = Client::connect(server.address);
+    let mut hello = Vec::new();
+    client_side(&certificates.config(&TLS13)).write_tls(&mut hello).unwrap();
+    let mut half = Client::connect(server.address);
+    half.send(&hello[..hello.len() / 2]);
+    assert!(silent.read_to_end().is_empty());
+    assert!(half.read_to_end().is_empty());
+    // Silent for as long as the two of them, and longer.
+    assert_eq!(established.request("GET", "/kv/k", b"").0, 404);
+    // Its requests have their time, too.
+    established.send(b"GET /kv/k HTT");
+    assert_eq!(established.response().0, 408);
+    established.expect_farewell();
+}
+
+#[test]
+fn who_is_turned_away_is_told_so_in_tls() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1", "--max-connections", "1"]);
+    let mut first = Session::open(&certificates.config(&TLS13), server.address);
+    assert_eq!(first.request("GET", "/kv/k", b"").0, 404);
+    for version in [&TLS12, &TLS13] {
+        let mut second = Session::open(&certificates.config(version), server.address);
+        let (status, _, body) = second.response();
+        assert!(status == 503 && String::from_utf8(body).unwrap().contains("too-many-connections"));
+        second.expect_farewell();
+    }
+    // Somebody who goes as soon as he is there is no trouble.
+    drop(tcp(server.address));
+    assert_eq!(first.request("GET", "/kv/k", b"").0, 404);
+}
+
+#[test]
+fn what_is_no_tls_gets_an_alert_and_a_clean_close() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    for bytes in [
+        b"GET /kv/k HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+        support::client::request("PUT", "/kv/k", "", &[b'v'; 900_000]),
+        b"\0".repeat(30_000),
+    ] {
+        let mut client = Client::connect(server.address);
+        client.send(&bytes);
+        let mut answer = Vec::new();
+        let mut stream = client.stream().try_clone().unwrap();
+        // A reset would be an error here.
+        stream.read_to_end(&mut answer).expect("a clean close");
+        assert!(answer.first() == Some(&21) && answer.len() == 7, "an alert record, and not {answer:?}");
+    }
+    // A client that insists on another protocol.
+    let config = certificates.config(&TLS13);
+    let mut only_h2 = ClientConfig::clone(&config);
+    only_h2.alpn_protocols = vec![b"h2".to_vec()];
+    let mut session = Session::open(&Arc::new(only_h2), server.address);
+    assert!(session.stream.conn.complete_io(&mut session.stream.sock).is_err());
+    // The admin socket needs none of it.
+    wait_until("all are counted", || server.metric("hotrow_tls_failures_total") == 4);
+}
+
+/// What a client sends up to and with its first request, cut into the flights that it comes in.
+fn flights(config: &Arc<ClientConfig>, address: SocketAddr) -> (TcpStream, ClientConnection) {
+    let mut session = client_side(config);
+    let mut socket = tcp(address);
+    session.complete_io(&mut socket).unwrap();
+    (socket, session)
+}
+
+#[test]
+fn truncated_and_garbled_records_end_their_own_connection_and_nothing_else() {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    eprintln!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "2", "--header-timeout", "2s"]);
+    let configs = [certificates.config(&TLS12), certificates.config(&TLS13)];
+    let mut good = Session::open(&configs[1], server.address);
+    assert_eq!(good.request("PUT", "/kv/good", b"v").0, 201);
+    server.metric("hotrow_tls_failures_total");
+    let before = server.descriptors();
+    for round in 0..400 {
+        let config = &configs[random.usize(..2)];
+        let mut bytes = Vec::new();
+        // Harm to the first flight, or to a request in a session that is established.
+        let mut socket = if random.bool() {
+            client_side(config).write_tls(&mut bytes).unwrap();
+            tcp(server.address)
+        } else {
+            let (socket, mut session) = flights(config, server.address);
+            session.writer().write_all(&support::client::request("PUT", "/kv/bad", "", b"w")).unwrap();
+            session.write_tls(&mut bytes).unwrap();
+            socket
+        };
+        match random.u8(..4) {
+            0 => bytes.truncate(random.usize(..bytes.len())),
+            1 => {
+                let at = random.usize(..bytes.len());
+                bytes[at] ^= 1 << random.u8(..8);
+            }
+            2 => {
+                let (from, to) = (random.usize(..bytes.len()), random.usize(..bytes.len()));
+                let stolen = bytes[from.min(to)..from.max(to)].to_vec();
+                let at = random.usize(..=bytes.len());
+                bytes.splice(at..at, stolen);
+            }
+            _ => bytes = (0..random.usize(1..2_000)).map(|_| random.u8(..)).collect(),
+        }
+        let _ = socket.write_all(&bytes);
+        match random.u8(..3) {
+            0 => {
+                // Whatever it says, it ends: by itself, or because we do.
+                let _ = socket.shutdown(Shutdown::Write);
+                let _ = socket.read_to_end(&mut Vec::new());
+            }
+            1 => drop(socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO))),
+            _ => {}
+        }
+        drop(socket);
+        if round % 50 == 0 {
+            assert_eq!(good.request("GET", "/kv/good", b"").2, b"v");
+        }
+    }
+    assert_eq!(good.request("GET", "/kv/good", b"").2, b"v");
+    wait_until("all bad connections are gone", || server.descriptors() <= before);
+    assert!(server.metric("hotrow_tls_failures_total") > 50, "the harm was noticed");
+    assert!([200, 404].contains(&good.request("GET", "/kv/bad", b"").0));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused() {
+    let certificates = Certificates::new();
+    let [_, cert, _, key] = certificates.flags();
+    let other = certificates.file("other.pem");
+    fs::write(&other, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let other = other.to_str().unwrap();
+    for (flags, code, parts) in [
+        (&["--tls-cert", &cert][..], 2, &["--tls-key"][..]),
+        (&["--tls-key", &key], 2, &["--tls-cert"]),
+        (&["--tls-cert", "/none", "--tls-key", &key], 1, &["--tls-cert /none", "No such file"]),
+        (&["--tls-cert", &cert, "--tls-key", "/none"], 1, &["--tls-key /none", "No such file"]),
+        (&["--tls-cert", &key, "--tls-key", &key], 1, &["--tls-cert", "no certificate"]),
+        (&["--tls-cert", &cert, "--tls-key", &cert], 1, &["--tls-key", "no "]),
+        (&["--tls-cert", &cert, "--tls-key", other], 1, &["--tls-cert", "--tls-key"]),
+    ] {
+        let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off"]).args(flags);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("hotrow ends", || child.try_wait().unwrap().is_some());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap_or_default();
+        assert_eq!(output.status.code(), Some(code), "{flags:?}: {stderr}");
+        assert!(parts.iter().all(|part| line.contains(part)), "{flags:?}: {line}");
+    }
+}
+
+#[test]
+fn curl_speaks_with_it() {
+    if !is_there("curl") {
+        return;
+    }
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    let url = format!("https://localhost:{}/kv/k", server.address.port());
+    let root = certificates.file("root.pem");
+    for version in ["--tlsv1.2", "--tlsv1.3"] {
+        let curl = |arguments: &[&str]| {
+            let max = version.trim_start_matches("--tlsv");
+            let output = Command::new("curl")
+                .args(["--silent", "--show-error", "--max-time", "30", version, "--tls-max", max, "--cacert"])
+                .arg(&root)
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(curl(&["-X", "PUT", "--data-binary", version, &url]), version);
+        assert_eq!(curl(&[&url, &url]), version.repeat(2));
+    }
+}
+
+#[test]
+fn openssl_speaks_with_it_and_takes_sessions_up_again() {
+    if !is_there("openssl") {
+        return;
+    }
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    let address = server.address.to_string();
+    let (root, saved) = (certificates.file("root.pem"), certificates.file("session"));
+    for version in ["-tls1_2", "-tls1_3"] {
+        let s_client = |how: &str| {
+            let mut command = Command::new("openssl");
+            command.args(["s_client", "-connect", &address, version, "-verify_return_error", "-ign_eof"]);
+            command.args(["-alpn", "http/1.1", "-CAfile"]).arg(&root).arg(how).arg(&saved);
+            let mut child =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let request = b"GET /kv/none HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+            child.stdin.take().unwrap().write_all(request).unwrap();
+            let output = child.wait_with_output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+        };
+        let first = s_client("-sess_out");
+        for part in ["New, TLSv1.", "Verify return code: 0 (ok)", "HTTP/1.1 404", "ALPN protocol: http/1.1"] {
+            assert!(first.contains(part), "{version}: {part:?} is not in\n{first}");
+        }
+        let again = s_client("-sess_in");
+        assert!(again.contains("Reused, TLSv1.") && again.contains("HTTP/1.1 404"), "{version}:\n{again}");
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).is_file());
+    if !found {
+        eprintln!("not tested with {program}: it is not installed");
+    }
+    found
+}
