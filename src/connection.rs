@@ -21,6 +21,7 @@
 mod asker;
 mod collect;
 pub mod context;
+mod list;
 mod requests;
 mod watch;
 
@@ -36,6 +37,7 @@ use crate::store::Reply;
 use crate::token::{Id, Ticket};
 use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
+use list::Export;
 use memchr::memchr;
 use requests::{Incoming, Job, LAST};
 use std::io::{ErrorKind, Read, Write};
@@ -118,6 +120,8 @@ enum State {
     Content(Box<Incoming>),
     /// A job is out.
     Waiting(Frame, Job),
+    /// Lines of a list are on their way out.
+    Exporting(Frame, Box<Export>),
     /// The last answer is on its way out.
     Closing,
     /// The answer is out; what the client still sends is dropped, so that it can read the answer.
@@ -179,7 +183,7 @@ impl Connection {
             State::Idle => Phase::Idle,
             State::Head => Phase::Head,
             State::Content(_) => Phase::Content,
-            State::Waiting(..) => Phase::Reply,
+            State::Waiting(..) | State::Exporting(..) => Phase::Reply,
             State::Closing | State::Lingering { .. } => Phase::Closing,
         }
     }
@@ -265,9 +269,18 @@ impl Connection {
                 let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
                 self.watched_in_vain(&watch, Frame { reuse, ..frame }, ws, cx);
             }
+            State::Exporting(frame, export) => {
+                // The queue was full: perhaps it is not any more.
+                self.state = State::Exporting(frame, export);
+                self.export_on(ws, cx);
+            }
             State::Waiting(frame, job) => {
                 self.took(&job, cx);
                 let problem = match job {
+                    Job::Page(listing) => {
+                        self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
+                        return self.turn_flushed(io, ws, cx);
+                    }
                     Job::Items(collect) => {
                         self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
                         return self.turn_flushed(io, ws, cx);
@@ -292,6 +305,17 @@ impl Connection {
         self.bring_asker(ws);
         if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
             let problem = match job {
+                Job::Page(listing) => {
+                    self.end_page(
+                        &listing,
+                        &answer::draining(),
+                        Frame { reuse: Reuse::Close, ..frame },
+                        ws,
+                        cx,
+                    );
+                    self.turn_flushed(io, ws, cx);
+                    return;
+                }
                 Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => {
                     answer::outcome_unknown()
                 }
@@ -310,7 +334,9 @@ impl Connection {
         ticket.id == self.id
             && match job {
                 Job::Items(collect) => collect.waits_for(ticket.job),
-                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => ticket.job == self.jobs,
+                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) | Job::Page(_) => {
+                    ticket.job == self.jobs
+                }
             }
     }
 
@@ -378,13 +404,16 @@ impl Connection {
             + match self.state {
                 State::Idle | State::Closing => cx.bounds.idle_timeout_ms,
                 State::Head => cx.bounds.header_timeout_ms,
-                State::Content(_) | State::Waiting(..) => cx.bounds.request_timeout_ms,
+                State::Content(_) | State::Waiting(..) | State::Exporting(..) => cx.bounds.request_timeout_ms,
                 State::Lingering { .. } => LINGER_MS,
             };
     }
 
     /// Reads and answers until there is nothing to do, something to wait for, or its share of the turn is used up.
     fn advance(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        if let State::Exporting(..) = self.state {
+            return self.export_on(ws, cx);
+        }
         let mut requests = REQUESTS_A_TURN;
         for _ in 0..READS_A_TURN {
             if self.unparsed {
@@ -400,7 +429,7 @@ impl Connection {
                 // A client that has gone home needs no news. One that only sends no more, and still waits for some, is
                 // not told from it.
                 State::Waiting(..) if self.half_closed && self.is_watching() => return Turn::Close,
-                State::Waiting(..) | State::Closing => return Turn::Wait,
+                State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
                 State::Idle | State::Head | State::Content(_) | State::Lingering { .. } => {}
             }
             if !self.readable {

@@ -32,7 +32,15 @@ pub const SWEEP_ROWS: u32 = 500;
 pub const SWEEP_PAUSE_MS: u64 = 1_000;
 /// Keys that one request may ask for: more are 400.
 pub const KEYS_A_REQUEST: usize = 100;
-/// Values that an answer about several keys may hold, besides one of the largest: an item that would pass it has status
+/// Rows of one page of a list, if the client does not say.
+pub const LIST_ROWS_DEFAULT: u32 = 100;
+/// The same at most: more is 400.
+pub const LIST_ROWS: u32 = 1_000;
+/// Lines of an export that are encoded at once; the next ones follow when the kernel has taken these.
+pub const EXPORT_BYTES: usize = 64 * 1024;
+/// The pause before an export asks again for its next page, where the queue to the readers was full.
+pub const EXPORT_RETRY_MS: u64 = 50;
+/// Values that an answer about several keys, or a page of a list, may hold, besides one of the largest: an item that would pass it has status
 /// 413 in place of its value.
 pub const ITEMS_BYTES: usize = 256 * 1024;
 /// An operation of a batch without key and value: as it waits, and as its outcome is told.

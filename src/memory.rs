@@ -77,7 +77,7 @@ impl Bound {
             // A loop's buffers, and the value that is just being taken over.
             fixed: FIXED_BYTES
                 + access_log
-                + event_loops * (READ_BYTES + 2 * (OUTPUT_BYTES + ITEMS_BYTES + value)),
+                + event_loops * (READ_BYTES + 3 * OUTPUT_BYTES + 2 * (ITEMS_BYTES + value)),
         }
     }
 

@@ -328,7 +328,7 @@ impl World {
             Answer::Many(answers) => state.check_both(&asking, answers),
             // The row is another one, or it was while this was under way.
             Answer::PreconditionFailed => state.check_not_swapped(&asking),
-            Answer::NotANumber | Answer::NotDone | Answer::Changed => {
+            Answer::NotANumber | Answer::NotDone | Answer::Changed | Answer::Page(_) => {
                 state.violate(format!("{answer:?} for {asking:?}"));
             }
             Answer::Deleted { existed: true } => state.check_write(&asking, None),

@@ -5,8 +5,10 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::client::Response;
-use support::{Client, Server, random_text};
+use std::collections::BTreeMap;
+use support::client::{Response, request};
+use support::database::Database;
+use support::{Client, Server, random_text, wait_until};
 
 /// One member of every item.
 fn of(response: &Response, name: &str) -> Vec<Value> {
@@ -81,10 +83,219 @@ fn a_request_for_several_keys_is_refused_where_it_makes_no_sense() {
         ("GET", "/kv?key=", "400 bad-key"),
         ("GET", "/kv?key=%00", "400 bad-key"),
         ("GET", "/kv?keys=a", "400 bad-query"),
-        ("GET", "/kv", "400 bad-query"),
+        ("GET", "/kv?limit=1001", "400 bad-query"),
+        ("GET", "/kv?cursor=garbage", "400 bad-query"),
         ("DELETE", "/kv?key=a", "405 method-not-allowed"),
         ("OPTIONS", "/kv", "204"),
     ] {
         assert_eq!(client.request(method, target, "", b"").outcome(), outcome, "{method} {target}");
     }
+}
+
+const LINES: &str = "Accept: application/x-ndjson\r\n";
+
+/// All pages of a list, and how many there were.
+fn pages(client: &mut Client, target: &str) -> (Vec<Value>, usize) {
+    let (mut items, mut count, mut next) = (Vec::new(), 0, target.to_owned());
+    loop {
+        let page = get(client, &next);
+        assert_eq!((page.status, page.field("Cache-Status")), (200, Some("hotrow; fwd=bypass")), "{page:?}");
+        let json: Value = serde_json::from_slice(&page.body).unwrap();
+        items.extend(json["items"].as_array().unwrap().iter().cloned());
+        count += 1;
+        let Some(link) = page.field("Link") else {
+            assert!(json["cursor"].is_null());
+            return (items, count);
+        };
+        next = link.strip_prefix('<').unwrap().split('>').next().unwrap().to_owned();
+        assert!(link.ends_with("; rel=\"next\"") && next.ends_with(json["cursor"].as_str().unwrap()));
+    }
+}
+
+fn keys(items: &[Value]) -> Vec<&str> {
+    items.iter().map(|item| item["key"].as_str().unwrap()).collect()
+}
+
+/// Keys that collations order in other ways than by their code points.
+fn odd_keys() -> Vec<String> {
+    let odd = [
+        "a", "A", "b", "B", "ä", "Ä", "_", "-", " ", "a b", "a-b", "ab", "aB", "\u{1}", "\u{7f}", "\u{d7ff}",
+    ];
+    let odd = odd.iter().map(|key| (*key).to_owned());
+    let mut keys: Vec<String> = odd.chain(["\u{e000}", "\u{10ffff}", "🔥"].map(str::to_owned)).collect();
+    keys.extend((0..40).map(|i| format!("p/{i}")));
+    keys.push("x".repeat(255));
+    keys.push("\u{10ffff}".repeat(255));
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn a_list_goes_through_all_keys_in_code_point_order_under_any_collation() {
+    for options in ["LOCALE 'C'", "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LOCALE 'C'", "LOCALE 'C.UTF-8'"] {
+        let server = Server::start_on(&Database::new_with(options), &[]);
+        let odd = odd_keys();
+        for key in &odd {
+            server.database().insert(key, &format!("value of {key}"));
+        }
+        let mut client = server.connect();
+        for limit in [1, 7, 61, 1_000] {
+            let (items, count) = pages(&mut client, &format!("/kv?limit={limit}"));
+            assert_eq!(keys(&items), odd, "{options}");
+            assert_eq!(count, odd.len().div_ceil(limit), "{options}, {limit} a page");
+        }
+        for prefix in ["p/", "p/1", "a", "A", "ä", "\u{10ffff}", "\u{d7ff}", "none", "x"] {
+            let encoded: String = prefix.bytes().map(|b| format!("%{b:02X}")).collect();
+            let (items, _) = pages(&mut client, &format!("/kv?prefix={encoded}&limit=3&values=true"));
+            let expected: Vec<&String> = odd.iter().filter(|key| key.starts_with(prefix)).collect();
+            assert_eq!(keys(&items), expected, "{options}, {prefix:?}");
+            assert!(
+                items
+                    .iter()
+                    .all(|item| item["value"] == format!("value of {}", item["key"].as_str().unwrap()))
+            );
+        }
+        // And nothing of it was read into the cache.
+        assert_eq!(server.metric("hotrow_cache_entries"), 0);
+        let etag = pages(&mut client, "/kv?prefix=ab").0[0]["etag"].clone();
+        assert_eq!(etag, client.get("ab").field("ETag").unwrap());
+    }
+}
+
+/// What the planner does with the page's statement, however the table is filled and whatever it knows of it.
+#[test]
+fn a_page_is_a_walk_along_the_index_under_any_collation() {
+    for options in ["LOCALE 'C'", "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LOCALE 'C'"] {
+        let server = Server::start_on(&Database::new_with(options), &[]);
+        let mut sql = server.database().connect();
+        let rows = "INSERT INTO kv_store (key, value) SELECT 'key ' || i, repeat('v', 300) FROM generate_series(1, 20000) i";
+        sql.batch_execute(rows).unwrap();
+        for analyzed in [false, true] {
+            if analyzed {
+                sql.batch_execute("ANALYZE kv_store").unwrap();
+            }
+            for (from, to) in [("key 1", "key 2"), ("", "\u{10ffff}"), ("key 5", "key 5a")] {
+                let page = include_str!("../sql/page.sql");
+                let page = page.replace("$1", &format!("'{from}'")).replace("$2", &format!("'{to}'"));
+                let page = page.replace("$3", "100").replace("$4", "1000000");
+                let explained = sql.query(&format!("EXPLAIN {page}"), &[]).unwrap();
+                let plan: Vec<String> = explained.iter().map(|row| row.get(0)).collect();
+                let plan = plan.join("\n");
+                assert!(plan.contains("Index Scan using kv_store_key_order"), "{options}, {from:?}:\n{plan}");
+                assert!(
+                    !plan.contains("Seq Scan") && !plan.contains("Bitmap"),
+                    "{options}, {from:?}:\n{plan}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_ends_early_when_its_values_are_large() {
+    let server = Server::start(&[]);
+    for i in 0..10 {
+        server.database().insert(&format!("k{i}"), &random_text(100 * 1024, i));
+    }
+    let mut client = server.connect();
+    let (items, count) = pages(&mut client, "/kv?values=true");
+    assert_eq!((items.len(), count), (10, 4), "three values reach 256 KiB");
+    for (i, item) in items.iter().enumerate() {
+        assert_eq!(item["value"], random_text(100 * 1024, i as u64));
+    }
+    assert_eq!(pages(&mut client, "/kv").1, 1, "keys alone fit");
+    let head = client.request("HEAD", "/kv?limit=2", "", b"");
+    assert_eq!((head.status, head.field("Link").is_some()), (200, true));
+}
+
+#[test]
+fn rows_past_their_time_are_not_listed() {
+    let server = Server::start(&[]);
+    server.database().insert("a", "1");
+    let later = "INSERT INTO kv_store (key, value, expires_at) VALUES ('b', '2', now() - interval '1 s'), \
+        ('c', '3', '2100-01-02 03:04:05.678901+00'), ('d', '4', 'infinity')";
+    server.database().execute(later, &[]);
+    let mut client = server.connect();
+    assert_eq!(keys(&pages(&mut client, "/kv?limit=1").0), ["a", "c", "d"]);
+    let lines = client.request("GET", "/kv?limit=2", LINES, b"").text();
+    let expected = "{\"key\":\"a\",\"value\":\"1\"}\n\
+        {\"key\":\"c\",\"value\":\"3\",\"expires_at\":\"2100-01-02T03:04:05.678901Z\"}\n";
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn an_export_has_everything_and_goes_on_with_the_connection() {
+    let server = Server::start(&["--max-value-bytes=2MiB"]);
+    let mut rows = BTreeMap::new();
+    for (i, key) in odd_keys().into_iter().enumerate() {
+        let value = match i % 20 {
+            0 => "\u{1}\u{7f}\"\\ä🔥".repeat(30_000),
+            1 => String::new(),
+            _ => random_text(i * 100, i as u64),
+        };
+        server.database().insert(&key, &value);
+        rows.insert(key, value);
+    }
+    let many = "INSERT INTO kv_store (key, value) SELECT 'p/many/' || i, md5(i::text) FROM generate_series(1, 5000) i";
+    server.database().execute(many, &[]);
+    let mut client = server.connect();
+    client.send([request("GET", "/kv", LINES, b""), request("GET", "/kv/a", "", b"")].concat());
+    let export = client.response();
+    assert_eq!((export.status, export.field("Content-Type")), (200, Some("application/x-ndjson")));
+    let lines: Vec<Value> = export.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), rows.len() + 5_000);
+    assert!(keys(&lines).is_sorted(), "in code point order");
+    for line in &lines {
+        let key = line["key"].as_str().unwrap();
+        match rows.get(key) {
+            Some(value) => assert_eq!(line["value"], *value, "{key}"),
+            None => assert!(key.starts_with("p/many/")),
+        }
+    }
+    assert_eq!(client.response().text(), rows["a"]);
+    assert_eq!(server.metric("hotrow_cache_entries"), 1, "an export leaves the cache alone");
+    let some = client.request("GET", "/kv?prefix=p/many/1", LINES, b"").text();
+    assert_eq!(some.lines().count(), 1_111);
+    let head = client.request("HEAD", "/kv", LINES, b"");
+    assert_eq!((head.status, head.field("Transfer-Encoding")), (200, Some("chunked")));
+}
+
+#[test]
+fn an_export_that_nobody_reads_takes_no_memory_and_no_reader() {
+    let server = Server::start(&["--db-readers=1", "--max-value-bytes=256KiB"]);
+    let rows = "INSERT INTO kv_store (key, value) SELECT 'k' || i, repeat(md5(i::text), 3000) FROM generate_series(1, 1000) i";
+    server.database().execute(rows, &[]);
+    let before = server.rss_bytes();
+    let mut slow: Vec<Client> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut slow {
+        client.send(request("GET", "/kv", LINES, b""));
+    }
+    let mut other = server.connect();
+    wait_until("all of them wait for their clients", || {
+        server.metric(r#"hotrow_connections{state="client"}"#) == 20
+    });
+    // 96 MB each, and 20 of them; the only reader is free.
+    assert!(server.rss_bytes() < before + 20 * 2 * 1024 * 1024, "{} bytes", server.rss_bytes() - before);
+    assert_eq!(other.get("k1").status, 200);
+    let export = slow[0].response();
+    assert_eq!((export.status, export.text().lines().count()), (200, 1_000));
+}
+
+#[test]
+fn an_export_that_loses_its_database_is_not_taken_for_whole() {
+    let server = Server::start(&["--db-readers=1"]);
+    let rows = "INSERT INTO kv_store (key, value) SELECT 'k' || i, repeat(md5(i::text), 3000) FROM generate_series(1, 1000) i";
+    server.database().execute(rows, &[]);
+    let mut client = server.connect();
+    client.send(request("GET", "/kv", LINES, b""));
+    wait_until("it waits for its client", || server.metric(r#"hotrow_connections{state="client"}"#) == 1);
+    // Nobody gets in any more, and who is in is thrown out.
+    let (cluster, name) = server.database().url.split_once("dbname=").unwrap();
+    let mut sql = postgres::Client::connect(&format!("{cluster}dbname=postgres"), postgres::NoTls).unwrap();
+    sql.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).unwrap();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+    sql.execute(end, &[&name]).unwrap();
+    let error = client.try_response_to("GET").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    sql.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).unwrap();
 }

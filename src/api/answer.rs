@@ -135,7 +135,7 @@ pub fn written(encoder: &Encoder, out: &mut Output, answer: &Answer, minimal: bo
         Answer::PreconditionFailed => encoder.problem(out, &precondition_failed(), frame),
         Answer::NotANumber => encoder.problem(out, &not_a_number(), frame),
         Answer::Failed(failure) => encoder.problem(out, &failed(failure), frame),
-        Answer::Found(_) | Answer::Many(_) | Answer::NotDone | Answer::Changed => {
+        Answer::Found(_) | Answer::Page(_) | Answer::Many(_) | Answer::NotDone | Answer::Changed => {
             unreachable!("no answer to a write of one key")
         }
     }

@@ -70,7 +70,11 @@ impl Tokens {
         let command = route(method, target)?;
         let writes = match command {
             Command::Set(..) | Command::Delete(_) | Command::Add(..) | Command::Batch(_) => true,
-            Command::Get(_) | Command::GetMany(_) | Command::Options(_) | Command::Admin(_) => false,
+            Command::Get(_)
+            | Command::GetMany(_)
+            | Command::List(_)
+            | Command::Options(_)
+            | Command::Admin(_) => false,
         };
         match access {
             Access::ReadOnly if writes => {

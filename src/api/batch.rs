@@ -267,7 +267,7 @@ fn item<'a>(key: &'a str, tells: bool, answer: &'a Answer) -> Item<'a> {
         Answer::PreconditionFailed => refused(answer::precondition_failed()),
         Answer::NotANumber => refused(answer::not_a_number()),
         Answer::Failed(failure) => refused(answer::failed(failure)),
-        Answer::NotDone | Answer::Many(_) | Answer::Changed => refused(not_done()),
+        Answer::NotDone | Answer::Many(_) | Answer::Page(_) | Answer::Changed => refused(not_done()),
     }
 }
 

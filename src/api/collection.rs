@@ -1,12 +1,14 @@
-//! `/kv` without a key: several keys at once. Its query, and its answers as JSON. Pure. Called by [`super::route`] and
-//! by [`crate::connection`].
+//! `/kv` without a key: several keys at once. Its query, and its answers as JSON; lists are in [`super::list`]. Pure.
+//! Called by [`super::route`] and by [`crate::connection`].
 
-use super::{answer, key, query};
+use super::list::List;
+use super::{Command, answer, key, query};
 use crate::engine::Row;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, JSON, Lent};
 use crate::limits::KEYS_A_REQUEST;
 use crate::output::Output;
+use std::io;
 use std::sync::Arc;
 
 /// Where it is.
@@ -14,13 +16,20 @@ pub const PATH: &str = "/kv";
 /// Its methods.
 pub const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// What a GET of this query asks for.
+pub fn get<'b>(query: &str) -> Result<Command<'b>, Problem> {
+    let names_keys = query.split('&').any(|parameter| parameter.split('=').next() == Some("key"));
+    if names_keys { Ok(Command::GetMany(keys(query)?)) } else { Ok(Command::List(List::parse(query)?)) }
+}
+
 /// `key=a&key=b…`, in the order of the request.
-pub fn keys(query: &str) -> Result<Vec<Box<str>>, Problem> {
+fn keys(query: &str) -> Result<Vec<Box<str>>, Problem> {
     let mut keys = Vec::new();
     for parameter in query::parameters(query) {
         let (name, value) = parameter?;
         if name != "key" {
-            return Err(query::bad("the parameters of /kv are key=, once for each key".into()));
+            let detail = "either key=, once for each key, or prefix, limit, cursor and values";
+            return Err(query::bad(detail.into()));
         }
         key::check(&value)?;
         if keys.len() == KEYS_A_REQUEST {
@@ -29,9 +38,6 @@ pub fn keys(query: &str) -> Result<Vec<Box<str>>, Problem> {
             return Err(Problem::new(Kind::TooManyKeys, detail));
         }
         keys.push(value.into());
-    }
-    if keys.is_empty() {
-        return Err(query::bad("say which keys: /kv?key=a&key=b".into()));
     }
     Ok(keys)
 }
@@ -58,15 +64,15 @@ pub fn items<'a>(
     let mut retry_after_seconds = None;
     for (at, (key, item)) in items.enumerate() {
         json.extend_from_slice(if at == 0 { b"{\"key\":" } else { b",{\"key\":" });
-        string(&mut json, key);
+        json_string(&mut json, key);
         match item {
             Item::Found(Some(record)) => {
                 let before = json.len();
                 json.extend_from_slice(b",\"status\":200,\"value\":");
-                string(&mut json, &record.value);
-                let end = format!(",\"etag\":\"\\\"{}\\\"\"}}", record.version);
-                json.extend_from_slice(end.as_bytes());
-                if json.len() > bytes {
+                if json_string_within(&mut json, &record.value, bytes) {
+                    let end = format!(",\"etag\":\"\\\"{}\\\"\"}}", record.version);
+                    json.extend_from_slice(end.as_bytes());
+                } else {
                     json.truncate(before);
                     failed(&mut json, &too_much(bytes));
                 }
@@ -84,7 +90,7 @@ pub fn items<'a>(
         fields.field("Retry-After", &seconds.to_string());
     }
     fields.field("Content-Type", JSON);
-    fields.content(Lent::Shared(&text(json)));
+    fields.content(Lent::Shared(&lent(json)));
 }
 
 /// An item that there is no room for.
@@ -98,16 +104,41 @@ fn failed(json: &mut Vec<u8>, problem: &Problem) {
     let kind = problem.kind;
     let start = format!(",\"status\":{},\"problem\":\"{}\",\"detail\":", kind.facts().0, kind.urn());
     json.extend_from_slice(start.as_bytes());
-    string(json, &problem.detail);
+    json_string(json, &problem.detail);
     json.push(b'}');
 }
 
-fn string(json: &mut Vec<u8>, text: &str) {
+/// Appends a string as JSON.
+pub(super) fn json_string(json: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(json, text).expect("a string always serializes, and a vector takes everything");
 }
 
+/// The same, as long as the whole gets no longer than this: else nothing, for a value that is all control characters
+/// takes six times its size.
+pub(super) fn json_string_within(json: &mut Vec<u8>, text: &str, bytes: usize) -> bool {
+    struct Within<'j>(&'j mut Vec<u8>, usize);
+    impl io::Write for Within<'_> {
+        fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+            if self.0.len() + piece.len() > self.1 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.extend_from_slice(piece);
+            Ok(piece.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let before = json.len();
+    let fits = serde_json::to_writer(Within(json, bytes), text).is_ok();
+    if !fits {
+        json.truncate(before);
+    }
+    fits
+}
+
 /// Lent to the socket instead of copied to a loop's buffer, which would keep the size of the largest answer for ever.
-fn text(json: Vec<u8>) -> Arc<str> {
+pub(super) fn lent(json: Vec<u8>) -> Arc<str> {
     String::from_utf8(json).expect("made of strings and ASCII").into()
 }
 
@@ -131,9 +162,6 @@ mod tests {
             ("key=a+b&key=a%2Bb&key=a%20b", Ok(vec!["a+b", "a+b", "a b"])),
             ("key=a=b&key=a%26b", Ok(vec!["a=b", "a&b"])),
             (&most, Ok(as_many_as_may_be)),
-            ("", Err("bad-query")),
-            ("&", Err("bad-query")),
-            ("keys=a", Err("bad-query")),
             ("key=a&x=y", Err("bad-query")),
             ("k%65y=a", Err("bad-query")),
             ("key=", Err("bad-key")),

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod collection;
 pub mod exposition;
 pub mod key;
+pub mod list;
 pub mod query;
 pub mod wishes;
 
@@ -21,6 +22,8 @@ pub enum Command<'b> {
     Get(Cow<'b, str>),
     /// GET and HEAD of several keys.
     GetMany(Vec<Box<str>>),
+    /// GET and HEAD of a list of keys.
+    List(list::List),
     /// PUT and SET of a key; the value is the content, and lives so many seconds, if not for ever.
     Set(Cow<'b, str>, Option<u32>),
     /// DELETE of a key.
@@ -72,7 +75,7 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
 fn route_other<'b>(verb: Verb, method: &str, target: &'b str) -> Result<Command<'b>, Problem> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match (path, verb) {
-        (collection::PATH, Verb::Get) => Ok(Command::GetMany(collection::keys(query)?)),
+        (collection::PATH, Verb::Get) => collection::get(query),
         (collection::PATH, Verb::Options) => Ok(Command::Options(collection::METHODS)),
         (collection::PATH, _) => Err(not_allowed(method, collection::METHODS)),
         (batch::PATH, Verb::Post) => Ok(Command::Batch(batch::all_or_nothing(query)?)),
@@ -198,7 +201,8 @@ mod tests {
             ("POST", "/batch?atomic=maybe", Err(400)),
             ("GET", "/batch", Err(405)),
             ("OPTIONS", "/batch", Ok(Command::Options(batch::METHODS))),
-            ("GET", "/kv", Err(400)),
+            ("GET", "/kv?prefix=a", Ok(Command::List(list::List::parse("prefix=a").unwrap()))),
+            ("HEAD", "/kv", Ok(Command::List(list::List::parse("").unwrap()))),
             ("GET", "/kv?key=a&key=b", Ok(Command::GetMany(vec!["a".into(), "b".into()]))),
             ("OPTIONS", "/kv", Ok(Command::Options(collection::METHODS))),
             ("DELETE", "/kv?key=a", Err(405)),

@@ -21,6 +21,8 @@ pub struct Workspace {
     pub(super) repeats: [Repeat; REPEATS],
     /// Where answers are encoded to.
     pub(super) output: Output,
+    /// Where lines of an export are encoded to before they go there.
+    pub(super) piece: Vec<u8>,
     /// Encodes them.
     pub encoder: Encoder,
     /// Of the request that is being answered.
@@ -35,6 +37,7 @@ impl Workspace {
             input,
             repeats: Default::default(),
             output: Output::default(),
+            piece: Vec::new(),
             encoder,
             asker: Asker::default(),
         }

@@ -2,6 +2,7 @@
 //! rest, takes the replies. Called by [`super`] with whatever it has read.
 
 use super::collect::Collect;
+use super::list::Listing;
 use super::watch::Watch;
 use super::{Connection, Context, Role, State, Workspace};
 use crate::api::answer::Forward;
@@ -34,6 +35,8 @@ pub(super) enum Job {
     Batch(Claim, batch::Asked),
     /// Several reads, for one answer.
     Items(Box<Collect>),
+    /// A page of a list.
+    Page(Box<Listing>),
 }
 
 /// A request whose content is arriving.
@@ -129,7 +132,7 @@ impl Connection {
                         self.malformed(&problem, Frame { head_only, ..LAST }, ws, cx);
                     }
                 },
-                State::Waiting(..) => {
+                State::Waiting(..) | State::Exporting(..) => {
                     self.unparsed = true;
                     break;
                 }
@@ -155,7 +158,7 @@ impl Connection {
             Role::Admin => admin::route(head.method, head.target),
         };
         // The way of most requests: a hit has no need of its method either.
-        let routed = match routed {
+        let mut routed = match routed {
             Ok(Command::Get(Cow::Borrowed(key)))
                 if head.extras.lists.is_empty() && !head.framing.has_content() =>
             {
@@ -164,6 +167,9 @@ impl Connection {
             routed => routed,
         };
         self.method = Method::of(head.method);
+        if let Ok(Command::List(list)) = &mut routed {
+            list.negotiate(&head.extras, head.version);
+        }
         let checked = routed
             .and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes))
             .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)));
@@ -248,6 +254,7 @@ impl Connection {
                 Err(problem) => self.refuse(&problem, frame, ws, cx),
             },
             Command::GetMany(keys) => self.get_many(keys, frame, ws, cx),
+            Command::List(list) => self.list(list, frame, ws, cx),
             Command::Options(allow) => {
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
                 self.answered(frame, ws, cx);
@@ -392,6 +399,7 @@ impl Connection {
         self.bring_asker(ws);
         let Workspace { encoder, output, .. } = ws;
         match (job, &reply.answer) {
+            (Job::Page(listing), _) => return self.take_page(*listing, reply, frame, ws, cx),
             (Job::Watch(watch), reply) => return self.take_watched(watch, reply, frame, ws, cx),
             (_, Answer::Failed(failure)) => return self.refuse(&answer::failed(failure), frame, ws, cx),
             (Job::Read(forward, conditions), Answer::Found(row)) => {
@@ -440,6 +448,8 @@ impl Connection {
             Job::Write { .. } | Job::Batch(..) => &cx.counters.write_duration,
             // Takes as long as its client wants.
             Job::Watch(_) => return,
+            // A page is no row.
+            Job::Page(_) => return,
         };
         duration.observe(cx.now_ns.saturating_sub(self.sent_ns), 1);
     }
@@ -532,6 +542,7 @@ fn own(command: Command<'_>) -> Command<'static> {
     match command {
         Command::Get(key) => Command::Get(key.into_owned().into()),
         Command::GetMany(keys) => Command::GetMany(keys),
+        Command::List(list) => Command::List(list),
         Command::Set(key, ttl_s) => Command::Set(key.into_owned().into(), ttl_s),
         Command::Delete(key) => Command::Delete(key.into_owned().into()),
         Command::Add(key, by) => Command::Add(key.into_owned().into(), by),

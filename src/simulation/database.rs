@@ -3,6 +3,7 @@
 use super::{Bug, Lost, State, Statement, World, known};
 use crate::engine::{NEVER, Record, Row};
 use crate::store::judge::{Before, Change, To};
+use crate::store::list::{Page, Range};
 use crate::store::{Blame, Connector, Error, NO_VERSION, Session, Set, Written};
 use std::sync::{Arc, Mutex};
 
@@ -45,6 +46,10 @@ impl Session for FakeSession {
             return Err(Error::Lost("read".into()));
         }
         Ok(rows)
+    }
+
+    fn page(&mut self, _range: &Range) -> Result<Page, Error> {
+        unreachable!("a list asks neither engine nor cache: nobody here wants one")
     }
 
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error> {

@@ -2,6 +2,7 @@
 //! the workers. Never blocks: a full queue or a missing database is a refusal. Called by [`crate::connection`].
 
 use super::health::Health;
+use super::list::{PageJob, Range};
 use super::{Claim, Job, ManyJob, Op, ReadJob, ReadWork, Step, WriteJob};
 use crate::engine::Engine;
 use crate::engine::shard::{Freshness, Get, Known, ReadId, Shard, Writes};
@@ -137,6 +138,15 @@ impl Backend {
             self.asked(got, down)
         };
         keys.enumerate().map(look_up).collect()
+    }
+
+    /// Sends for a page of a list.
+    pub fn page(&self, range: Range, ticket: Ticket) -> Result<(), Refusal> {
+        if self.health.reads_down() {
+            return Err(self.down());
+        }
+        let job = || ReadWork::Page(PageJob { range, ticket, queued: Instant::now() });
+        if self.send_read(job) { Ok(()) } else { Err(Refusal::QueueFull) }
     }
 
     /// Puts this into the readers' queue, unless it would wait there for too long.

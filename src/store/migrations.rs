@@ -5,9 +5,10 @@ use postgres::{Client, Error};
 use std::fmt::Write;
 
 /// Number, name and statements; the number is the position.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("kv_store", include_str!("../../sql/migrations/0001_kv_store.sql")),
     ("expires_at", include_str!("../../sql/migrations/0002_expires_at.sql")),
+    ("key_order", include_str!("../../sql/migrations/0003_key_order.sql")),
 ];
 
 /// Any number that nobody else would take for an advisory lock: "hotrow" in ASCII.

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod conninfo;
 pub mod health;
 pub mod judge;
+pub mod list;
 pub mod managed;
 
 pub mod migrations;
@@ -25,6 +26,7 @@ use crate::engine::{Record, Row, Value};
 use crate::http::conditional::Preconditions;
 use crate::token::Ticket;
 use judge::{Before, Change};
+use list::{Page, PageJob, Range};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub enum ReadWork {
     /// The misses of one request, for one statement. Its place in the queue is taken before they are known: whoever
     /// fills the list holds it locked, so that a reader that is early waits for the end of it.
     Rows(Arc<Mutex<Vec<ReadJob>>>),
+    /// A page of a list.
+    Page(PageJob),
 }
 
 /// A miss on its way to a reader. The engine knows who waits for it.
@@ -230,6 +234,8 @@ pub enum Answer {
     Many(Vec<Answer>),
     /// Nothing was done, because another step of the same all-or-nothing batch could not be.
     NotDone,
+    /// A page of a list.
+    Page(Page),
     /// A key that was watched may have another row now: look again.
     Changed,
     /// Neither; see [`Failure`].
@@ -332,6 +338,8 @@ pub trait Session {
 
     /// The rows of these keys, in their order. `now_ms` is the time of the process's clock.
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error>;
+    /// A page of a list.
+    fn page(&mut self, range: &Range) -> Result<Page, Error>;
     /// Stores and deletes, in one commit. No key twice, sorted.
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error>;
     /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.

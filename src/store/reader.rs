@@ -1,6 +1,7 @@
 //! A reader: takes misses from the shared queue, as many as are there, and reads them with one statement. One thread
 //! each, blocking. Started by [`super::pool`].
 
+use super::list::PageJob;
 use super::worker::{Counted, Pause, Refusals, Shared};
 use super::{Answer, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
@@ -64,18 +65,26 @@ impl<C: Connector> Reader<C> {
     }
 
     fn execute_with(&mut self, first: ReadWork) {
-        let mut jobs = Vec::new();
+        let (mut jobs, mut page) = (Vec::new(), None);
         let mut next = Some(first);
         while let Some(work) = next {
-            add_rows(work, &mut jobs);
-            next = if jobs.len() >= READ_BATCH { None } else { self.queue.try_recv().ok() };
+            page = add_rows(work, &mut jobs);
+            // One page at a time, and behind the rows that were asked for before it: a long list is no reason to wait.
+            let full = jobs.len() >= READ_BATCH || page.is_some();
+            next = if full { None } else { self.queue.try_recv().ok() };
         }
         for job in &jobs {
             self.work.queue_wait.observe_duration(job.queued.elapsed());
         }
-        let started = Instant::now();
-        self.execute(&jobs);
-        self.shared.health.read_pace.observe(jobs.len(), READ_BATCH, started.elapsed());
+        if !jobs.is_empty() {
+            let started = Instant::now();
+            self.execute(&jobs);
+            self.shared.health.read_pace.observe(jobs.len(), READ_BATCH, started.elapsed());
+        }
+        if let Some(page) = page {
+            self.work.queue_wait.observe_duration(page.queued.elapsed());
+            self.execute_page(&page);
+        }
     }
 
     fn connect(&mut self) -> bool {
@@ -111,7 +120,9 @@ impl<C: Connector> Reader<C> {
             match self.queue.recv_timeout(left.min(Pause::STEP)) {
                 Ok(work) => {
                     let mut jobs = Vec::new();
-                    add_rows(work, &mut jobs);
+                    if let Some(page) = add_rows(work, &mut jobs) {
+                        self.answer_page(&page, Answer::Failed(self.shared.down()));
+                    }
                     self.fail(&jobs, &self.shared.down());
                 }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
@@ -145,6 +156,32 @@ impl<C: Connector> Reader<C> {
         self.fail(jobs, &self.shared.down());
     }
 
+    fn execute_page(&mut self, page: &PageJob) {
+        for _ in 0..2 {
+            if self.session.is_none() && !self.connect() {
+                break;
+            }
+            let session = self.session.as_mut().expect("connected above");
+            match session.timed(1, |session| session.page(&page.range)) {
+                Ok(found) => {
+                    self.refusals.done("reads");
+                    return self.answer_page(page, Answer::Page(found));
+                }
+                Err(Error::Refused { message, .. }) => {
+                    self.refusals.refused("reads", &message);
+                    return self.answer_page(page, Answer::Failed(Failure::Refused(message.into())));
+                }
+                Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
+            }
+        }
+        self.answer_page(page, Answer::Failed(self.shared.down()));
+    }
+
+    fn answer_page(&mut self, page: &PageJob, answer: Answer) {
+        self.replies.push(Reply { ticket: page.ticket, answer });
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+
     fn done(&mut self, jobs: &[ReadJob], rows: &[Row], now_s: u32) {
         for (job, row) in jobs.iter().zip(rows) {
             let mut shard = self.shared.engine.shard(job.hash);
@@ -166,10 +203,12 @@ impl<C: Connector> Reader<C> {
     }
 }
 
-/// The reads that are asked for.
-fn add_rows(work: ReadWork, jobs: &mut Vec<ReadJob>) {
+/// The reads that are asked for; a page is given back.
+fn add_rows(work: ReadWork, jobs: &mut Vec<ReadJob>) -> Option<PageJob> {
     match work {
         ReadWork::Row(job) => jobs.push(job),
         ReadWork::Rows(list) => jobs.append(&mut list.lock()),
+        ReadWork::Page(page) => return Some(page),
     }
+    None
 }

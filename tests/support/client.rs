@@ -102,6 +102,12 @@ impl Client {
         let head = String::from_utf8(self.received[..end].to_vec()).expect("a head is UTF-8");
         let (status, fields) = parse_head(&head);
         let mut response = Response { status, fields, body: Vec::new() };
+        if response.field("Transfer-Encoding").is_some() && method != "HEAD" {
+            self.received.drain(..end);
+            response.body = self.chunks()?;
+            response.check_fields(method);
+            return Ok(response);
+        }
         let length = response.check_framing();
         if method != "HEAD" && response.may_have_content() {
             while self.received.len() < end + length {
@@ -113,6 +119,34 @@ impl Client {
         self.received.drain(..used);
         response.check_fields(method);
         Ok(response)
+    }
+
+    /// A chunked content, without extensions and trailers, to its last chunk.
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        loop {
+            let line = loop {
+                match self.received.windows(2).position(|window| window == b"\r\n") {
+                    Some(end) => break end,
+                    None => self.receive()?,
+                }
+            };
+            let size = std::str::from_utf8(&self.received[..line]).expect("a size is ASCII");
+            let size = usize::from_str_radix(size, 16).expect("a size is hexadecimal");
+            while self.received.len() < line + 2 + size + 2 {
+                self.receive()?;
+            }
+            content.extend_from_slice(&self.received[line + 2..line + 2 + size]);
+            assert_eq!(
+                &self.received[line + 2 + size..line + 4 + size],
+                b"\r\n",
+                "a chunk ends with its line"
+            );
+            self.received.drain(..line + 4 + size);
+            if size == 0 {
+                return Ok(content);
+            }
+        }
     }
 
     /// Sends a request with a `Content-Length` where there is a body or the method calls for one, and takes the
@@ -262,7 +296,10 @@ impl Response {
 
     /// RFC 9112 section 6: we are told the length of everything that has a content, in one way.
     fn check_framing(&self) -> usize {
-        assert_eq!(self.field("Transfer-Encoding"), None);
+        if let Some(coding) = self.field("Transfer-Encoding") {
+            assert_eq!((coding, self.field("Content-Length")), ("chunked", None));
+            return 0;
+        }
         match self.field("Content-Length") {
             Some(length) => {
                 // RFC 9110 section 8.6: not in 1xx and 204.

@@ -100,10 +100,15 @@ impl Cluster {
 impl Database {
     /// A fresh, empty one.
     pub fn new() -> Database {
+        Database::new_with("")
+    }
+
+    /// The same with more to say to CREATE DATABASE.
+    pub fn new_with(options: &str) -> Database {
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut client = postgres::Client::connect(&CLUSTER.url("postgres"), NoTls).expect("PostgreSQL runs");
         client
-            .batch_execute(&format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0"))
+            .batch_execute(&format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0 {options}"))
             .expect("a database can be made");
         Database { url: CLUSTER.url(&name) }
     }

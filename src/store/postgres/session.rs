@@ -4,10 +4,11 @@
 use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
 use crate::store::judge::{Before, Change, Expiry, To};
+use crate::store::list::{Page, PageRow, Range};
 use crate::store::patience::Patience;
 use crate::store::{Error, Session, Set, Written};
 use ::postgres::fallible_iterator::FallibleIterator;
-use ::postgres::types::ToSql;
+use ::postgres::types::{ToSql, Type};
 use ::postgres::{Client, Statement};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,34 @@ impl Session for PostgresSession {
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error> {
         let found = self.find(READ, keys, |row| record(row, now_ms))?;
         Ok(found)
+    }
+
+    fn page(&mut self, range: &Range) -> Result<Page, Error> {
+        self.begin()?;
+        let Range { from, to, rows, bytes } = range;
+        let bytes = bytes.map(|bytes| bytes as i64);
+        let rows = i64::from(*rows);
+        // Not prepared: so each page is planned for its own range and length, and never for any.
+        let sql = include_str!("../../../sql/page.sql");
+        let found = self
+            .client
+            .query_typed(
+                sql,
+                &[(from, Type::TEXT), (to, Type::TEXT), (&rows, Type::INT8), (&bytes, Type::INT8)],
+            )
+            .map_err(sort)?;
+        self.check_timeline()?;
+        let row = |row: &::postgres::Row| {
+            let text = |at| row.get::<_, Option<&str>>(at);
+            Ok(PageRow {
+                key: row.get::<_, &str>(0).into(),
+                value: text(1).map(Into::into),
+                version: version(row.get(2))?,
+                expires_at: text(3).map(Into::into),
+            })
+        };
+        let more = found.first().is_some_and(|row| row.get::<_, i64>("found") > found.len() as i64);
+        Ok(Page { rows: found.iter().map(row).collect::<Result<_, Error>>()?, more })
     }
 
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error> {

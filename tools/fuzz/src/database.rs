@@ -5,6 +5,7 @@ use crossbeam_channel::Receiver;
 use hotrow::engine::shard::Writes;
 use hotrow::engine::{Engine, Record, Row};
 use hotrow::store::judge::{Before, Judged, To};
+use hotrow::store::list::{Page, PageRow, Range};
 use hotrow::store::{Answer, Failure, Job, ManyJob, ReadJob, ReadWork, Reply, Step, WriteJob};
 use std::collections::BTreeMap;
 
@@ -47,6 +48,10 @@ impl Database {
             Ok(ReadWork::Rows(list)) => {
                 return list.lock().iter().flat_map(|job| self.read(job, engine)).collect();
             }
+            Ok(ReadWork::Page(page)) => {
+                let answer = Answer::Page(self.page(&page.range));
+                return vec![Reply { ticket: page.ticket, answer }];
+            }
             Err(_) => {}
         }
         match jobs.writes.iter().find_map(|writes| writes.try_recv().ok()) {
@@ -58,6 +63,17 @@ impl Database {
             Some(Job::Many(job)) => self.write_many(&job, engine, lose),
             None => Vec::new(),
         }
+    }
+
+    fn page(&self, range: &Range) -> Page {
+        let row = |(key, record): (&Box<str>, &Record)| PageRow {
+            key: key.clone(),
+            version: record.version,
+            value: range.bytes.map(|_| record.value.clone()),
+            expires_at: None,
+        };
+        let mut rows = self.rows.range(range.from.clone()..range.to.clone()).map(row);
+        Page { rows: rows.by_ref().take(range.rows as usize).collect(), more: rows.next().is_some() }
     }
 
     fn read(&self, job: &ReadJob, engine: &Engine) -> Vec<Reply> {
