@@ -210,7 +210,7 @@ fn two_servers_that_start_at_once_on_a_new_database_share_the_migrations() {
     assert_eq!(servers[3].connect().get("k").text(), "v");
     let applied = "SELECT string_agg(version || ' ' || name, ',' ORDER BY version) FROM hotrow_migrations";
     // `0001_kv_store.sql` is recorded as "1 kv_store".
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();
     let mut names: Vec<String> =
         files.map(|file| file.unwrap().file_name().into_string().unwrap().replace(".sql", "")).collect();
     names.sort_unstable();
