@@ -191,7 +191,12 @@ pub struct Config {
     #[arg(long, env = "HOTROW_IDLE_TIMEOUT", value_name = "D", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
-    /// How long requests under way may take to finish once the server is told to stop
+    /// How long the server, told to stop, goes on as before, while /readyz says that it drains: so that load balancers
+    /// turn elsewhere first
+    #[arg(long, env = "HOTROW_DRAIN_DELAY", value_name = "D", default_value = "0s", value_parser = pause)]
+    pub drain_delay: Duration,
+
+    /// How long requests under way may take to finish once the server drains
     #[arg(long, env = "HOTROW_DRAIN_TIMEOUT", value_name = "D", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
@@ -490,6 +495,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration, or none.
+fn pause(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0ms" | "0s" | "0m" => Ok(Duration::ZERO),
+        text => duration(text).map_err(|rule| rule.replace("from 1ms", "0s, or from 1ms")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -528,6 +541,8 @@ mod tests {
             assert_eq!(config.event_loops.on(1), 1);
         }
         assert_eq!(parse(&["serve", "--listen", "[::1]:0"]).unwrap().listen.to_string(), "[::1]:0");
+        assert_eq!(parse(&["--drain-delay", "0s"]).unwrap().drain_delay, Duration::ZERO);
+        assert_eq!(parse(&["--drain-delay", "5s"]).unwrap().drain_delay, Duration::from_secs(5));
         assert_eq!(parse(&["--admin-listen", "off"]).unwrap().admin_listen, Listen::Off);
     }
 
@@ -541,6 +556,7 @@ mod tests {
             (&["--max-value-bytes", "1GiB"], ["--max-value-bytes", "67108864"]),
             (&["--idle-timeout", "10"], ["--idle-timeout", "ms, s or m"]),
             (&["--idle-timeout", "0s"], ["--idle-timeout", "1ms"]),
+            (&["--drain-delay", "5"], ["--drain-delay", "0s, or from 1ms"]),
             (&["--event-loops", "0"], ["--event-loops", "auto"]),
             (&["--max-connections-per-ip", "0"], ["--max-connections-per-ip", "off"]),
             (&["--listen", "0.0.0.0:1"], ["--listen 0.0.0.0:1", "--allow-anonymous"]),

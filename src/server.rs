@@ -68,12 +68,29 @@ pub struct Running {
 pub struct Stopper {
     inboxes: Vec<Arc<Inbox>>,
     status: Arc<Status>,
+    delay: Duration,
 }
 
 impl Stopper {
-    /// Begins to drain: no new connections, every answer the last of its connection.
+    /// `/readyz` says so at once. After `--drain-delay` the server drains: no new connections, every answer the last of
+    /// its connection. Does not wait.
     pub fn stop(&self) {
         self.status.draining.store(true, Ordering::Relaxed);
+        if self.delay.is_zero() {
+            return self.drain();
+        }
+        let later = self.clone();
+        let spawned = thread::Builder::new().name("drain delay".into()).spawn(move || {
+            thread::sleep(later.delay);
+            later.drain();
+        });
+        if let Err(error) = spawned {
+            log::error!("--drain-delay is left out: {}", cannot_start_thread(&error));
+            self.drain();
+        }
+    }
+
+    fn drain(&self) {
         for inbox in &self.inboxes {
             if let Err(error) = inbox.send(Mail::Drain) {
                 log::error!("an event loop cannot be told to stop: {error}");
@@ -207,7 +224,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
             about.version
         ),
         renewer: Some(renewer.telling(inboxes.clone())),
-        stopper: Stopper { inboxes, status },
+        stopper: Stopper { inboxes, status, delay: config.drain_delay },
         loops: threads,
         workers,
         sweeper,
