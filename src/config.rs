@@ -1,6 +1,7 @@
 //! Flags and environment into one checked, flat [`Config`]. Knows no thread and no socket. Called by `main`; read by
 //! [`crate::server`]. `--help` is made from the comments here, and a test holds the README against it.
 
+mod origins;
 pub mod settings;
 
 use crate::limits::MAX_VALUE_BYTES;
@@ -161,6 +162,12 @@ pub struct Config {
     #[arg(long, env = "HOTROW_MAX_CONNECTIONS_PER_IP", value_name = "N|off", default_value = "off",
           value_parser = per_ip)]
     pub max_connections_per_ip: Most,
+
+    /// Lets scripts of this origin read the answers (CORS): https://app.example.com, several with commas between them,
+    /// or * for everyone
+    #[arg(long, env = "HOTROW_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
+          value_parser = origins::origin)]
+    pub cors_allow_origin: Vec<String>,
 
     /// Who may do what: a file with a line for each token, `ro TOKEN` or `rw TOKEN`; read again at SIGHUP
     #[arg(long, env = "HOTROW_AUTH_TOKENS_FILE", value_name = "PATH")]
@@ -358,6 +365,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
 
 /// Adds what clap does not know of.
 fn complete(config: Config, mut settings: Vec<Setting>) -> Result<Config, Stop> {
+    origins::together(&config.cors_allow_origin).map_err(Stop::Unusable)?;
     let given = database_url_in(config.database_url_file.as_deref())?.or(config.database_url);
     let database_url = database_url_or_usual(given.clone());
     if let (None, Some(usual)) = (given, &database_url)
@@ -567,6 +575,12 @@ mod tests {
                 ["--admin-listen 192.0.2.1:1", "--allow-anonymous"],
             ),
             (&["--queue-depth", "0"], ["--queue-depth", "1..="]),
+            (&["--cors-allow-origin", "https://a/"], ["--cors-allow-origin", "SCHEME://HOST"]),
+            (&["--cors-allow-origin", "https://a,https://b:443"], ["--cors-allow-origin", ":443"]),
+            (
+                &["--cors-allow-origin", "https://a", "--cors-allow-origin", "*"],
+                ["--cors-allow-origin", "alone"],
+            ),
             (&["--admin-listen", "on"], ["--admin-listen", "off"]),
             (&["--log-level", "loud"], ["--log-level", "loud"]),
             (&["--no-such-flag"], ["--no-such-flag", "unexpected"]),

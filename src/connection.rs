@@ -39,7 +39,7 @@ use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
 use list::Export;
 use memchr::memchr;
-use requests::{Incoming, Job, LAST};
+use requests::{Incoming, Job};
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 
@@ -259,11 +259,11 @@ impl Connection {
             State::Closing | State::Lingering { .. } => return Turn::Close,
             State::Head => {
                 self.method = Method::None;
-                self.too_slow("--header-timeout", LAST, ws, cx);
+                self.too_slow("--header-timeout", self.last(ws), ws, cx);
             }
             State::Content(incoming) => {
-                let head_only = incoming.frame.head_only;
-                self.too_slow("--request-timeout", Frame { head_only, ..LAST }, ws, cx);
+                let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
+                self.too_slow("--request-timeout", frame, ws, cx);
             }
             State::Waiting(frame, Job::Watch(watch)) => {
                 let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
@@ -353,7 +353,7 @@ impl Connection {
             Crowd::Address => "this address has as many connections as --max-connections-per-ip allows",
         };
         let problem = Problem::new(Kind::TooManyConnections, detail).retry_after(1);
-        self.refuse(&problem, LAST, ws, cx);
+        self.refuse(&problem, self.last(ws), ws, cx);
         self.turn_flushed(io, ws, cx)
     }
 

@@ -96,6 +96,11 @@ pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// How long an idle connection may still send one last request once draining has begun.
 pub const DRAIN_IDLE_MS: u64 = 250;
 
+/// Origins in `--cors-allow-origin`: more are refused at the start. Each has its heads of hits prepared in every loop.
+pub const CORS_ORIGINS: usize = 32;
+/// How long a browser may remember the answer to its preflight, in seconds.
+pub const CORS_MAX_AGE_S: u32 = 7_200;
+
 /// Requests of one shard's keys that wait for reads, those of clients that have gone meanwhile included: more are
 /// answered 503.
 pub const WAITERS_A_SHARD: usize = 65_536;

@@ -14,6 +14,7 @@ use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
 use crate::event_loop::listener::{self, Listener};
 use crate::event_loop::places::Places;
 use crate::event_loop::{ADMIN_LISTENER, Credentials, DATA_LISTENER, EventLoop, Shared, WAKER};
+use crate::http::cors::Audiences;
 use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
 use crate::limits::{QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
@@ -210,6 +211,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         max_sockets,
         sockets: AtomicUsize::new(0),
         access_log: access_log.clone(),
+        audiences: Audiences::new(&config.cors_allow_origin),
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
     });

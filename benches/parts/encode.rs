@@ -1,6 +1,7 @@
 //! Answers into bytes.
 
 use divan::Bencher;
+use hotrow::http::cors::Audience;
 use hotrow::http::problem::{Kind, Problem};
 use hotrow::http::response::{Encoder, Frame, Lent, Reuse};
 use hotrow::output::Output;
@@ -8,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-const FRAME: Frame = Frame { head_only: false, reuse: Reuse::Silent };
+const FRAME: Frame = Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE };
 
 /// Small values are copied, those of 4 KiB and more are lent.
 #[divan::bench(args = [16, 100, 1_024, 65_536])]

@@ -6,12 +6,20 @@ use crate::engine::{NEVER, Record, Row};
 use crate::http::conditional::{Current, Preconditions, Verdict};
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Fields, Frame, Lent, PROBLEM_JSON, TEXT};
+use crate::limits::CORS_MAX_AGE_S;
 use crate::output::Output;
 use crate::store::backend::Refusal;
 use crate::store::{Answer, Failure, NO_VERSION};
 use std::sync::LazyLock;
 
 const HIT: &str = "hotrow; hit";
+
+/// All methods that resources here have, for browsers that ask first. Not only those of the one resource: where it has
+/// not, its own answer says so better than a browser's error.
+const METHODS: &str = "GET, HEAD, PUT, SET, POST, DELETE, OPTIONS";
+/// The fields of requests that are looked at here.
+const FIELDS: &str =
+    "Accept, Authorization, Cache-Control, Content-Type, If-Match, If-None-Match, Prefer, X-Request-Id";
 
 /// Why a read went to the database, as `Cache-Status` says it (RFC 9211 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +218,12 @@ fn expires(encoder: &Encoder, fields: &mut Fields<'_>, expires_s: u32) {
 pub fn options(encoder: &Encoder, out: &mut Output, allow: &str, frame: Frame) {
     let mut fields = encoder.start(out, 204, frame);
     fields.field("Allow", allow);
+    if encoder.shares(frame) {
+        // Fetch standard section 3.3.3. It may be a preflight: a browser asks before it sends what a form could not.
+        fields.field("Access-Control-Allow-Methods", METHODS);
+        fields.field("Access-Control-Allow-Headers", FIELDS);
+        fields.field("Access-Control-Max-Age", &CORS_MAX_AGE_S.to_string());
+    }
     fields.no_content();
 }
 

@@ -282,6 +282,7 @@ fn bad(detail: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::cors::Audience;
 
     fn kind_of(content: &str, form: Form) -> Result<usize, Kind> {
         steps(content.as_bytes(), form, 10).map(|steps| steps.len()).map_err(|problem| problem.kind)
@@ -348,7 +349,8 @@ mod tests {
         // Of 13 bytes of room the first takes 8 (as JSON), the second would take 6, and the third takes the rest.
         let answers = [found("\u{1}\""), found("123456"), found("12345"), found("")];
         let (encoder, mut out) = (Encoder::new(0, std::time::SystemTime::UNIX_EPOCH), Output::default());
-        let frame = Frame { head_only: false, reuse: crate::http::response::Reuse::Silent };
+        let frame =
+            Frame { head_only: false, reuse: crate::http::response::Reuse::Silent, audience: Audience::NONE };
         Asked::new(&steps).answer(&encoder, &mut out, &answers, 13, frame);
         let text = String::from_utf8(out.bytes).unwrap();
         let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();

@@ -146,6 +146,7 @@ pub(super) fn lent(json: Vec<u8>) -> Arc<str> {
 mod tests {
     use super::*;
     use crate::engine::{NEVER, Record};
+    use crate::http::cors::Audience;
     use crate::http::response::Reuse;
     use std::time::SystemTime;
 
@@ -195,7 +196,7 @@ mod tests {
             ("e", Item::Found(None)),
         ];
         let (mut out, mut sent) = (Output::default(), Vec::new());
-        let frame = Frame { head_only: false, reuse: Reuse::Silent };
+        let frame = Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE };
         items(&encoder, &mut out, all.iter().map(|(key, item)| (*key, item)), 20_000, frame);
         out.flush(&mut sent, usize::MAX);
         let sent = String::from_utf8(sent).unwrap();

@@ -114,10 +114,9 @@ impl List {
             None => json.extend_from_slice(b"null"),
         }
         json.extend_from_slice(b"}\n");
-        let mut fields = encoder.start(out, 200, frame);
+        let mut fields = encoder.start_by_accept(out, 200, frame);
         fields.field("Content-Type", JSON);
         fields.field("Cache-Status", BYPASS);
-        fields.field("Vary", "Accept");
         if let Some(cursor) = &cursor {
             fields.field("Link", &self.link(cursor));
         }
@@ -126,10 +125,9 @@ impl List {
 
     /// The head of the answer with lines. Without chunks its end is the end of the connection.
     pub fn start_lines(encoder: &Encoder, out: &mut Output, chunked: bool, frame: Frame) {
-        let mut fields = encoder.start(out, 200, frame);
+        let mut fields = encoder.start_by_accept(out, 200, frame);
         fields.field("Content-Type", NDJSON);
         fields.field("Cache-Status", BYPASS);
-        fields.field("Vary", "Accept");
         if chunked {
             fields.field("Transfer-Encoding", "chunked");
         }
@@ -226,6 +224,7 @@ fn takes_lines(accept: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::cors::Audience;
     use crate::http::response::Reuse;
     use proptest::prelude::*;
     use std::time::SystemTime;
@@ -296,7 +295,7 @@ mod tests {
         };
         let text = |query: &str, page: &Page| {
             let (mut out, mut sent) = (Output::default(), Vec::new());
-            let frame = Frame { head_only: false, reuse: Reuse::Silent };
+            let frame = Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE };
             List::parse(query).unwrap().answer(&encoder, &mut out, page, 200, frame);
             out.flush(&mut sent, usize::MAX);
             String::from_utf8(sent).unwrap()

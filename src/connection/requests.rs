@@ -11,6 +11,7 @@ use crate::api::wishes::Wishes;
 use crate::api::{self, Command, admin, answer};
 use crate::http::conditional::Preconditions;
 use crate::http::content::Decoder;
+use crate::http::cors::Audience;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
 use crate::http::response::{CONTINUE, Frame, Reuse};
@@ -115,7 +116,7 @@ impl Connection {
                         }
                         Err(problem) => {
                             self.method = Method::None;
-                            self.malformed(problem, LAST, ws, cx);
+                            self.malformed(problem, self.last(ws), ws, cx);
                         }
                     }
                 }
@@ -127,9 +128,9 @@ impl Connection {
                         }
                     }
                     Err(problem) => {
-                        let head_only = incoming.frame.head_only;
+                        let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
                         self.bring_asker(ws);
-                        self.malformed(&problem, Frame { head_only, ..LAST }, ws, cx);
+                        self.malformed(&problem, frame, ws, cx);
                     }
                 },
                 State::Waiting(..) | State::Exporting(..) => {
@@ -149,7 +150,8 @@ impl Connection {
             Version::Http10 => Reuse::KeepAlive,
             Version::Http11 => Reuse::Silent,
         };
-        let frame = Frame { head_only: head.method == "HEAD", reuse };
+        let audience = self.audience(head.extras.origin, ws);
+        let frame = Frame { head_only: head.method == "HEAD", reuse, audience };
         let routed = match self.role {
             Role::Data | Role::TurnedAway => match cx.tokens {
                 None => api::route(head.method, head.target),
@@ -209,6 +211,17 @@ impl Connection {
         self.state =
             State::Content(Box::new(Incoming { purpose, frame, decoder, content: Vec::new(), bytes: 0 }));
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
+    }
+
+    /// Who asks, as a browser tells it. Operations are for nobody's script.
+    #[inline]
+    fn audience(&self, origin: Option<&[u8]>, ws: &Workspace) -> Audience {
+        if self.role == Role::Admin { Audience::NONE } else { ws.encoder.audience(origin) }
+    }
+
+    /// The frame of an answer to nobody knows what, after which the connection cannot go on.
+    pub(super) fn last(&self, ws: &Workspace) -> Frame {
+        Frame { head_only: false, reuse: Reuse::Close, audience: self.audience(None, ws) }
     }
 
     fn content_whole(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
@@ -476,9 +489,6 @@ impl Connection {
         self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
     }
 }
-
-/// The frame of an answer after which the connection cannot go on.
-pub(super) const LAST: Frame = Frame { head_only: false, reuse: Reuse::Close };
 
 impl Incoming {
     /// Takes content from the front of `bytes`; returns how much.

@@ -23,6 +23,7 @@ use crate::api::auth::Tokens;
 use crate::clock::{Clock, seconds};
 use crate::connection::context::{Bounds, Context, Workspace};
 use crate::connection::{Connection, Crowd, Role, Turn};
+use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
 use crate::limits::{
     ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY,
@@ -80,6 +81,8 @@ pub struct Shared {
     pub sockets: AtomicUsize,
     /// Where answers are logged, if they are.
     pub access_log: Option<Arc<AccessLog>>,
+    /// Whose scripts may read answers.
+    pub audiences: Audiences,
     /// How long connections may take to end once draining has begun.
     pub drain_timeout_ms: u64,
     /// The clock of all deadlines.
@@ -160,6 +163,7 @@ impl EventLoop {
         }
         let now_ns = shared.clock.now_ns();
         let now_ms = now_ns / NS_A_MS;
+        let encoder = Encoder::for_audiences(shared.audiences.clone(), now_ms, SystemTime::now());
         Ok(EventLoop {
             poll,
             number,
@@ -172,7 +176,7 @@ impl EventLoop {
             ready: VecDeque::new(),
             wheel: Wheel::new(now_ms),
             due: Vec::new(),
-            ws: Workspace::new(Encoder::new(now_ms, SystemTime::now())),
+            ws: Workspace::new(encoder),
             now_ms,
             now_ns,
             draining: None,

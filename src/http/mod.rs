@@ -3,6 +3,7 @@
 
 pub mod conditional;
 pub mod content;
+pub mod cors;
 pub mod date;
 pub mod problem;
 pub mod request;

@@ -1,6 +1,7 @@
 //! Answers into bytes. The answer to a hit is one copy of a prepared block, two numbers and the value; everything
 //! else is written field by field. Knows no connection. Called by [`crate::connection`] through [`crate::api`].
 
+use crate::http::cors::{Audience, Audiences};
 use crate::http::date::{DATE_BYTES, DateCache};
 use crate::http::problem::{Kind, Problem};
 use crate::limits::SHARED_VALUE_BYTES;
@@ -38,6 +39,8 @@ pub struct Frame {
     pub head_only: bool,
     /// What becomes of the connection.
     pub reuse: Reuse,
+    /// Whose script may read it.
+    pub audience: Audience,
 }
 
 /// A value, lent for as long as it takes to encode it.
@@ -85,21 +88,45 @@ const HIT_ETAG: &[u8] = b"ETag: \"";
 #[derive(Debug)]
 pub struct Encoder {
     date: DateCache,
-    /// The head of a hit up to the opening quote of its ETag, with the date of this second, for each [`Reuse`].
-    hits: [Vec<u8>; 3],
+    /// The head of a hit up to the opening quote of its ETag, with the date of this second, for each audience and
+    /// [`Reuse`].
+    hits: Vec<[Vec<u8>; 3]>,
+    audiences: Audiences,
     /// Of the answer that was started last.
     status: Cell<u16>,
 }
 
 impl Encoder {
-    /// An encoder with a date.
+    /// An encoder with a date, for no browser.
     pub fn new(now_ms: u64, wall: SystemTime) -> Encoder {
-        let hits = [Reuse::Silent, Reuse::KeepAlive, Reuse::Close].map(|reuse| {
-            [HIT_START, &[0; DATE_BYTES], HIT_FIELDS, reuse.field().as_bytes(), HIT_ETAG].concat()
-        });
-        let mut encoder = Encoder { date: DateCache::new(now_ms, wall), hits, status: Cell::new(0) };
+        Encoder::for_audiences(Audiences::new(&[]), now_ms, wall)
+    }
+
+    /// An encoder with a date.
+    pub fn for_audiences(audiences: Audiences, now_ms: u64, wall: SystemTime) -> Encoder {
+        let heads = |audience| {
+            let cors: &str = audiences.fields(audience);
+            [Reuse::Silent, Reuse::KeepAlive, Reuse::Close].map(|reuse| {
+                let fields = [reuse.field().as_bytes(), cors.as_bytes()].concat();
+                [HIT_START, &[0; DATE_BYTES], HIT_FIELDS, &fields, HIT_ETAG].concat()
+            })
+        };
+        let hits = audiences.all().map(heads).collect();
+        let mut encoder =
+            Encoder { date: DateCache::new(now_ms, wall), hits, audiences, status: Cell::new(0) };
         encoder.prepare();
         encoder
+    }
+
+    /// Who asks, by the `Origin` of a request.
+    #[inline]
+    pub fn audience(&self, origin: Option<&[u8]>) -> Audience {
+        self.audiences.of(origin)
+    }
+
+    /// True where the browser of who asks lets its script read the answer.
+    pub fn shares(&self, frame: Frame) -> bool {
+        self.audiences.shares(frame.audience)
     }
 
     /// Renders the date again if its second has passed; once a turn.
@@ -111,7 +138,7 @@ impl Encoder {
     }
 
     fn prepare(&mut self) {
-        for hit in &mut self.hits {
+        for hit in self.hits.iter_mut().flatten() {
             hit[HIT_START.len()..HIT_START.len() + DATE_BYTES].copy_from_slice(self.date.text());
         }
     }
@@ -132,7 +159,7 @@ impl Encoder {
         let at = digits(&mut tail, at, u64::from(age_s));
         let at = put(&mut tail, at, b"\"\r\nAge: ");
         let at = digits(&mut tail, at, u64::from(version));
-        out.bytes.extend_from_slice(&self.hits[frame.reuse as usize]);
+        out.bytes.extend_from_slice(&self.hits[frame.audience.index()][frame.reuse as usize]);
         out.bytes.extend_from_slice(&tail[at..]);
         content(out, value, frame);
     }
@@ -142,8 +169,17 @@ impl Encoder {
         self.date.date_of(s)
     }
 
-    /// Starts any other answer: status line, `Date`, `Connection`.
+    /// Starts any other answer: status line, `Date`, `Connection`, and what browsers ask for.
     pub fn start<'o>(&self, out: &'o mut Output, status: u16, frame: Frame) -> Fields<'o> {
+        self.start_with(out, status, frame, self.audiences.fields(frame.audience))
+    }
+
+    /// The same for an answer that would be another one with another `Accept`.
+    pub fn start_by_accept<'o>(&self, out: &'o mut Output, status: u16, frame: Frame) -> Fields<'o> {
+        self.start_with(out, status, frame, self.audiences.fields_by_accept(frame.audience))
+    }
+
+    fn start_with<'o>(&self, out: &'o mut Output, status: u16, frame: Frame, cors: &str) -> Fields<'o> {
         self.status.set(status);
         let bytes = &mut out.bytes;
         bytes.extend_from_slice(b"HTTP/1.1 ");
@@ -154,6 +190,7 @@ impl Encoder {
         bytes.extend_from_slice(self.date.text());
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(frame.reuse.field().as_bytes());
+        bytes.extend_from_slice(cors.as_bytes());
         Fields { out, frame }
     }
 
@@ -313,7 +350,7 @@ mod tests {
     use crate::http::problem::Kind;
     use std::time::Duration;
 
-    const PLAIN: Frame = Frame { head_only: false, reuse: Reuse::Silent };
+    const PLAIN: Frame = Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE };
 
     fn encoder() -> Encoder {
         Encoder::new(0, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777))
