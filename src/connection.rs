@@ -252,6 +252,7 @@ impl Connection {
         }
         self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle if cx.draining => return self.end_idle(io, ws, cx),
             State::Idle => {
                 cx.counters.idle_closed.add(1);
                 return Turn::Close;
@@ -295,6 +296,20 @@ impl Connection {
             }
         }
         self.turn_flushed(io, ws, cx)
+    }
+
+    /// The server drains, and the client was silent for long enough. Its next request may have come since poll has looked:
+    /// then it is answered. If it is still on its way, the end of the stream tells that it will not be; it is dropped
+    /// unread, and does not bring about a reset, which can take earlier answers with it (RFC 9112 section 9.6).
+    fn end_idle(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        self.readable = true;
+        let turn = self.turn(io, ws, cx, None);
+        if turn != Turn::Wait || !matches!(self.state, State::Idle) || self.backlog.is_some() {
+            return turn;
+        }
+        io.shutdown_write();
+        self.enter_lingering(cx);
+        Turn::Again
     }
 
     /// The server cannot wait any longer: whoever still waits is told what is known, as far as the socket takes it.

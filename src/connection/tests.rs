@@ -481,6 +481,28 @@ fn draining_ends_a_connection_with_its_next_answer() {
 }
 
 #[test]
+fn draining_ends_a_silent_connection_without_a_reset() {
+    let mut world = World::knowing("a", "value");
+    world.draining = true;
+    world.with(|connection, _, _, cx| connection.drain(cx));
+    // Its next request has come since the socket was looked at last: it is answered.
+    world.io.pieces.push_back(get("a"));
+    world.expire();
+    assert_eq!(world.statuses(), [200]);
+    assert!(String::from_utf8_lossy(&world.io.written).contains("Connection: close") && world.io.shut);
+    // Or it comes when the end was told: nothing is done, and it is read, so that closing sends no reset.
+    let mut world = World::knowing("a", "value");
+    world.draining = true;
+    assert!(world.expire() == Turn::Again && world.io.shut);
+    world.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(world.io.pieces.is_empty() && world.io.written.is_empty() && world.writes.is_empty());
+    assert!(world.connection.deadline_ms() > world.now_ms, "more may come");
+    world.io.ends = true;
+    world.connection.set_readable(true);
+    assert_eq!(world.turn(None), Turn::Close);
+}
+
+#[test]
 fn who_still_waits_when_the_server_must_go_is_told_what_is_known() {
     for (request, take, expected) in [("GET", false, 503), ("DELETE", false, 503), ("DELETE", true, 504)] {
         let mut world = World::new();
