@@ -17,6 +17,7 @@ pub mod output;
 pub mod process;
 pub mod secrets;
 pub mod server;
+pub mod service;
 #[cfg(test)]
 mod simulation;
 pub mod store;

@@ -86,6 +86,8 @@ pub const LOOP_DESCRIPTORS: usize = 6;
 pub const SESSION_DESCRIPTORS: usize = 6;
 /// How long accepting pauses when connections have all the file descriptors that they may have.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// How long a loop with more than its share of the connections leaves the next one of a shared listener to the others.
+pub const ACCEPT_DEFER_MS: u64 = 1;
 /// How long a closed connection is read from, so that the client sees the answer and not a reset.
 pub const LINGER_MS: u64 = 1_000;
 /// How much a closed connection may still send before it is cut off. More than the kernel's buffers hold on their

@@ -1,6 +1,7 @@
 //! Arguments in, exit code out.
 
 use hotrow::config::{self, Invocation, Stop};
+use hotrow::service::{self, Pulse};
 use hotrow::store::conninfo;
 use hotrow::{commands, logging, server};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -34,12 +35,15 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    // Before there is a thread.
+    let inherited = server::inherited();
     logging::start(config.log_level, config.log_format);
-    let result = serve(&config);
+    let result = inherited.and_then(|inherited| serve(&config, inherited));
     log::logger().flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => {
+            service::failed(&line);
             eprintln!("hotrow: {line}");
             ExitCode::from(FAILED)
         }
@@ -84,28 +88,40 @@ fn answer(invocation: &Invocation) -> ExitCode {
     }
 }
 
-fn serve(config: &config::Config) -> Result<(), String> {
+fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), String> {
     // Before anything is started: a signal that comes while it starts is kept until it can be followed.
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
-    let mut running = server::start(config)?;
+    service::starting(server::longest_start(config));
+    let mut running = server::start(config, inherited)?;
     eprintln!("{}", running.ready_line);
+    service::ready(&running.ready_line);
+    service::watch(Pulse::new(running.inboxes()));
+    let (ready_line, longest_stop) = (running.ready_line.clone(), running.longest_stop());
     let (stopper, killer, mut renewer) = (running.stopper(), running.killer(), running.take_renewer());
     let reopen_logs = running.log_reopener();
     let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
         let mut stopping = false;
         for signal in signals.forever() {
-            // logrotate(8) may have moved a file away.
-            if signal == SIGHUP {
-                reopen_logs();
-            }
-            match (signal, &mut renewer) {
-                (SIGHUP, Some(renewer)) => renewer.renew(),
-                (SIGHUP, None) => {}
+            match signal {
+                SIGHUP => {
+                    if !stopping {
+                        service::reloading();
+                    }
+                    // logrotate(8) may have moved a file away.
+                    reopen_logs();
+                    if let Some(renewer) = &mut renewer {
+                        renewer.renew();
+                    }
+                    if !stopping {
+                        service::ready(&ready_line);
+                    }
+                }
                 _ if stopping => break,
                 _ => {
                     log::info!("stopping: requests under way are finished; a second signal ends at once");
                     stopping = true;
+                    service::stopping(longest_stop);
                     stopper.stop();
                 }
             }

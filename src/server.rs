@@ -2,16 +2,17 @@
 //! Called by `main` and by tests.
 
 mod credentials;
+mod sockets;
 
 use crate::access_log::AccessLog;
 use crate::api::admin::{self, Status};
 use crate::clock::Clock;
-use crate::config::{AccessLogTo, COMMIT, Config, Listen, POSTGRES_CLIENT, settings};
+use crate::config::{AccessLogTo, COMMIT, Config, POSTGRES_CLIENT, settings};
 use crate::connection::Role;
 use crate::connection::context::Bounds;
 use crate::engine::Engine;
 use crate::event_loop::inbox::{Inbox, Inboxes, Mail};
-use crate::event_loop::listener::{self, Listener};
+use crate::event_loop::listener::{Listener, Queue};
 use crate::event_loop::places::Places;
 use crate::event_loop::{ADMIN_LISTENER, Credentials, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::http::cors::Audiences;
@@ -22,7 +23,7 @@ use crate::metrics::{Counters, Workers};
 use crate::process::Process;
 use crate::store::backend::Backend;
 use crate::store::health::Health;
-use crate::store::managed::Managed;
+use crate::store::managed::{self, Managed};
 use crate::store::pool::Pool;
 use crate::store::postgres::{About, Postgres};
 use crate::store::worker;
@@ -30,9 +31,11 @@ use crate::store::{self, Deliver};
 pub use credentials::Renewer;
 use crossbeam_channel::Sender;
 use mio::{Poll, Waker};
+use sockets::Sockets;
+pub use sockets::{Inherited, inherited};
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -45,6 +48,15 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How long workers may take to end once nobody needs them: a stuck statement does not hold up the exit.
 const WORKERS_END: Duration = Duration::from_secs(5);
+
+/// What is added where a service manager is told how long something may take: it kills who takes longer.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// How long [`start`] may take at most.
+pub fn longest_start(config: &Config) -> Duration {
+    let own = if config.database_url.is_none() { managed::LONGEST_START } else { Duration::ZERO };
+    own + FIRST_ANSWER + MARGIN
+}
 
 /// A server that serves.
 pub struct Running {
@@ -101,23 +113,15 @@ impl Stopper {
 }
 
 /// Starts a server. An error is one line with the cause and the remedy.
-pub fn start(config: &Config) -> Result<Running, String> {
+pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
     allow_many_descriptors();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));
     let renewer = Renewer::load(config)?;
     // Addresses first: whoever has mistyped one need not wait for a database.
-    let data = listen("--listen", config.listen, loops)?;
-    let address = local_address(&data)?;
-    let (admin, admin_address) = match config.admin_listen {
-        Listen::Off => (Vec::new(), None),
-        Listen::At(at) => {
-            let admin = listen("--admin-listen", at, 1)?;
-            let address = local_address(&admin)?;
-            (admin, Some(address))
-        }
-    };
+    let sockets = sockets::open(config, inherited, loops)?;
+    let (address, admin_address) = (sockets.address, sockets.admin_address);
 
     let access_log = open_access_log(config)?.map(Arc::new);
 
@@ -180,7 +184,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
             max_connections: config.max_connections as usize,
         },
     });
-    let max_sockets = max_sockets(loops, sessions);
+    let max_sockets = max_sockets(loops, sessions, sockets.extra);
     if max_sockets < config.max_connections as usize {
         log::warn!(
             "the limit on file descriptors leaves room for {max_sockets} connections, fewer than --max-connections \
@@ -216,7 +220,7 @@ pub fn start(config: &Config) -> Result<Running, String> {
         clock,
     });
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
-    let threads = start_loops(polls, data, admin, &shared, &renewer.current())?;
+    let threads = start_loops(polls, sockets, &shared, &renewer.current())?;
     let admin_text = admin_address.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     Ok(Running {
         address,
@@ -237,6 +241,17 @@ pub fn start(config: &Config) -> Result<Running, String> {
 }
 
 impl Running {
+    /// How its loops are reached.
+    pub fn inboxes(&self) -> Vec<Arc<Inbox>> {
+        self.stopper.inboxes.clone()
+    }
+
+    /// How long it takes to end at most, once it is told to.
+    pub fn longest_stop(&self) -> Duration {
+        let drain = self.stopper.delay + Duration::from_millis(self.shared.drain_timeout_ms);
+        drain + WORKERS_END + self.managed.as_ref().map_or(Duration::ZERO, |_| managed::STOP) + MARGIN
+    }
+
     /// Tells this server to stop, from any thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
@@ -306,17 +321,19 @@ fn open_access_log(config: &Config) -> Result<Option<AccessLog>, String> {
 
 fn start_loops(
     polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)>,
-    data: Vec<TcpListener>,
-    admin: Vec<TcpListener>,
+    sockets: Sockets,
     shared: &Arc<Shared>,
     credentials: &Credentials,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, String> {
-    let mut admin = admin.into_iter();
+    let Sockets { data, mut admin, .. } = sockets;
     let mut threads = Vec::new();
-    for (number, ((poll, inbox, counters), socket)) in polls.into_iter().zip(data).enumerate() {
-        let mut listeners = vec![Listener::new(socket, DATA_LISTENER, Role::Data)];
+    for (number, ((poll, inbox, counters), data)) in polls.into_iter().zip(data).enumerate() {
+        let data = data.into_iter();
+        let data = data.map(|(socket, queue)| Listener::new(socket, DATA_LISTENER, Role::Data, queue));
         // The first loop serves operations too.
-        listeners.extend(admin.next().map(|socket| Listener::new(socket, ADMIN_LISTENER, Role::Admin)));
+        let admin = admin.drain(..);
+        let admin = admin.map(|socket| Listener::new(socket, ADMIN_LISTENER, Role::Admin, Queue::Own));
+        let listeners = data.chain(admin).collect();
         let (shared, credentials) = (Arc::clone(shared), credentials.clone());
         let event_loop = EventLoop::new(poll, number as u16, shared, credentials, inbox, counters, listeners)
             .map_err(|e| format!("cannot poll: {e}"))?;
@@ -324,22 +341,6 @@ fn start_loops(
         threads.push(thread.map_err(|e| cannot_start_thread(&e))?);
     }
     Ok(threads)
-}
-
-fn listen(flag: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, String> {
-    listener::open(address, count).map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
-            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
-            _ => "choose another address",
-        };
-        format!("cannot listen on {address} ({flag}): {error}; {remedy}")
-    })
-}
-
-fn local_address(listeners: &[TcpListener]) -> Result<SocketAddr, String> {
-    listeners[0].local_addr().map_err(|e| format!("a listener has no address: {e}"))
 }
 
 fn open_database(
@@ -426,11 +427,14 @@ fn allow_many_descriptors() {
 }
 
 /// How many descriptors connections may take, so that the rest of the server never lacks one.
-fn max_sockets(loops: usize, sessions: usize) -> usize {
+fn max_sockets(loops: usize, sessions: usize, listeners: usize) -> usize {
     use rustix::process::{Resource, getrlimit};
     let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    let others =
-        OWN_DESCRIPTORS + ADMIN_DESCRIPTORS + loops * LOOP_DESCRIPTORS + sessions * SESSION_DESCRIPTORS;
+    let others = OWN_DESCRIPTORS
+        + ADMIN_DESCRIPTORS
+        + loops * LOOP_DESCRIPTORS
+        + listeners
+        + sessions * SESSION_DESCRIPTORS;
     limit.saturating_sub(others).max(1)
 }
 

@@ -6,8 +6,11 @@ mod support;
 
 use rustix::process::Signal;
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{Server, wait_until};
+use support::database::Database;
+use support::{DEADLINE, Server, wait_until};
 
 /// What `/readyz` says.
 fn readiness(server: &Server) -> (u16, String) {
@@ -51,4 +54,152 @@ fn after_the_drain_delay_it_drains() {
     assert!(response.status == 200 && response.says_close(), "{response:?}");
     slow.expect_closed();
     assert_eq!(server.wait().expect("it ends").code(), Some(0));
+}
+
+/// The side of a service manager (sd_notify(3)).
+struct Manager {
+    folder: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Manager {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Manager { folder, socket }
+    }
+
+    /// A server that is to pat the watchdog in this period, if it is meant: as with `WatchdogSec=`.
+    fn start(&self, watchdog: Option<(Duration, bool)>, flags: &[&str]) -> Server {
+        let database = Database::new();
+        let mut command = Server::command("/bin/sh");
+        let pid = if watchdog.is_none_or(|(_, meant)| meant) { "$$" } else { "1" };
+        let script = format!("export WATCHDOG_PID={pid}; exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--database-url", &database.url]);
+        command.args(flags).env("NOTIFY_SOCKET", self.folder.path().join("notify"));
+        if let Some((period, _)) = watchdog {
+            command.env("WATCHDOG_USEC", period.as_micros().to_string());
+        }
+        let mut server = Server::spawn(command);
+        server.database = Some(database);
+        server
+    }
+
+    /// What it is told next, as lines; pats of the watchdog are left out and counted.
+    fn told(&self, pats: &mut u32) -> Vec<String> {
+        let mut bytes = [0; 4096];
+        loop {
+            let n = self.socket.recv(&mut bytes).expect("the server says something");
+            match std::str::from_utf8(&bytes[..n]).unwrap() {
+                "WATCHDOG=1\n" => *pats += 1,
+                text => return text.lines().map(str::to_owned).collect(),
+            }
+        }
+    }
+
+    /// Waits for this many pats of the watchdog.
+    fn pats(&self, wanted: u32) {
+        let mut bytes = [0; 4096];
+        for _ in 0..wanted {
+            let n = self.socket.recv(&mut bytes).expect("the watchdog is patted");
+            assert_eq!(&bytes[..n], b"WATCHDOG=1\n");
+        }
+    }
+}
+
+fn number(line: &str, name: &str) -> u64 {
+    line.strip_prefix(name).unwrap_or_else(|| panic!("{line} is no {name}")).parse().unwrap()
+}
+
+#[test]
+fn a_service_manager_is_told_what_goes_on() {
+    let manager = Manager::new();
+    let mut server = manager.start(None, &["--drain-delay", "3s", "--drain-timeout", "100s"]);
+    let stderr = server.stderr();
+    let listening = stderr.lines().find(|line| line.starts_with("listening on ")).unwrap();
+    let mut pats = 0;
+    let starting = manager.told(&mut pats);
+    assert_eq!(starting[0], "STATUS=starting");
+    assert!(number(&starting[1], "EXTEND_TIMEOUT_USEC=") > 10_000_000, "{starting:?}");
+    let ready = vec!["READY=1".to_owned(), format!("STATUS={listening}")];
+    assert_eq!(manager.told(&mut pats), ready);
+    server.signal(Signal::HUP);
+    let reloading = manager.told(&mut pats);
+    assert_eq!(reloading[0], "RELOADING=1");
+    // Of the same clock as the manager's (CLOCK_MONOTONIC), and now.
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    let told = number(&reloading[1], "MONOTONIC_USEC=") as f64 / 1e6;
+    assert!(told <= uptime + 1.0 && told > uptime - DEADLINE.as_secs_f64(), "{told} at {uptime}");
+    assert_eq!(manager.told(&mut pats), ready);
+    server.signal(Signal::TERM);
+    let stopping = manager.told(&mut pats);
+    assert_eq!(stopping[0], "STOPPING=1");
+    assert!(stopping[1].starts_with("STATUS=draining"), "{stopping:?}");
+    // As long as the flags let it take.
+    assert!(number(&stopping[2], "EXTEND_TIMEOUT_USEC=") > 103_000_000, "{stopping:?}");
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().unwrap().code(), Some(1));
+    assert_eq!(pats, 0, "nobody has asked for them");
+}
+
+#[test]
+fn the_watchdog_is_patted_while_the_loops_turn() {
+    let manager = Manager::new();
+    let period = Duration::from_millis(200);
+    let server = manager.start(Some((period, true)), &["--event-loops", "3"]);
+    for expected in ["STATUS=starting", "READY=1"] {
+        assert_eq!(manager.told(&mut 0)[0], expected);
+    }
+    manager.pats(5);
+    // Stopped altogether it is silent, and lets the manager see it; then it goes on.
+    server.signal(Signal::STOP);
+    let stat = format!("/proc/{}/stat", server.pid());
+    let state = || std::fs::read_to_string(&stat).unwrap().rsplit_once(") ").unwrap().1.to_owned();
+    wait_until("it is stopped", || state().starts_with('T'));
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 64]).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+    server.signal(Signal::CONT);
+    manager.pats(5);
+    assert_eq!(server.connect().put("k", "v").status, 201);
+}
+
+#[test]
+fn a_watchdog_of_another_process_is_left_alone() {
+    let manager = Manager::new();
+    let server = manager.start(Some((Duration::from_millis(1), false)), &[]);
+    let mut pats = 0;
+    for expected in ["STATUS=starting", "READY=1"] {
+        assert_eq!(manager.told(&mut pats)[0], expected);
+    }
+    server.signal(Signal::HUP);
+    for expected in ["RELOADING=1", "READY=1"] {
+        assert_eq!(manager.told(&mut pats)[0], expected);
+    }
+    assert_eq!(pats, 0);
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let manager = Manager::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["--listen", &taken.local_addr().unwrap().to_string(), "--admin-listen", "off"]);
+    let output = command.env("NOTIFY_SOCKET", manager.folder.path().join("notify")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(manager.told(&mut 0)[0], "STATUS=starting");
+    let failed = manager.told(&mut 0);
+    assert!(failed[0].starts_with("STATUS=cannot listen on "), "{failed:?}");
+}
+
+#[test]
+fn a_manager_that_is_gone_is_no_reason_not_to_serve() {
+    let database = Database::new();
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["--database-url", &database.url]).env("NOTIFY_SOCKET", Path::new("/no/such/socket"));
+    let server = Server::spawn(command);
+    assert_eq!(server.connect().put("k", "v").status, 201);
+    wait_until("it is said", || server.stderr().contains("the service manager cannot be told"));
 }

@@ -171,6 +171,32 @@ fn its_durability_is_full_and_it_is_not_on_the_network() {
     drop(server);
 }
 
+/// It can speak to service managers, too: in hotrow's name it must not.
+#[test]
+fn what_a_service_manager_says_is_not_passed_on_to_postgresql() {
+    let (_dir, data) = folder();
+    let ours = [
+        ("NOTIFY_SOCKET", "/no/such/socket"),
+        ("WATCHDOG_USEC", "1000000"),
+        ("LISTEN_FDS", "0"),
+        ("LISTEN_FDNAMES", "http"),
+    ];
+    let mut command = command(&data, &[]);
+    command.envs(ours);
+    let server = Server::spawn(command);
+    let environment = |pid: i32| {
+        let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        String::from_utf8_lossy(&bytes).split('\0').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (own, postgres) =
+        (environment(server.pid() as i32), environment(postmaster(&data).as_raw_nonzero().get()));
+    assert!(postgres.iter().any(|line| line.starts_with("LC_ALL=")), "{postgres:?}");
+    for (name, value) in ours {
+        assert!(own.contains(&format!("{name}={value}")));
+        assert!(!postgres.iter().any(|line| line.starts_with(name)), "{postgres:?}");
+    }
+}
+
 #[test]
 fn it_works_as_a_user_without_privileges() {
     if !rustix::process::geteuid().is_root() {

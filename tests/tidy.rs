@@ -31,7 +31,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection"],
     &["event_loop"],
     &["memory"],
-    &["server", "logging", "commands"],
+    &["server", "logging", "commands", "service"],
     &["main"],
 ];
 

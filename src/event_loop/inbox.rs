@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::Waker;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a loop is sent.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub enum Mail {
     Reply(Reply),
     /// From now on these are in force.
     Renew(Credentials),
+    /// Show that the loop turns.
+    Beat,
     /// Stop accepting, and end when the last connection has.
     Drain,
 }
@@ -28,19 +30,44 @@ pub struct Inbox {
     waker: Waker,
     /// A wake is on its way: further mail needs none.
     awake: AtomicBool,
+    /// Pieces of [`Mail::Beat`] that the loop has come across.
+    beats: AtomicU64,
+    /// The loop has ended as it should.
+    ended: AtomicBool,
 }
 
 impl Inbox {
     /// An inbox whose mail wakes the poll that `waker` belongs to.
     pub fn new(waker: Waker) -> Inbox {
         let (sender, receiver) = unbounded();
-        Inbox { sender, receiver, waker, awake: AtomicBool::new(false) }
+        let (awake, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        Inbox { sender, receiver, waker, awake, beats: AtomicU64::new(0), ended }
     }
 
     /// Sends one piece of mail and wakes the loop.
     pub fn send(&self, mail: Mail) -> io::Result<()> {
         self.push(mail);
         self.wake()
+    }
+
+    /// The loop has come across a [`Mail::Beat`].
+    pub fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many it has come across.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// The loop has nothing left to do, and ends.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// It has.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     fn push(&self, mail: Mail) {

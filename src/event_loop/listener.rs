@@ -1,8 +1,8 @@
-//! Listening sockets, one for each event loop on the same address (`SO_REUSEPORT`), and taking connections from them.
-//! Called by [`crate::server`] to open them and by [`super`] to accept.
+//! Listening sockets, one for each event loop on the same address (`SO_REUSEPORT`) or handed over, and taking connections
+//! from them. Called by [`crate::server`] to open them and by [`super`] to accept.
 
 use crate::connection::Role;
-use crate::limits::{ACCEPT_PAUSE_MS, LISTEN_BACKLOG};
+use crate::limits::{ACCEPT_DEFER_MS, ACCEPT_PAUSE_MS, LISTEN_BACKLOG};
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockAddr, Type};
@@ -20,10 +20,25 @@ pub struct Listener {
     pub role: Role,
     /// There may be more to accept: edge-triggered readiness is told once.
     pub ready: bool,
+    /// Whose connections in its queue are.
+    pub queue: Queue,
     /// No file descriptor left for connections: not before this time.
     pub paused_until_ms: u64,
     /// It has paused and not caught up since: said once, not at every pause.
     starved: bool,
+    /// The others were given a chance just now.
+    deferred: bool,
+}
+
+/// Whose the connections are that wait in a listener's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// This loop's, and lost when the process ends.
+    Own,
+    /// This loop's, and the next process's: it was handed over.
+    Kept,
+    /// Any loop's, and the next process's.
+    Shared,
 }
 
 /// What accepting gave.
@@ -40,15 +55,28 @@ pub enum Accept {
 
 impl Listener {
     /// A listener for one loop out of a bound socket.
-    pub fn new(socket: std::net::TcpListener, token: Token, role: Role) -> Listener {
+    pub fn new(socket: std::net::TcpListener, token: Token, role: Role, queue: Queue) -> Listener {
         Listener {
             socket: TcpListener::from_std(socket),
             token,
             role,
             ready: true,
+            queue,
             paused_until_ms: 0,
             starved: false,
+            deferred: false,
         }
+    }
+
+    /// Leaves the next connection of a shared queue to loops that have fewer, if `has_many` says that this one has more
+    /// than its share. Only for a moment: they may be busy. Without this one loop can get all of them, for whoever is awake
+    /// takes them before the others have woken up.
+    pub fn defers(&mut self, now_ms: u64, has_many: bool) -> bool {
+        self.deferred = self.queue == Queue::Shared && has_many && !self.deferred;
+        if self.deferred {
+            self.paused_until_ms = now_ms + ACCEPT_DEFER_MS;
+        }
+        self.deferred
     }
 
     /// Leaves the kernel's queue alone for a while.
@@ -115,6 +143,15 @@ pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpLi
         .collect()
 }
 
+/// Makes a socket that somebody else has opened fit to be polled. One that does not listen is an error.
+pub fn take_over(socket: &std::net::TcpListener) -> io::Result<()> {
+    if !socket2::SockRef::from(socket).is_listener()? {
+        return Err(io::Error::other("it does not listen (Accept=yes hands over connections)"));
+    }
+    // It may have been made for a program that waits for one client at a time.
+    socket.set_nonblocking(true)
+}
+
 fn bind(address: SocketAddr, share: bool) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -122,4 +159,26 @@ fn bind(address: SocketAddr, share: bool) -> io::Result<socket2::Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_many_leaves_the_next_one_to_the_others_for_a_moment() {
+        let own = |queue| {
+            let socket = open("127.0.0.1:0".parse().unwrap(), 1).unwrap().pop().unwrap();
+            Listener::new(socket, Token(0), Role::Data, queue)
+        };
+        let mut shared = own(Queue::Shared);
+        assert!(!shared.defers(5, false) && shared.paused_until_ms == 0);
+        assert!(shared.defers(5, true) && shared.paused_until_ms == 5 + ACCEPT_DEFER_MS);
+        // Nobody else has come: it is taken after all.
+        assert!(!shared.defers(6, true));
+        assert!(shared.defers(6, true));
+        for queue in [Queue::Own, Queue::Kept] {
+            assert!(!own(queue).defers(5, true), "nobody else could take it");
+        }
+    }
 }

@@ -33,7 +33,7 @@ use crate::store::Reply;
 use crate::store::backend::Backend;
 use crate::token::Id;
 use inbox::{Inbox, Mail};
-use listener::{Accept, Listener};
+use listener::{Accept, Listener, Queue};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -229,6 +229,7 @@ impl EventLoop {
             self.count_turn(hits, turned_ns - self.now_ns);
         }
         self.abandon_all();
+        self.inbox.end();
         Ok(())
     }
 
@@ -313,6 +314,7 @@ impl EventLoop {
                     }
                 }
                 Mail::Renew(credentials) => self.credentials = credentials,
+                Mail::Beat => inbox.beat(),
                 Mail::Drain => self.begin_to_drain(),
             }
         }
@@ -323,8 +325,12 @@ impl EventLoop {
     fn accept(&mut self) {
         for at in 0..self.listeners.len() {
             for _ in 0..ACCEPTS_A_TURN {
+                let has_many = self.has_many();
                 let listener = &mut self.listeners[at];
                 if !listener.ready || listener.paused_until_ms > self.now_ms {
+                    break;
+                }
+                if listener.defers(self.now_ms, has_many) {
                     break;
                 }
                 let role = listener.role;
@@ -342,6 +348,12 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// It has more connections than the other loops have on average.
+    fn has_many(&self) -> bool {
+        let loops = self.shared.status.counters.len();
+        (self.clients.len() - self.admin) * loops > self.shared.connections.load(Ordering::Relaxed) + loops
     }
 
     /// Gives a new connection its slot, or turns it away.
@@ -556,9 +568,10 @@ impl EventLoop {
             return;
         }
         self.draining = Some(self.now_ms + self.shared.drain_timeout_ms);
-        // Whoever the kernel has let in is served; nobody new is let in. The admin socket stays to the end.
+        // Whoever the kernel has let in is served; nobody new is let in. The admin socket stays to the end. A socket that
+        // was handed over keeps its queue, and is given up at once.
         for listener in &mut self.listeners {
-            listener.ready = true;
+            listener.ready = listener.queue == Queue::Own;
         }
         while self.listeners.iter().any(|listener| listener.ready && listener.paused_until_ms <= self.now_ms)
         {

@@ -30,7 +30,9 @@ use std::time::{Duration, Instant};
 /// How long PostgreSQL may take to start: after a crash it first replays its log.
 const START: Duration = Duration::from_secs(120);
 /// How long PostgreSQL may take to stop before it is told to do so at once.
-const STOP: Duration = Duration::from_secs(30);
+pub const STOP: Duration = Duration::from_secs(30);
+/// How long [`Managed::start`] may take: one that was left running is stopped first, gently or not, or the cluster is made.
+pub const LONGEST_START: Duration = Duration::from_secs(120 + 2 * 30 + 30);
 /// How often it is looked after.
 const STEP: Duration = Duration::from_millis(20);
 /// The longest pause between two attempts to start it again.

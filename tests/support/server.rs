@@ -6,7 +6,8 @@ use super::{DEADLINE, process};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -72,13 +73,37 @@ impl Server {
 
     /// Runs a command that becomes hotrow, and waits until it says that it is listening: on free ports, unless the
     /// command says where.
-    pub fn spawn(mut command: Command) -> Server {
+    pub fn spawn(command: Command) -> Server {
+        Server::spawn_with(command, Stdio::null(), Stdio::null())
+    }
+
+    /// Hands it sockets over, as a service manager does: to listen for the data, and for operations.
+    pub fn start_with_sockets(
+        database: &Database,
+        data: &TcpListener,
+        admin: &TcpListener,
+        flags: &[&str],
+    ) -> Server {
+        let mut command = Server::command("/bin/sh");
+        // The sockets come in the places of stdin and stdout, which need no unsafe code to be passed on.
+        let script = "exec 3<&0 4<&1 </dev/null >/dev/null; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin
+            exec \"$@\"";
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--database-url", &database.url]);
+        command.args(flags);
+        let pass =
+            |socket: &TcpListener| OwnedFd::from(socket.try_clone().expect("there are descriptors")).into();
+        let mut server = Server::spawn_with(command, pass(data), pass(admin));
+        server.database = Some(database.clone());
+        server
+    }
+
+    fn spawn_with(mut command: Command, stdin: Stdio, stdout: Stdio) -> Server {
         for flag in ["--listen", "--admin-listen"] {
             if !command.get_args().any(|argument| argument == flag) {
                 command.args([flag, "127.0.0.1:0"]);
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
         let pipe = BufReader::new(child.stderr.take().expect("it is piped"));
         let stderr = Arc::new(Mutex::new(String::new()));

@@ -10,6 +10,10 @@ const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
 /// The oldest version that is served.
 const OLDEST: u32 = 13;
 
+/// What a service manager says to hotrow alone: PostgreSQL speaks to managers too, and would answer in its name.
+const OF_MANAGERS: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
 /// A folder with PostgreSQL's programs.
 #[derive(Clone, Debug)]
 pub struct Binaries {
@@ -54,8 +58,16 @@ impl Binaries {
 
     /// A command for a program.
     pub fn command(&self, program: &str) -> Command {
-        Command::new(self.path(program))
+        command(&self.path(program))
     }
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for name in OF_MANAGERS {
+        command.env_remove(name);
+    }
+    command
 }
 
 fn usual_dirs() -> Vec<PathBuf> {
@@ -74,7 +86,7 @@ fn usual_dirs() -> Vec<PathBuf> {
 
 /// `postgres (PostgreSQL) 15.18 (Debian …)` → 15.
 fn major_version(postgres: &Path) -> Option<u32> {
-    let output = Command::new(postgres).arg("--version").output().ok()?;
+    let output = command(postgres).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let version = text.split("(PostgreSQL) ").nth(1)?;
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
