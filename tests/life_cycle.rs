@@ -4,10 +4,12 @@
 
 mod support;
 
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::Signal;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::database::Database;
 use support::{DEADLINE, Server, wait_until};
@@ -164,6 +166,53 @@ fn the_watchdog_is_patted_while_the_loops_turn() {
     server.signal(Signal::CONT);
     manager.pats(5);
     assert_eq!(server.connect().put("k", "v").status, 201);
+}
+
+/// The thread of a process with this name.
+fn thread_of(server: &Server, name: &str) -> PathBuf {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let mut threads = threads.map(|thread| thread.unwrap().path());
+    threads.find(|thread| std::fs::read_to_string(thread.join("comm")).unwrap().trim_end() == name).unwrap()
+}
+
+/// Stops one loop of two, as a debugger does. Everything else goes on: the thread of the watchdog, too.
+#[test]
+fn a_loop_that_hangs_stops_the_pats() {
+    let manager = Manager::new();
+    let server = manager.start(Some((Duration::from_millis(40), true)), &["--event-loops", "2"]);
+    for expected in ["STATUS=starting", "READY=1"] {
+        assert_eq!(manager.told(&mut 0)[0], expected);
+    }
+    manager.pats(3);
+    let (hung, watchdog) = (thread_of(&server, "loop 1"), thread_of(&server, "watchdog"));
+    let tid = nix::unistd::Pid::from_raw(hung.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    if let Err(error) = ptrace::seize(tid, ptrace::Options::empty()) {
+        // Only root, and parents where it is not forbidden altogether.
+        println!("not shown: a thread cannot be stopped here: {error}");
+        return;
+    }
+    ptrace::interrupt(tid).unwrap();
+    let stopped = waitpid(tid, Some(WaitPidFlag::__WALL)).unwrap();
+    assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
+    // Every look of the watchdog ends with its going to sleep.
+    let looks = || {
+        let status = std::fs::read_to_string(watchdog.join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let wait_for_looks = |more: u64| {
+        let before = looks();
+        wait_until("the watchdog has looked", || looks() > before + more);
+    };
+    // What the loop had answered before is taken for a sign of life once.
+    wait_for_looks(3);
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 64]).is_ok() {}
+    wait_for_looks(10);
+    assert!(manager.socket.recv(&mut [0; 64]).is_err(), "the watchdog was patted for a loop that hangs");
+    manager.socket.set_nonblocking(false).unwrap();
+    ptrace::detach(tid, None).unwrap();
+    manager.pats(3);
 }
 
 #[test]
