@@ -172,6 +172,28 @@ impl Postgresql {
         child.wait().expect("it is our child");
     }
 
+    /// What `pg_ctl stop -m fast` does: every session is ended, what is in memory is written down.
+    pub fn stop_fast(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        signal(child.id(), Signal::INT);
+        child.wait().expect("it is our child");
+    }
+
+    /// `kill -9` of every process of it; the next start replays the log.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        let others = children(child.id());
+        // First the one who would start others.
+        for pid in std::iter::once(child.id()).chain(others.iter().copied()) {
+            signal(pid, Signal::KILL);
+        }
+        child.wait().expect("it is our child");
+        // Whoever is left would keep its memory, and the next one refuses to start beside it.
+        wait_until("all its processes are gone", || {
+            others.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        });
+    }
+
     /// Starts it again after it was stopped.
     pub fn restart_immediately(&mut self) {
         self.stop_immediately();

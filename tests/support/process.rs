@@ -13,6 +13,14 @@ pub fn peak_rss_bytes(pid: u32) -> usize {
     memory(pid, "VmHWM:")
 }
 
+/// Memory in RAM, that part of it that is no file's, in bytes; and threads.
+pub fn memory_and_threads(pid: u32) -> (usize, usize, usize) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let threads =
+        status.lines().find_map(|line| line.strip_prefix("Threads:")).expect("every process has it");
+    (memory(pid, "VmRSS:"), memory(pid, "RssAnon:"), threads.trim().parse().expect("it is a number"))
+}
+
 fn memory(pid: u32, name: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("every process has it");

@@ -1,0 +1,579 @@
+//! The clients: each has keys of its own, which nobody else writes, and so knows what every answer must be. They ask at
+//! a rate that does not care for answers; whatever happens, they go on.
+
+use super::client::{Answer, Connection};
+use super::known::{Known, LARGEST, State};
+use super::record::{Event, Record};
+use super::support::client::Client;
+use fastrand::Rng;
+use rustls::ClientConfig;
+use serde_json::{Value, json};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Keys of one client.
+const KEYS: usize = 20_000;
+/// Those of them that may have values over [`SMALL`]: so many that they do not fit into the cache, and fit on a disk.
+const LARGE_KEYS: usize = 300;
+const SMALL: usize = 4096;
+/// Numbers of one client.
+const NUMBERS: usize = 50;
+/// Every so many requests a client begins a new connection.
+const REQUESTS_A_CONNECTION: u32 = 2_000;
+
+/// Sizes of values, from and to, one after the other, so that what was freed has never the size of what comes next.
+const PHASES: [(usize, usize); 5] = [(1, 64), (64, 1024), (1024, 8192), (8192, LARGEST), (1, LARGEST)];
+
+/// A server as its clients see it.
+pub struct Target {
+    pub name: &'static str,
+    pub address: SocketAddr,
+    pub tls: Vec<Arc<ClientConfig>>,
+    /// What the counter that all clients add to was acknowledged to be, and what may have come on top of it.
+    pub shared: AtomicI64,
+    pub shared_unknown: AtomicI64,
+    /// Requests that were due while their client waited for an answer.
+    pub late: AtomicU64,
+    /// No more requests; then no more connections.
+    pub stop: AtomicBool,
+    /// How long a phase lasts.
+    pub phase: Duration,
+    pub start: Instant,
+    pub record: Record,
+}
+
+impl Target {
+    pub fn phase(&self) -> usize {
+        (self.start.elapsed().as_millis() / self.phase.as_millis().max(1)) as usize % PHASES.len()
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub fn open(&self, at: usize) -> io::Result<Connection> {
+        let tls = (!self.tls.is_empty()).then(|| &self.tls[at % self.tls.len()]);
+        Connection::open(self.address, tls)
+    }
+}
+
+/// One client.
+struct Owner {
+    target: Arc<Target>,
+    number: usize,
+    rng: Rng,
+    keys: Vec<Known>,
+    /// The least and the most that each number may be.
+    numbers: Vec<(i64, i64)>,
+    connection: Option<Connection>,
+    requests: u32,
+    writes: u64,
+}
+
+/// How a request ended for who asked.
+enum Outcome {
+    Answered(Answer, Instant, Instant),
+    /// Certainly nothing was changed.
+    Refused,
+    Unknown,
+}
+
+/// Runs one client until it is told to stop, at this rate.
+pub fn run(target: Arc<Target>, number: usize, rate: f64, seed: u64) {
+    let mut owner = Owner {
+        target,
+        number,
+        rng: Rng::with_seed(seed),
+        keys: vec![Known::absent(); KEYS],
+        numbers: vec![(0, 0); NUMBERS],
+        connection: None,
+        requests: 0,
+        writes: 0,
+    };
+    let mut due = Instant::now();
+    while !owner.target.stopped() {
+        due += Duration::from_secs_f64(-(1.0 - owner.rng.f64()).ln() / rate);
+        let now = Instant::now();
+        match due.checked_duration_since(now) {
+            Some(pause) => thread::sleep(pause),
+            None if now - due > Duration::from_secs(1) => {
+                owner.target.late.fetch_add(((now - due).as_secs_f64() * rate) as u64, Ordering::Relaxed);
+                due = now;
+            }
+            None => {}
+        }
+        owner.ask();
+    }
+}
+
+impl Owner {
+    fn ask(&mut self) {
+        match self.rng.u32(..1_000) {
+            0..650 => self.get(),
+            650..670 => self.get_if_changed(),
+            670..690 => self.get_many(),
+            690..840 => self.put(),
+            840..870 => self.delete(),
+            870..910 => self.add(),
+            910..930 => self.add_to_shared(),
+            930..960 => self.put_conditionally(),
+            960..985 => self.batch(),
+            985..998 => self.list(false),
+            _ => self.list(true),
+        }
+    }
+
+    fn name(&self, key: usize) -> String {
+        format!("{}-{}-{key}", self.target.name, self.number)
+    }
+
+    /// The first is asked for most: 1/n of that the n-th.
+    fn some_key(&mut self, of: usize) -> usize {
+        (((of as f64).ln() * self.rng.f64()).exp() as usize).clamp(1, of) - 1
+    }
+
+    /// A key and a new value for it: small or large, as the phase has it.
+    fn some_write(&mut self, ttl: Option<u64>) -> (usize, State) {
+        let mut phase = self.target.phase();
+        // A few large values change as much as many small ones, and the disk is not what is looked at.
+        if PHASES[phase].0 > SMALL && self.rng.u32(..5) > 0 {
+            phase = 1;
+        }
+        let (from, to) = PHASES[phase];
+        let (from, to) = ((from as f64).ln(), (to as f64).ln());
+        let bytes = (from + (to - from) * self.rng.f64()).exp() as usize;
+        let key = self.some_key(if bytes > SMALL { LARGE_KEYS } else { KEYS });
+        self.writes += 1;
+        let number = (self.number as u64) << 40 | self.writes;
+        // Its end is filled in when the answer is here.
+        let expires = ttl.map(|_| (Instant::now(), Instant::now()));
+        (key, State::value(number, bytes.max(1), expires))
+    }
+
+    fn get(&mut self) {
+        let key = self.some_key(KEYS);
+        let name = self.name(key);
+        let (method, fields) = match self.rng.u32(..100) {
+            0..3 => ("GET", "Cache-Control: no-cache\r\n"),
+            3..5 => ("GET", "Cache-Control: no-store\r\n"),
+            _ => ("GET", ""),
+        };
+        if let Outcome::Answered(answer, sent, answered) =
+            self.request(method, &format!("/kv/{name}"), fields, b"", &[200, 404])
+        {
+            let found = (answer.status == 200).then_some(answer.body.as_slice());
+            let verdict = self.keys[key].found(found, answer.etag, sent, answered);
+            self.judge(verdict, &name, sent, answered);
+        }
+    }
+
+    fn get_if_changed(&mut self) {
+        let key = self.some_key(KEYS);
+        let Some(etag) = self.keys[key].etag.clone() else { return };
+        let name = self.name(key);
+        let fields = format!("If-None-Match: {etag}\r\n");
+        let expected = match self.keys[key].certain() {
+            Some(_) => &[304][..],
+            None => &[200, 304, 404],
+        };
+        self.request("GET", &format!("/kv/{name}"), &fields, b"", expected);
+    }
+
+    fn get_many(&mut self) {
+        let keys: Vec<usize> = (0..8).map(|_| self.some_key(KEYS)).collect();
+        let query: Vec<String> = keys.iter().map(|key| format!("key={}", self.name(*key))).collect();
+        let target = format!("/kv?{}", query.join("&"));
+        let Outcome::Answered(answer, sent, answered) = self.request("GET", &target, "", b"", &[200]) else {
+            return;
+        };
+        let items = items(&answer);
+        let verdict = if items.len() == keys.len() { Ok(()) } else { Err("not an item for each key".into()) };
+        self.judge(verdict, &target, sent, answered);
+        for (key, item) in keys.into_iter().zip(items) {
+            self.read_item(key, &item, sent, answered);
+        }
+    }
+
+    /// An item that a read was answered with.
+    fn read_item(&mut self, key: usize, item: &Value, sent: Instant, answered: Instant) {
+        let name = self.name(key);
+        let etag = item["etag"].as_str().map(str::to_owned);
+        let verdict = match item["status"].as_u64() {
+            Some(200) => match item["value"].as_str() {
+                Some(text) => self.keys[key].found(Some(text.as_bytes()), etag, sent, answered),
+                None => Err("200 and no value".to_owned()),
+            },
+            Some(404) => self.keys[key].found(None, None, sent, answered),
+            // There was no room for its value.
+            Some(413) => Ok(()),
+            Some(status) => {
+                return self.note(sent, answered, status as u16, format!("item: {}", short(item)));
+            }
+            None => Err("an item without a status".to_owned()),
+        };
+        self.judge(verdict, &name, sent, answered);
+    }
+
+    fn put(&mut self) {
+        let ttl = (self.rng.u32(..3) == 0).then(|| self.rng.u64(1..120));
+        let (key, state) = self.some_write(ttl);
+        let name = self.name(key);
+        let query = ttl.map_or(String::new(), |ttl| format!("?ttl={ttl}"));
+        let fields = if self.rng.bool() { "Prefer: return=minimal\r\n" } else { "" };
+        let target = format!("/kv/{name}{query}");
+        let sent = Instant::now();
+        let outcome = self.request("PUT", &target, fields, state.text().as_bytes(), &[200, 201, 204]);
+        let state = match (state, ttl.map(Duration::from_secs)) {
+            (State::Value { start, bytes, .. }, Some(ttl)) => {
+                State::Value { start, bytes, expires: Some((sent + ttl, Instant::now() + ttl)) }
+            }
+            (state, _) => state,
+        };
+        match outcome {
+            Outcome::Answered(answer, sent, answered) => {
+                let right = match answer.status {
+                    201 => !matches!(self.keys[key].certain(), Some(State::Value { .. })),
+                    204 => !fields.is_empty(),
+                    _ => fields.is_empty() && answer.body == state.text().as_bytes(),
+                };
+                let verdict = if right { Ok(()) } else { Err(format!("{} to a write", answer.status)) };
+                self.judge(verdict, &name, sent, answered);
+                self.keys[key].is_now(state, answer.etag);
+            }
+            Outcome::Refused => {}
+            // It expires so long after it happens, and nobody knows when that is.
+            Outcome::Unknown if ttl.is_some() => {
+                self.keys[key].may_be(state);
+                self.keys[key].may_be(State::Anything);
+            }
+            Outcome::Unknown => self.keys[key].may_be(state),
+        }
+    }
+
+    fn delete(&mut self) {
+        let key = self.some_key(KEYS);
+        let name = self.name(key);
+        match self.request("DELETE", &format!("/kv/{name}"), "", b"", &[204, 404]) {
+            Outcome::Answered(answer, sent, answered) => {
+                let right = match self.keys[key].certain() {
+                    Some(State::Value { .. }) => answer.status == 204,
+                    Some(_) => answer.status == 404,
+                    None => true,
+                };
+                let verdict = if right { Ok(()) } else { Err(format!("{} to a DELETE", answer.status)) };
+                self.judge(verdict, &name, sent, answered);
+                self.keys[key].is_now(State::Absent, None);
+            }
+            Outcome::Refused => {}
+            Outcome::Unknown => self.keys[key].may_be(State::Absent),
+        }
+    }
+
+    /// A compare-and-swap that must succeed, one that must not, or a creation.
+    fn put_conditionally(&mut self) {
+        let (mut key, state) = self.some_write(None);
+        if self.rng.bool() {
+            // One that has a version.
+            let tries: Vec<usize> = (0..20).map(|_| self.some_key(LARGE_KEYS)).collect();
+            key = tries.into_iter().find(|key| self.keys[*key].etag.is_some()).unwrap_or(key);
+        }
+        let known = &self.keys[key];
+        let (fields, expected) = match (known.certain(), &known.etag, self.rng.u32(..4)) {
+            (Some(State::Value { .. }), Some(etag), 0 | 1) => (format!("If-Match: {etag}\r\n"), &[200][..]),
+            (_, _, 2) => ("If-Match: \"1\"\r\n".to_owned(), &[412][..]),
+            (Some(State::Value { .. }), _, _) => ("If-None-Match: *\r\n".to_owned(), &[412][..]),
+            (Some(State::Absent), _, _) => ("If-None-Match: *\r\n".to_owned(), &[201][..]),
+            _ => ("If-None-Match: *\r\n".to_owned(), &[201, 412][..]),
+        };
+        let name = self.name(key);
+        match self.request("PUT", &format!("/kv/{name}"), &fields, state.text().as_bytes(), expected) {
+            Outcome::Answered(answer, ..) if answer.status == 412 => {}
+            Outcome::Answered(answer, ..) => self.keys[key].is_now(state, answer.etag),
+            Outcome::Refused => {}
+            Outcome::Unknown => self.keys[key].may_be(state),
+        }
+    }
+
+    /// A number that only we add to.
+    fn add(&mut self) {
+        let at = self.rng.usize(..NUMBERS);
+        let by = self.rng.i64(-5..100);
+        let name = format!("{}-{}-number-{at}", self.target.name, self.number);
+        let target = format!("/kv/{name}?op=incr&by={by}");
+        let (least, most) = self.numbers[at];
+        match self.request("POST", &target, "", b"", &[200, 201]) {
+            Outcome::Answered(answer, sent, answered) => {
+                let sum = std::str::from_utf8(&answer.body).ok().and_then(|text| text.parse::<i64>().ok());
+                let verdict = match sum {
+                    Some(sum) if (least + by..=most + by).contains(&sum) => {
+                        self.numbers[at] = (sum, sum);
+                        Ok(())
+                    }
+                    _ => {
+                        self.numbers[at] = (i64::MIN / 2, i64::MAX / 2);
+                        Err(format!("sum {sum:?}, expected {} to {}", least + by, most + by))
+                    }
+                };
+                self.judge(verdict, &name, sent, answered);
+            }
+            Outcome::Refused => {}
+            Outcome::Unknown => self.numbers[at] = (least.min(least + by), most.max(most + by)),
+        }
+    }
+
+    fn add_to_shared(&mut self) {
+        let target = format!("/kv/{}-shared?op=incr", self.target.name);
+        match self.request("POST", &target, "", b"", &[200, 201]) {
+            Outcome::Answered(..) => self.target.shared.fetch_add(1, Ordering::Relaxed),
+            Outcome::Refused => 0,
+            Outcome::Unknown => self.target.shared_unknown.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    fn batch(&mut self) {
+        let mut writes: Vec<(usize, State)> = Vec::new();
+        for _ in 0..6 {
+            let (key, state) = self.some_write(None);
+            if writes.iter().all(|(other, _)| *other != key) {
+                writes.push((key, state));
+            }
+        }
+        let reads: Vec<usize> =
+            (0..4).map(|_| self.some_key(KEYS)).filter(|key| writes.iter().all(|(k, _)| k != key)).collect();
+        let operations: Vec<Value> = writes
+            .iter()
+            .map(|(key, state)| json!({"op": "set", "key": self.name(*key), "value": state.text()}))
+            .chain(reads.iter().map(|key| json!({"op": "get", "key": self.name(*key)})))
+            .collect();
+        let target = if self.rng.bool() { "/batch" } else { "/batch?atomic=true" };
+        let body = Value::Array(operations).to_string();
+        match self.request("POST", target, "Content-Type: application/json\r\n", body.as_bytes(), &[200, 404])
+        {
+            Outcome::Answered(answer, sent, answered) => {
+                let items = items(&answer);
+                let right = items.len() == writes.len() + reads.len();
+                let verdict = if right { Ok(()) } else { Err("not an item for each operation".to_owned()) };
+                self.judge(verdict, target, sent, answered);
+                for ((key, state), item) in writes.iter().zip(&items) {
+                    match item["status"].as_u64() {
+                        Some(200 | 201) => {
+                            let etag = item["etag"].as_str().map(str::to_owned);
+                            self.keys[*key].is_now(state.clone(), etag);
+                        }
+                        // A GET of an atomic batch found no row.
+                        Some(424) => {}
+                        Some(status) => {
+                            self.note(sent, answered, status as u16, format!("item: {}", short(item)));
+                            if status == 504 {
+                                self.keys[*key].may_be(state.clone());
+                            }
+                        }
+                        None => self.judge(Err("no status".into()), &short(item), sent, answered),
+                    }
+                }
+                for (key, item) in reads.iter().zip(items.iter().skip(writes.len())) {
+                    if item["status"].as_u64() != Some(424) {
+                        self.read_item(*key, item, sent, answered);
+                    }
+                }
+            }
+            Outcome::Refused => {}
+            Outcome::Unknown => {
+                for (key, state) in writes {
+                    self.keys[key].may_be(state);
+                }
+            }
+        }
+    }
+
+    /// Our keys that begin with some digit: a page, or all as lines.
+    fn list(&mut self, export: bool) {
+        let (fields, query) = match (export, self.rng.bool()) {
+            (true, _) => ("Accept: application/x-ndjson\r\n", ""),
+            (false, true) => ("", "&limit=50&values=true"),
+            (false, false) => ("", "&limit=500"),
+        };
+        let digits = if export { self.rng.usize(10..100) } else { self.rng.usize(1..100) };
+        let prefix = self.name(digits);
+        let target = format!("/kv?prefix={prefix}{query}");
+        let Outcome::Answered(answer, sent, answered) = self.request("GET", &target, fields, b"", &[200])
+        else {
+            return;
+        };
+        let items = if export {
+            answer
+                .body
+                .split(|byte| *byte == b'\n')
+                .filter_map(|line| serde_json::from_slice(line).ok())
+                .collect()
+        } else {
+            items(&answer)
+        };
+        let own = self.name(0);
+        let own = own.trim_end_matches('0');
+        for item in items {
+            let key = item["key"].as_str().unwrap_or_default();
+            let right = key.starts_with(&prefix)
+                && key.strip_prefix(own).and_then(|key| key.parse::<usize>().ok()).is_some_and(|key| {
+                    self.keys.get(key).is_some_and(|known| known.certain() != Some(&State::Absent))
+                });
+            let verdict = if right { Ok(()) } else { Err(format!("{key} is listed in {target}")) };
+            self.judge(verdict, key, sent, answered);
+        }
+    }
+
+    /// Sends a request and takes its answer; whatever is not expected is noted.
+    fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &str,
+        body: &[u8],
+        expected: &[u16],
+    ) -> Outcome {
+        let sent = Instant::now();
+        if self.requests >= REQUESTS_A_CONNECTION {
+            self.requests = 0;
+            if let Some(connection) = self.connection.take().filter(|_| self.rng.bool()) {
+                connection.reset();
+            }
+        }
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match self.target.open(self.number) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    self.note(sent, Instant::now(), 0, format!("connecting: {error}"));
+                    thread::sleep(Duration::from_millis(20));
+                    return Outcome::Refused;
+                }
+            },
+        };
+        self.requests += 1;
+        let sent = Instant::now();
+        match connection.request(method, target, fields, body) {
+            Ok(answer) => {
+                let answered = Instant::now();
+                self.target.record.answer(answer.status, answered - sent);
+                if !answer.close {
+                    self.connection = Some(connection);
+                }
+                if expected.contains(&answer.status) {
+                    return Outcome::Answered(answer, sent, answered);
+                }
+                let name = problem(&answer);
+                self.note(sent, answered, answer.status, format!("{method} {name}"));
+                if answer.status == 504 && name != "not-cached" { Outcome::Unknown } else { Outcome::Refused }
+            }
+            Err(error) => {
+                self.note(sent, Instant::now(), 0, format!("{method}: {error}"));
+                Outcome::Unknown
+            }
+        }
+    }
+
+    /// Something that an outage or a restart may explain.
+    fn note(&self, sent: Instant, answered: Instant, status: u16, what: String) {
+        self.target.record.event(Event { sent, answered, status, what, server: self.target.name });
+    }
+
+    /// Something that nothing explains.
+    fn judge(&self, verdict: Result<(), String>, name: &str, sent: Instant, answered: Instant) {
+        if let Err(message) = verdict {
+            self.target.record.wrong(format!(
+                "{:.1?} to {:.1?}: {name}: {message}",
+                sent - self.target.start,
+                answered - self.target.start
+            ));
+        }
+    }
+}
+
+fn items(answer: &Answer) -> Vec<Value> {
+    let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    json["items"].as_array().cloned().unwrap_or_default()
+}
+
+fn short(item: &Value) -> String {
+    item["problem"].as_str().unwrap_or("no problem").replace("urn:hotrow:problem:", "")
+}
+
+fn problem(answer: &Answer) -> String {
+    let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    json["type"].as_str().unwrap_or("no problem").replace("urn:hotrow:problem:", "")
+}
+
+/// Waits again and again for the shared counter to change.
+pub fn watch(target: &Target, number: usize) {
+    let path = format!("/kv/{}-shared", target.name);
+    let (mut connection, mut etag) = (None, "\"1\"".to_owned());
+    while !target.stopped() {
+        let sent = Instant::now();
+        let result = match connection.take() {
+            Some(connection) => Ok(connection),
+            None => target.open(number),
+        };
+        let result = result.and_then(|mut connection| {
+            let fields = format!("If-None-Match: {etag}\r\nPrefer: wait=2\r\n");
+            connection.request("GET", &path, &fields, b"").map(|answer| (connection, answer))
+        });
+        match result {
+            Ok((open, answer)) => {
+                target.record.watched(answer.status);
+                connection = (!answer.close).then_some(open);
+                if !matches!(answer.status, 200 | 304 | 404) {
+                    let what = format!("watch {}", problem(&answer));
+                    let (status, server) = (answer.status, target.name);
+                    target.record.event(Event { sent, answered: Instant::now(), status, what, server });
+                }
+                if answer.status != 200 {
+                    // Not to ask a server that refuses as fast as it can.
+                    thread::sleep(Duration::from_millis(20));
+                }
+                etag = answer.etag.unwrap_or(etag);
+            }
+            Err(error) => {
+                let what = format!("watch: {error}");
+                target.record.event(Event {
+                    sent,
+                    answered: Instant::now(),
+                    status: 0,
+                    what,
+                    server: target.name,
+                });
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Strangers: every second some that are silent, that break off, that talk nonsense. Nothing of them may stay.
+pub fn visit(target: &Target) {
+    let mut silent: Vec<Client> = Vec::new();
+    while !target.stopped() {
+        for what in [
+            &b""[..],
+            b"GET /kv/x HTTP/1.1\r\nHo",
+            b"PUT /kv/x HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n1",
+            b"\x16\x03\x01nonsense\r\n\r\n",
+        ] {
+            let Ok(stream) = std::net::TcpStream::connect(target.address) else { continue };
+            let mut client = Client::over(stream);
+            let _ = client.try_send(what);
+            if what.is_empty() {
+                silent.push(client);
+            } else if what.len() % 2 == 0 {
+                client.reset();
+            }
+        }
+        // Longer than the server waits for a head.
+        if silent.len() > 30 {
+            silent.remove(0);
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}
