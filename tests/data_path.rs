@@ -506,3 +506,22 @@ fn the_admin_socket_may_be_off() {
     assert!(server.stderr().contains("(admin off, PostgreSQL "));
     assert_eq!(server.connect().put("k", "v").status, 201);
 }
+
+#[test]
+fn the_api_describes_itself() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let response = client.request("GET", "/openapi.json", "", b"");
+    assert_eq!((response.status, response.field("Content-Type")), (200, Some("application/json")));
+    assert_eq!(response.field("Cache-Control"), Some("max-age=300"));
+    let description: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
+    for (method, status) in [("HEAD", 200), ("OPTIONS", 204), ("PUT", 405), ("QUERY", 405), ("BREW", 501)] {
+        assert_eq!(client.request(method, "/openapi.json", "", b"").status, status, "{method}");
+    }
+    // More than one turn sends at once, and in the order of the requests.
+    client.send(request("GET", "/openapi.json", "", b"").repeat(40));
+    for _ in 0..40 {
+        assert_eq!(client.response().body, response.body);
+    }
+}

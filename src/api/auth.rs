@@ -74,6 +74,7 @@ impl Tokens {
             | Command::GetMany(_)
             | Command::List(_)
             | Command::Options(_)
+            | Command::Description
             | Command::Admin(_) => false,
         };
         match access {
@@ -160,6 +161,8 @@ mod tests {
             ("GET", "/kv/a", Some("Bearerreader"), 401),
             ("GET", "/kv/a", Some("Basic reader"), 401),
             ("GET", "/kv/a", Some("reader"), 401),
+            ("GET", "/openapi.json", None, 401),
+            ("GET", "/openapi.json", Some("Bearer reader"), 200),
             ("GET", "/nothing", None, 401),
             ("BREW", "/kv/a", None, 401),
             ("PUT", "/kv/a", Some("Bearer reader"), 403),

@@ -17,7 +17,8 @@ use crate::http::response::{Encoder, Frame, JSON, Lent};
 use crate::limits::{BATCH_STEPS, TTL_SECONDS};
 use crate::output::Output;
 use crate::store::{Answer, NO_VERSION, Op};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where it is.
 pub const PATH: &str = "/batch";
@@ -67,8 +68,20 @@ struct Sent {
     value: Option<Box<str>>,
     if_match: Option<Box<str>>,
     if_none_match: Option<Box<str>>,
-    ttl: Option<u32>,
+    #[serde(default, deserialize_with = "whole")]
+    ttl: Option<i64>,
+    #[serde(default, deserialize_with = "whole")]
     by: Option<i64>,
+}
+
+/// A whole number, however it is written: to JSON 5, 5.0 and 0.5e1 are the same.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    // Up to this size every whole number is one in floating point, too.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let rounded = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
+    let number = number.as_i64().or(rounded.map(|float| float as i64));
+    number.map(Some).ok_or_else(|| D::Error::custom("ttl and by are whole numbers of 64 bits"))
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -137,10 +150,11 @@ impl Sent {
                     let detail = "a value has no U+0000 in it: PostgreSQL's text has none";
                     return Err(Problem::new(Kind::ValueNotText, detail));
                 }
-                if ttl.is_some_and(|ttl_s| !(1..=TTL_SECONDS).contains(&ttl_s)) {
-                    return Err(bad(format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}")));
-                }
-                Op::Set { value: value.into(), ttl_s: ttl }
+                let within =
+                    |ttl_s| u32::try_from(ttl_s).ok().filter(|ttl_s| (1..=TTL_SECONDS).contains(ttl_s));
+                let rule = || bad(format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}"));
+                let ttl_s = ttl.map(|ttl_s| within(ttl_s).ok_or_else(rule)).transpose()?;
+                Op::Set { value: value.into(), ttl_s }
             }
         };
         Ok((key, op, Preconditions::from_text(if_match.as_deref(), if_none_match.as_deref())?))
@@ -298,6 +312,15 @@ mod tests {
             (r#""op":"delete","key":"a","if_match":"\"1\"""#, Ok(1)),
             (r#""op":"incr","key":"a","by":-9"#, Ok(1)),
             (r#""op":"incr","key":"a","by":1.5"#, Err(Kind::BadBatch)),
+            (r#""op":"incr","key":"a","by":-5.0"#, Ok(1)),
+            (r#""op":"incr","key":"a","by":null"#, Ok(1)),
+            (r#""op":"incr","key":"a","by":-9223372036854775808"#, Ok(1)),
+            (r#""op":"incr","key":"a","by":9223372036854775808"#, Err(Kind::BadBatch)),
+            (r#""op":"incr","key":"a","by":1e300"#, Err(Kind::BadBatch)),
+            (r#""op":"incr","key":"a","by":"1""#, Err(Kind::BadBatch)),
+            (r#""op":"set","key":"a","value":"v","ttl":6e1"#, Ok(1)),
+            (r#""op":"set","key":"a","value":"v","ttl":3155760001"#, Err(Kind::BadBatch)),
+            (r#""op":"set","key":"a","value":"v","ttl":-1"#, Err(Kind::BadBatch)),
             (r#""op":"set","key":"a""#, Err(Kind::BadBatch)),
             (r#""op":"get","key":"a","value":"v""#, Err(Kind::BadBatch)),
             (r#""op":"delete","key":"a","ttl":5"#, Err(Kind::BadBatch)),

@@ -9,6 +9,7 @@ pub mod collection;
 pub mod exposition;
 pub mod key;
 pub mod list;
+pub mod openapi;
 pub mod query;
 pub mod wishes;
 
@@ -34,6 +35,8 @@ pub enum Command<'b> {
     Batch(bool),
     /// OPTIONS: these methods.
     Options(&'static str),
+    /// GET and HEAD of what all this is.
+    Description,
     /// GET and HEAD of a page of the admin socket.
     Admin(admin::Page),
 }
@@ -89,8 +92,12 @@ fn route_other<'b>(verb: Verb, method: &str, target: &'b str) -> Result<Command<
         (batch::PATH, Verb::Post) => Ok(Command::Batch(batch::all_or_nothing(query)?)),
         (batch::PATH, Verb::Options) => Ok(Command::Options(batch::METHODS)),
         (batch::PATH, _) => Err(not_allowed(method, batch::METHODS)),
+        (openapi::PATH, Verb::Get) => query::known(query, []).map(|[]| Command::Description),
+        (openapi::PATH, Verb::Options) => Ok(Command::Options(openapi::METHODS)),
+        (openapi::PATH, _) => Err(not_allowed(method, openapi::METHODS)),
         _ => {
-            let detail = "values live at /kv/{key}, several at /kv, batches at /batch; operations listen on the admin socket";
+            let detail = "values live at /kv/{key}, several at /kv, batches at /batch; /openapi.json describes it all; operations \
+                listen on the admin socket";
             Err(Problem::new(Kind::PathNotFound, detail))
         }
     }
@@ -118,7 +125,7 @@ impl Verb {
             "DELETE" => Verb::Delete,
             "OPTIONS" => Verb::Options,
             "POST" => Verb::Post,
-            "PATCH" | "TRACE" => Verb::Other,
+            "PATCH" | "TRACE" | "QUERY" => Verb::Other,
             _ => Verb::Unknown,
         }
     }
@@ -209,6 +216,11 @@ mod tests {
             ("GET", "/kv?key=a&key=b", Ok(Command::GetMany(vec!["a".into(), "b".into()]))),
             ("OPTIONS", "/kv", Ok(Command::Options(collection::METHODS))),
             ("DELETE", "/kv?key=a", Err(405)),
+            ("GET", "/openapi.json", Ok(Command::Description)),
+            ("HEAD", "/openapi.json?", Ok(Command::Description)),
+            ("GET", "/openapi.json?a=b", Err(400)),
+            ("PUT", "/openapi.json", Err(405)),
+            ("OPTIONS", "/openapi.json", Ok(Command::Options(openapi::METHODS))),
             ("GET", "/", Err(404)),
             ("GET", "/KV/a", Err(404)),
             ("GET", "//kv/a", Err(404)),
@@ -216,6 +228,7 @@ mod tests {
             ("POST", "/kv/a", Err(405)),
             ("PATCH", "/kv/a", Err(405)),
             ("TRACE", "/kv/a", Err(405)),
+            ("QUERY", "/kv/a", Err(405)),
             ("get", "/kv/a", Err(501)),
             ("BREW", "/kv/a", Err(501)),
             ("CONNECT", "/", Err(501)),

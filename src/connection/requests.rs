@@ -8,7 +8,7 @@ use super::{Connection, Context, Role, State, Workspace};
 use crate::api::answer::Forward;
 use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
-use crate::api::{self, Command, admin, answer};
+use crate::api::{self, Command, admin, answer, openapi};
 use crate::http::conditional::Preconditions;
 use crate::http::content::Decoder;
 use crate::http::cors::Audience;
@@ -270,6 +270,10 @@ impl Connection {
             Command::List(list) => self.list(list, frame, ws, cx),
             Command::Options(allow) => {
                 answer::options(&ws.encoder, &mut ws.output, allow, frame);
+                self.answered(frame, ws, cx);
+            }
+            Command::Description => {
+                openapi::answer(&ws.encoder, &mut ws.output, frame);
                 self.answered(frame, ws, cx);
             }
             Command::Admin(page) => {
@@ -558,6 +562,7 @@ fn own(command: Command<'_>) -> Command<'static> {
         Command::Add(key, by) => Command::Add(key.into_owned().into(), by),
         Command::Batch(all_or_nothing) => Command::Batch(all_or_nothing),
         Command::Options(allow) => Command::Options(allow),
+        Command::Description => Command::Description,
         Command::Admin(page) => Command::Admin(page),
     }
 }

@@ -266,6 +266,7 @@ fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut S
         Err(problem) => problem.status(),
         Ok(Command::Add(..) | Command::Batch(_)) => panic!("its effect depends on the row"),
         Ok(Command::Options(_)) => 204,
+        Ok(Command::Description) => 200,
         Ok(Command::Admin(_)) => panic!("operations on the data socket"),
         Ok(Command::Get(key)) if fails(&key) => 503,
         Ok(Command::Get(key)) => match stored.get(&*key) {
