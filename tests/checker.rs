@@ -289,6 +289,64 @@ fn long_histories_by_chance_are_judged_quickly_and_rightly() {
     assert_eq!(caught, 12);
 }
 
+fn count(begin: u64, end: u64, number: u64) -> Operation {
+    operation(begin, end, What::Count(number))
+}
+
+fn maybe_count(begin: u64, end: u64) -> Operation {
+    operation(begin, end, What::MaybeCount)
+}
+
+#[test]
+fn a_counter_goes_up_by_one_from_what_was_there() {
+    accepted(&[count(0, 1, 1), count(2, 3, 2), get(4, 5, 2), delete(6, 7), count(8, 9, 1)]);
+    accepted(&[get_none(0, 1), count(2, 9, 2), count(3, 8, 1), get(4, 7, 1), get(10, 11, 2)]);
+    accepted(&[count(0, 9, 1), count(1, 9, 3), count(2, 9, 2), delete(10, 11), delete_none(12, 13)]);
+    refused(&[count(0, 1, 2)], count(0, 1, 2));
+    refused(&[count(0, 1, 1), delete(2, 3), count(4, 5, 2)], count(4, 5, 2));
+    refused(&[count(0, 1, 1), get(2, 3, 2)], get(2, 3, 2));
+}
+
+#[test]
+fn a_count_of_unknown_outcome_happens_once_or_never() {
+    let begin = [count(0, 1, 1), maybe_count(2, 3)];
+    let with = |rest: &[Operation]| [&begin[..], rest].concat();
+    accepted(&with(&[get(4, 5, 1), count(6, 7, 2)]));
+    accepted(&with(&[count(4, 5, 3), get(6, 7, 3)]));
+    // Any time later.
+    accepted(&with(&[get(4, 5, 1), count(6, 7, 2), get(8, 9, 2), get(10, 11, 3)]));
+    refused(&with(&[get(4, 5, 2), get(6, 7, 1)]), get(6, 7, 1));
+    refused(&with(&[count(4, 5, 3), count(6, 7, 5)]), count(6, 7, 5));
+    refused(&with(&[count(4, 5, 4)]), count(4, 5, 4));
+    // Two of them, and each once.
+    accepted(&with(&[maybe_count(4, 5), count(6, 7, 4), delete(8, 9), count(10, 11, 1)]));
+    refused(&with(&[maybe_count(4, 5), count(6, 7, 4), delete(8, 9), count(10, 11, 2)]), count(10, 11, 2));
+    accepted(&with(&[maybe_count(4, 5), count(6, 7, 3), delete(8, 9), count(10, 11, 2)]));
+    // Not before it was asked for.
+    refused(&[get(0, 1, 1), maybe_count(2, 3)], get(0, 1, 1));
+    // It may have made the row that a DELETE found, and come behind a DELETE that nobody knows of.
+    accepted(&[maybe_count(0, 1), delete(2, 3), get_none(4, 5)]);
+    refused(&[maybe_count(0, 1), delete(2, 3), delete(4, 5)], delete(4, 5));
+    accepted(&[
+        count(0, 1, 1),
+        count(2, 3, 2),
+        maybe_delete(4, 5),
+        maybe_count(6, 7),
+        get(8, 9, 1),
+        count(10, 11, 2),
+    ]);
+    refused(&[count(0, 1, 1), count(2, 3, 2), maybe_delete(4, 5), get(6, 7, 1)], get(6, 7, 1));
+}
+
+/// Two clients have read the same number and stored the same sum; or one statement was sent again after it was done.
+#[test]
+fn a_count_that_is_lost_or_done_twice_is_caught() {
+    refused(&[count(0, 1, 1), count(2, 9, 2), count(3, 8, 2)], count(2, 9, 2));
+    refused(&[count(0, 1, 1), count(2, 3, 2), get(4, 5, 3)], get(4, 5, 3));
+    refused(&[count(0, 1, 1), count(2, 3, 3)], count(2, 3, 3));
+    refused(&[count(0, 1, 1), count(2, 3, 2), get(4, 5, 1)], get(4, 5, 1));
+}
+
 /// Twelve clients at a register: each operation has its instant between its beginning and its end.
 fn by_chance(seed: u64, count: usize) -> Vec<Operation> {
     let mut rng = fastrand::Rng::with_seed(seed);

@@ -51,12 +51,17 @@ pub enum What {
     MaybePut(u64),
     /// DELETE without a known outcome.
     MaybeDelete,
+    /// `op=incr` by 1: the number that it has made of the one before; an absent key counts from 0. On a key with any of
+    /// these, a counter, values are numbers and there are only reads and deletes besides.
+    Count(u64),
+    /// The same without a known outcome: 1 was added at any time after its beginning, or is later, once, or never.
+    MaybeCount,
 }
 
 impl What {
     /// Its outcome is known: it took effect between its beginning and its end.
     pub fn is_certain(&self) -> bool {
-        !matches!(self, What::MaybePut(_) | What::MaybeDelete)
+        !matches!(self, What::MaybePut(_) | What::MaybeDelete | What::MaybeCount)
     }
 }
 
@@ -74,6 +79,8 @@ impl fmt::Display for Operation {
             What::Exists => write!(f, "PUT    412 instead of none"),
             What::MaybePut(value) => write!(f, "PUT    unknown {value:x}"),
             What::MaybeDelete => write!(f, "DELETE unknown"),
+            What::Count(number) => write!(f, "INCR   to {number:x}"),
+            What::MaybeCount => write!(f, "INCR   unknown"),
         }
     }
 }
@@ -142,4 +149,17 @@ pub fn value_of(text: &str) -> u64 {
     let value = value.unwrap_or_else(|| panic!("nobody ever wrote {text:?}"));
     assert_eq!(text_of(value), text, "a value came back changed");
     value
+}
+
+/// What the name of a key that is only counted with ends in.
+pub const COUNTER: &str = "-count";
+
+/// What came back as the value of this key: the number of a write, or of a counter the number that it is at.
+pub fn value_at(key: &str, text: &str) -> u64 {
+    if !key.ends_with(COUNTER) {
+        return value_of(text);
+    }
+    let number = text.parse().unwrap_or_else(|_| panic!("nobody ever counted to {text:?}"));
+    assert_eq!(format!("{number}"), text, "a number came back changed");
+    number
 }

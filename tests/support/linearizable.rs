@@ -69,6 +69,8 @@ struct Configuration {
     used_unread: u32,
     /// How many deletes of unknown outcome have been used up.
     used_deletes: u32,
+    /// How many additions of unknown outcome have been used up.
+    used_counts: u32,
 }
 
 /// Everything at one time of the history.
@@ -81,6 +83,9 @@ struct Search {
     begun: HashSet<u64>,
     begun_unread: u32,
     begun_deletes: u32,
+    begun_counts: u32,
+    /// The key is a counter: its values are numbers, and what is done to it is read, deleted, and counted with.
+    counter: bool,
     prior: Prior,
 }
 
@@ -153,6 +158,7 @@ impl Search {
             used: Vec::new(),
             used_unread: 0,
             used_deletes: 0,
+            used_counts: 0,
         };
         Search {
             configurations: vec![first],
@@ -160,12 +166,23 @@ impl Search {
             begun: HashSet::new(),
             begun_unread: 0,
             begun_deletes: 0,
+            begun_counts: 0,
+            counter: false,
             prior,
         }
     }
 
     /// Goes through operations sorted by their beginnings.
     fn run(mut self, operations: &[Operation]) -> Result<(), Box<Fault>> {
+        let counts = |what: &What| matches!(what, What::Count(_) | What::MaybeCount);
+        self.counter |= operations.iter().any(|operation| counts(&operation.what));
+        let of_counters = |what: &What| {
+            counts(what) || matches!(what, What::Get(_) | What::Delete { .. } | What::MaybeDelete)
+        };
+        assert!(
+            !self.counter || operations.iter().all(|o| of_counters(&o.what)),
+            "a counter is only counted with"
+        );
         // Who is the last to read a value: behind its end nobody needs to know any more whether that value was used.
         let mut last_reads: HashMap<u64, u64> = HashMap::new();
         for operation in operations {
@@ -208,11 +225,13 @@ impl Search {
                 }
                 What::MaybePut(_) => self.begun_unread += 1,
                 What::MaybeDelete => self.begun_deletes += 1,
+                What::MaybeCount => self.begun_counts += 1,
                 What::Get(_)
                 | What::Put { .. }
                 | What::Delete { .. }
                 | What::Swap { .. }
                 | What::NotSwapped(_)
+                | What::Count(_)
                 | What::Exists => {
                     places.insert(at, self.begin(what));
                 }
@@ -273,6 +292,14 @@ impl Search {
             before.map(|before| Configuration { state, ..before }).into_iter().collect()
         };
         match what {
+            What::Get(Some(number)) if self.counter => self.with_number(from, number),
+            What::Count(0) => Vec::new(),
+            What::Count(1) => to(State::Value(1), self.with_none(from)),
+            What::Count(number) => {
+                let mut all = self.with_number(from, number - 1);
+                all.iter_mut().for_each(|to| to.state = State::Value(number));
+                all
+            }
             What::Get(Some(value)) => self.with_value(from, value).into_iter().collect(),
             What::Swap { from: old, value } => to(State::Value(value), self.with_value(from, old)),
             What::Get(None) | What::Delete { existed: false } => to(State::Absent, self.with_none(from)),
@@ -295,7 +322,7 @@ impl Search {
                 all.extend(self.with_none(from));
                 all
             }
-            What::MaybePut(_) | What::MaybeDelete => unreachable!("they are never open"),
+            What::MaybePut(_) | What::MaybeDelete | What::MaybeCount => unreachable!("they are never open"),
         }
     }
 
@@ -310,8 +337,32 @@ impl Search {
         Some(to)
     }
 
+    /// The counter is at this number: it is already, or additions of unknown outcome have brought it there; all of it, or
+    /// what has come since a delete of unknown outcome.
+    fn with_number(&self, from: &Configuration, number: u64) -> Vec<Configuration> {
+        let at = match from.state {
+            State::Absent => 0,
+            State::Value(at) => at,
+            State::Unread => unreachable!("every write of a counter tells its number"),
+        };
+        if from.state == State::Value(number) {
+            return vec![from.clone()];
+        }
+        let counted = |before: &Configuration, from: u64| {
+            let counts = u32::try_from(number.checked_sub(from)?).ok()?;
+            let used_counts = before.used_counts.checked_add(counts)?;
+            let state = State::Value(number);
+            (used_counts <= self.begun_counts).then(|| Configuration { state, used_counts, ..before.clone() })
+        };
+        let anew = self.with_none(from).filter(|_| from.state != State::Absent);
+        [counted(from, at), anew.and_then(|none| counted(&none, 0))].into_iter().flatten().collect()
+    }
+
     /// There is a row: there is already, or a write of unknown outcome that nobody reads has made one.
     fn with_row(&self, from: &Configuration) -> Option<Configuration> {
+        if self.counter && from.state == State::Absent {
+            return self.with_number(from, 1).pop();
+        }
         let mut to = from.clone();
         if to.state == State::Absent {
             to.used_unread += 1;
@@ -377,6 +428,7 @@ impl Configuration {
     fn dominates(&self, other: &Configuration) -> bool {
         self.used_unread <= other.used_unread
             && self.used_deletes <= other.used_deletes
+            && self.used_counts <= other.used_counts
             && self.used.iter().all(|value| other.used.binary_search(value).is_ok())
     }
 }

@@ -1,8 +1,8 @@
-//! Clients that read, write and delete a few keys as fast as they are answered, and record it. Whatever happens to the
+//! Clients that read, write, delete and count with a few keys as fast as they are answered, and record it. Whatever happens to the
 //! server or its database, they go on.
 
 use super::client::{Client, Response};
-use super::history::{History, Operation, What, text_of, value_of};
+use super::history::{COUNTER, History, Operation, What, text_of, value_at};
 use super::{DEADLINE, wait_until};
 use fastrand::Rng;
 use std::collections::HashMap;
@@ -39,8 +39,10 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts the clients.
-    pub fn start(address: SocketAddr, keys: Vec<String>, seed: u64) -> Load {
+    /// Starts the clients, on these keys and two that they count with.
+    pub fn start(address: SocketAddr, mut keys: Vec<String>, seed: u64) -> Load {
+        let counters: Vec<String> = keys.iter().take(2).map(|key| format!("{key}{COUNTER}")).collect();
+        keys.extend(counters);
         let shared = Arc::new(Shared {
             start: Instant::now(),
             stop: AtomicBool::new(false),
@@ -157,6 +159,8 @@ enum Asked {
     /// A value where there is no row.
     Create(u64),
     Delete,
+    /// 1 to the number that is there.
+    Count,
 }
 
 impl Asked {
@@ -165,6 +169,7 @@ impl Asked {
             Asked::Get => "GET",
             Asked::Put(_) | Asked::Swap { .. } | Asked::Create(_) => "PUT",
             Asked::Delete => "DELETE",
+            Asked::Count => "POST",
         }
     }
 
@@ -172,7 +177,7 @@ impl Asked {
         match self {
             Asked::Swap { tag, .. } => format!("If-Match: {tag}\r\n"),
             Asked::Create(_) => "If-None-Match: *\r\n".to_owned(),
-            Asked::Get | Asked::Put(_) | Asked::Delete => String::new(),
+            Asked::Get | Asked::Put(_) | Asked::Delete | Asked::Count => String::new(),
         }
     }
 
@@ -180,7 +185,7 @@ impl Asked {
     fn value(&self) -> Option<u64> {
         match self {
             Asked::Put(value) | Asked::Swap { value, .. } | Asked::Create(value) => Some(*value),
-            Asked::Get | Asked::Delete => None,
+            Asked::Get | Asked::Delete | Asked::Count => None,
         }
     }
 
@@ -189,6 +194,7 @@ impl Asked {
         match self {
             Asked::Get => None,
             Asked::Delete => Some(What::MaybeDelete),
+            Asked::Count => Some(What::MaybeCount),
             Asked::Put(value) | Asked::Swap { value, .. } | Asked::Create(value) => {
                 Some(What::MaybePut(*value))
             }
@@ -213,6 +219,7 @@ impl Loader {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let key = &keys[self.rng.usize(..keys.len())];
             let asked = match self.rng.u8(..40) {
+                18..=34 if key.ends_with(COUNTER) => Asked::Count,
                 0..=17 => Asked::Get,
                 18..=28 => Asked::Put(self.new_value()),
                 29..=32 => match self.seen.get(key).cloned() {
@@ -253,7 +260,8 @@ impl Loader {
 
     /// One operation; `None`: nothing came of it.
     fn operate(&mut self, asked: &Asked, key: &str) -> Option<Operation> {
-        let (target, body) = (format!("/kv/{key}"), asked.value().map_or(String::new(), text_of));
+        let query = if let Asked::Count = asked { "?op=incr" } else { "" };
+        let (target, body) = (format!("/kv/{key}{query}"), asked.value().map_or(String::new(), text_of));
         let shared = Arc::clone(&self.shared);
         let connection = self.connected()?;
         let begin_ns = shared.now_ns();
@@ -265,20 +273,23 @@ impl Loader {
         if let Ok(response) = &result
             && let Some(tag) = response.field("ETag").filter(|_| matches!(response.status, 200 | 201))
         {
-            self.seen.insert(key.to_owned(), (value_of(&response.text()), tag.to_owned()));
+            self.seen.insert(key.to_owned(), (value_at(key, &response.text()), tag.to_owned()));
         }
-        let what = self.judge(asked, &body, result);
+        let what = self.judge(asked, key, &body, result);
         self.count(what.as_ref());
         Some(Operation { client: self.number, begin_ns, end_ns, what: what? })
     }
 
-    /// Two values in one request, and one commit.
+    /// Two writes in one request, and one commit.
     fn operate_batch(&mut self, keys: [&String; 2], history: &mut History) {
         let values = [self.new_value(), self.new_value()];
         let lines: String = keys
             .iter()
             .zip(values)
             .map(|(key, value)| {
+                if key.ends_with(COUNTER) {
+                    return format!("{{\"op\":\"incr\",\"key\":\"{key}\"}}\n");
+                }
                 format!("{{\"op\":\"set\",\"key\":\"{key}\",\"value\":\"{}\"}}\n", text_of(value))
             })
             .collect();
@@ -292,10 +303,17 @@ impl Loader {
         if result.as_ref().map_or(true, Response::says_close) {
             self.connection = None;
         }
-        let statuses = self.judge_batch(result);
+        let items = self.judge_batch(result);
         for (at, (key, value)) in keys.into_iter().zip(values).enumerate() {
-            let what = match statuses[at] {
-                200 | 201 => Some(What::Put { value, existed: statuses[at] == 200 }),
+            let (status, text) = &items[at];
+            let counts = key.ends_with(COUNTER);
+            let what = match status {
+                200 | 201 if counts => {
+                    let text = text.as_ref().expect("an addition tells its sum");
+                    Some(What::Count(value_at(key, text)))
+                }
+                504 if counts => Some(What::MaybeCount),
+                200 | 201 => Some(What::Put { value, existed: *status == 200 }),
                 504 => Some(What::MaybePut(value)),
                 503 => None,
                 other => panic!("{other} for an operation of a batch"),
@@ -309,31 +327,38 @@ impl Loader {
         }
     }
 
-    /// The statuses of a batch's operations; where there is none, the one of the request for each.
-    fn judge_batch(&self, result: io::Result<Response>) -> [u64; 2] {
-        let Ok(response) = result else { return [504; 2] };
+    /// The statuses of a batch's operations, and the values that are told; where there is none, the one of the request for
+    /// each.
+    fn judge_batch(&self, result: io::Result<Response>) -> [(u64, Option<String>); 2] {
+        let Ok(response) = result else { return [(504, None), (504, None)] };
         if response.status == 200 {
             let json: serde_json::Value = serde_json::from_slice(&response.body).expect("items are JSON");
-            return [0, 1].map(|at| json["items"][at]["status"].as_u64().expect("every item has a status"));
+            return [0, 1].map(|at| {
+                let item = &json["items"][at];
+                let status = item["status"].as_u64().expect("every item has a status");
+                (status, item["value"].as_str().map(str::to_owned))
+            });
         }
         match response.outcome().as_str() {
-            "504 outcome-unknown" => [504; 2],
+            "504 outcome-unknown" => [(504, None), (504, None)],
             "503 queue-full"
             | "503 database-down"
             | "503 database-refused"
             | "503 draining"
             | "503 not-started"
-            | "503 in-doubt" => [503; 2],
+            | "503 in-doubt" => [(503, None), (503, None)],
             other => panic!("{other}: {}", response.text()),
         }
     }
 
     fn count(&self, what: Option<&What>) {
         match what {
-            Some(What::Put { .. } | What::Delete { .. } | What::Swap { .. }) if self.number < CLIENTS => {
+            Some(What::Put { .. } | What::Delete { .. } | What::Swap { .. } | What::Count(_))
+                if self.number < CLIENTS =>
+            {
                 self.shared.acknowledged[self.number as usize].fetch_add(1, Ordering::Relaxed);
             }
-            Some(What::MaybePut(_) | What::MaybeDelete) => {
+            Some(What::MaybePut(_) | What::MaybeDelete | What::MaybeCount) => {
                 self.shared.unknown.fetch_add(1, Ordering::Relaxed);
             }
             Some(_) => {}
@@ -345,7 +370,7 @@ impl Loader {
     }
 
     /// What an answer means; fails on one that must not be. `None`: certainly nothing happened.
-    fn judge(&self, asked: &Asked, body: &str, result: io::Result<Response>) -> Option<What> {
+    fn judge(&self, asked: &Asked, key: &str, body: &str, result: io::Result<Response>) -> Option<What> {
         let unknown = asked.unknown();
         let response = match result {
             Ok(response) => response,
@@ -356,7 +381,8 @@ impl Loader {
             }
         };
         match (asked, response.status) {
-            (Asked::Get, 200) => Some(What::Get(Some(value_of(&response.text())))),
+            (Asked::Get, 200) => Some(What::Get(Some(value_at(key, &response.text())))),
+            (Asked::Count, 200 | 201) => Some(What::Count(value_at(key, &response.text()))),
             (Asked::Get, 404) => Some(What::Get(None)),
             (Asked::Put(value), 200 | 201) => {
                 assert_eq!(response.text(), body, "PUT answers with the value that it has stored");

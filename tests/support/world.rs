@@ -2,7 +2,7 @@
 //! at the end. Used by `faults.rs` in short and by `torture.rs` at length.
 
 use super::database::Database;
-use super::history::{Operation, What, value_of};
+use super::history::{Operation, What, value_at};
 use super::linearizable::Prior;
 use super::load::{CLIENTS, Load};
 use super::postgresql::{Postgresql, free_port, url_at};
@@ -266,7 +266,7 @@ fn value_in_table(sql_url: &str, key: &str) -> Option<u64> {
         found = row.ok();
         found.is_some()
     });
-    found.expect("waited for").map(|row| value_of(row.get(0)))
+    found.expect("waited for").map(|row| value_at(key, row.get(0)))
 }
 
 /// The same for a load on a server that belongs to no world.
