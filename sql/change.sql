@@ -1,8 +1,9 @@
 -- Changes rows that are still as they were looked at: had is the version that a row must have, NULL that there must be
--- none. What another program has written meanwhile is left alone and does not come back. kept: it expires when it did.
+-- none; ended says whether its time was over, for in between it may have ended: then the row was none, and what was judged by
+-- it must be judged anew. What another program has written meanwhile is left alone and does not come back. kept: it expires when it did.
 WITH given AS (
-    SELECT * FROM unnest($1::varchar[], $2::text[], $3::float8[], $4::boolean[], $5::text[])
-        AS given (key, value, ttl_s, kept, had)
+    SELECT * FROM unnest($1::varchar[], $2::text[], $3::float8[], $4::boolean[], $5::text[], $6::boolean[])
+        AS given (key, value, ttl_s, kept, had, ended)
 ), updated AS (
     UPDATE kv_store SET
         value = given.value,
@@ -11,6 +12,7 @@ WITH given AS (
         created_at = CASE WHEN kv_store.expires_at <= now() THEN LOCALTIMESTAMP ELSE kv_store.created_at END
     FROM given
     WHERE kv_store.key = given.key AND kv_store.xmin::text = given.had
+        AND COALESCE(kv_store.expires_at <= now(), false) = given.ended
     RETURNING kv_store.key, kv_store.xmin::text
 ), inserted AS (
     INSERT INTO kv_store (key, value, expires_at)
@@ -19,8 +21,9 @@ WITH given AS (
     RETURNING key, xmin::text
 ), deleted AS (
     DELETE FROM kv_store
-    USING unnest($6::varchar[], $7::text[]) AS gone (key, had)
+    USING unnest($7::varchar[], $8::text[], $9::boolean[]) AS gone (key, had, ended)
     WHERE kv_store.key = gone.key AND kv_store.xmin::text = gone.had
+        AND COALESCE(kv_store.expires_at <= now(), false) = gone.ended
     RETURNING kv_store.key
 )
 SELECT key, xmin FROM updated

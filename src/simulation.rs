@@ -14,7 +14,10 @@
 //! - every request gets one reply; at the end the cache agrees with the table, and nothing is left in flight;
 //! - of compare-and-swaps from one version at most one succeeds; a counter that is only added to, one at a time, gives
 //!   every number once, and ends between what was acknowledged and what was asked; all of an all-or-nothing batch
-//!   happens, or nothing.
+//!   happens, or nothing;
+//! - once the time of a row is over neither the cache nor the table gives it, and no compare-and-swap replaces it. Time
+//!   stands still but for one jump, from 0 to 1, which is the end of every row that was to live for a second until then.
+//!   A read that is on its way meanwhile may tell the row as it was when it was made to all that have joined it.
 
 mod checks;
 mod database;
@@ -28,6 +31,7 @@ use crate::http::response::Lent;
 use crate::metrics::Workers;
 use crate::store::backend::{Asked, Backend};
 use crate::store::health::Health;
+use crate::store::judge::Expiry;
 use crate::store::reader::Reader;
 use crate::store::worker::Shared;
 use crate::store::writer::Writer;
@@ -58,11 +62,20 @@ enum Bug {
     NoFence,
     /// A write is acknowledged when it is sent.
     AcknowledgedBeforeCommit,
+    /// The cache gives rows whose time is over.
+    KeptPastItsTime,
+    /// A row that was looked at before its time was over is changed behind it.
+    ChangedPastItsTime,
+    /// An addition whose answer was lost is done again.
+    CountedTwice,
 }
 
 fn known(key: &str) -> &'static str {
     KEYS.into_iter().chain([COUNTER]).find(|known| *known == key).expect("known keys only")
 }
+
+/// What the text of a value ends in that is to live for a second.
+const SHORT_LIVED: &str = "s";
 
 /// A key that nothing is done to but adding 1, by itself or in batches.
 const COUNTER: &str = "n";
@@ -101,15 +114,35 @@ struct Lost {
 /// What a statement does, in words of its own.
 #[derive(Clone, Debug, Default)]
 struct Statement {
-    sets: Vec<(String, String)>,
+    sets: Vec<(String, String, Option<u32>)>,
     deletes: Vec<String>,
-    /// Key, the version that it must have (0: there must be none), and what it becomes.
-    changes: Vec<(String, u32, Option<String>)>,
+    changes: Vec<Changing>,
     all_or_nothing: bool,
+}
+
+/// One change of a [`Statement`].
+#[derive(Clone, Debug)]
+struct Changing {
+    key: String,
+    /// The version that the row must have (0: there must be none), and whether its time must be over.
+    from: (u32, bool),
+    to: Option<(String, Expiry)>,
+}
+
+/// A row in its place, whether its time is over or not.
+#[derive(Clone, Debug)]
+struct Stored {
+    value: String,
+    version: u32,
+    expires_s: u32,
 }
 
 struct State {
     rng: Rng,
+    now_s: u32,
+    table: BTreeMap<&'static str, Stored>,
+    /// Key and version of rows that have come to the end of their time.
+    ended: BTreeSet<(&'static str, u32)>,
     depth: usize,
     started: usize,
     clients: Vec<Option<Asking>>,
@@ -138,6 +171,8 @@ struct State {
     faults: Faults,
     /// This run has reads and unconditional writes only: they meet more often.
     plain: bool,
+    /// This run has rows that live for a second, and that second.
+    timed: bool,
     log: Vec<String>,
 }
 
@@ -160,6 +195,11 @@ impl World {
         self.state.lock().unwrap()
     }
 
+    /// The time, as clients' requests have it.
+    fn now_s(&self) -> u32 {
+        if self.bug == Bug::KeptPastItsTime { 0 } else { self.state().now_s }
+    }
+
     /// Some of what goes on while a statement is on its way.
     fn meanwhile(&self) {
         let steps = {
@@ -174,14 +214,19 @@ impl World {
     }
 
     fn step(&self) {
-        let choice = self.state().rng.u8(..10);
+        let choice = {
+            let mut state = self.state();
+            let kinds = if state.timed { 11 } else { 10 };
+            state.rng.u8(..kinds)
+        };
         match choice {
             0..=2 => self.ask(),
             3 => self.ask_for_many(),
             4 | 5 => self.run_reader(),
             6 | 7 => self.run_writer(),
             8 => self.commit_late(),
-            _ => self.pass_deadline(),
+            9 => self.pass_deadline(),
+            _ => self.state().pass_time(),
         }
     }
 
@@ -194,7 +239,9 @@ impl World {
             state.started += 1;
             state.jobs += 1;
             let key = KEYS[state.rng.usize(..KEYS.len())];
-            let set = Op::Set { value: format!("{key}{}", state.jobs).into(), ttl_s: None };
+            let ttl_s = if state.timed && state.rng.u8(..3) == 0 { Some(1) } else { None };
+            let mark = if ttl_s.is_some() { SHORT_LIVED } else { "" };
+            let set = Op::Set { value: format!("{key}{}{mark}", state.jobs).into(), ttl_s };
             // A version that the client may know: the newest that it may have seen, or one before it.
             let seen = state.history[key].len() - 1 - state.rng.usize(..2).min(state.history[key].len() - 1);
             let version = state.history[key][seen].as_ref().map_or(NO_VERSION, |(_, version)| *version);
@@ -242,7 +289,8 @@ impl World {
             job: asking[at].1.job,
         };
         let keys = asking.iter().map(|(_, asking)| asking.key);
-        let asked = self.backend.get_many(keys, 0, ticket, |at, known| hits[at] = Some(row_of(known)));
+        let asked =
+            self.backend.get_many(keys, self.now_s(), ticket, |at, known| hits[at] = Some(row_of(known)));
         for (at, asked) in asked.into_iter().enumerate() {
             let (client, asking) = &asking[at];
             match asked {
@@ -250,7 +298,7 @@ impl World {
                     let mut state = self.state();
                     let row = hits[at].take().expect("told with the answer");
                     state.clients[*client] = None;
-                    state.check_read(asking, &row, "a hit of many");
+                    state.check_hit(asking, &row, "a hit of many");
                 }
                 Asked::Waiting | Asked::Joined => {}
                 Asked::Refused(_) => {
@@ -303,12 +351,12 @@ impl World {
             Some(Err(_)) => return self.finish(client, &Answer::Failed(Failure::NotStarted)),
             None => {}
         }
-        match self.backend.get(key, 0, ticket, row_of) {
+        match self.backend.get(key, self.now_s(), ticket, row_of) {
             Asked::Answered(row) => {
                 let mut state = self.state();
                 state.log(|| format!("client {client}: hit {row:?}"));
                 state.clients[client] = None;
-                state.check_read(asking, &row, "a hit");
+                state.check_hit(asking, &row, "a hit");
             }
             Asked::Waiting | Asked::Joined => {}
             Asked::Refused(_) => {
@@ -377,7 +425,8 @@ impl World {
             let count = state.lost.len();
             let at = state.rng.usize(..count);
             let lost = state.lost.remove(at);
-            state.commit(&lost.statement);
+            drop(state);
+            self.commit(&lost.statement);
         }
     }
 
@@ -491,6 +540,8 @@ fn happened_twice(states: &[Option<(String, u32)>]) -> Option<&String> {
     let runs: Vec<Option<&String>> =
         states.iter().map(|state| state.as_ref().map(|(value, _)| value)).collect();
     let mut runs: Vec<&String> = runs.chunk_by(|a, b| a == b).filter_map(|run| run[0]).collect();
+    // One that is tried again after a lost answer has its time anew, and may have come to the end of the first.
+    runs.retain(|value| !value.ends_with(SHORT_LIVED));
     runs.sort_unstable();
     runs.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
@@ -543,9 +594,14 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
     let writer = |(i, queue)| Some(Writer::new(Arc::clone(&shared), queue, i));
     let faults = Faults { lost: rng.bool(), refused: rng.bool(), deadlines: rng.bool() };
     let plain = rng.bool();
+    let timed = seed.is_multiple_of(3);
     let state = State {
         rng,
+        now_s: 0,
+        table: BTreeMap::new(),
+        ended: BTreeSet::new(),
         plain,
+        timed,
         depth: 0,
         started: 0,
         clients: vec![None; CLIENTS],
@@ -617,6 +673,9 @@ fn simulation_catches_every_planted_bug() {
         Bug::ReorderedWrites,
         Bug::NoFence,
         Bug::AcknowledgedBeforeCommit,
+        Bug::KeptPastItsTime,
+        Bug::ChangedPastItsTime,
+        Bug::CountedTwice,
     ] {
         let caught = (0..20_000).find(|seed| run(*seed, bug, false).0.is_some());
         assert!(caught.is_some(), "{bug:?} was not caught");

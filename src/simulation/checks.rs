@@ -30,6 +30,14 @@ impl State {
         }
     }
 
+    /// The cache has given `row`.
+    pub(super) fn check_hit(&mut self, asking: &Asking, row: &Row, how: &str) {
+        if row.as_ref().is_some_and(|record| self.ended.contains(&(asking.key, record.version))) {
+            self.violate(format!("{how} of {} gave {row:?}, whose time is over", asking.key));
+        }
+        self.check_read(asking, row, how);
+    }
+
     /// A write that was acknowledged must have been committed since it began.
     pub(super) fn check_write(&mut self, asking: &Asking, version: Option<u32>) {
         let history = &self.history[asking.key];
@@ -60,15 +68,22 @@ impl State {
                 }
             }
             Wish::Swap(_, from) => {
-                self.check_swapped(asking, *from);
+                self.check_swapped(asking, *from, record.version);
                 self.check_write(asking, version);
             }
             Wish::Read | Wish::Write(_) | Wish::Both(..) => self.check_write(asking, version),
         }
     }
 
-    /// One row can be replaced once.
-    pub(super) fn check_swapped(&mut self, asking: &Asking, from: u32) {
+    /// One row can be replaced once, and only while it is there.
+    pub(super) fn check_swapped(&mut self, asking: &Asking, from: u32, to: u32) {
+        let history = &self.history[asking.key];
+        let version = |state: &Option<(String, u32)>| state.as_ref().map(|(_, version)| *version);
+        let at = history.iter().position(|state| version(state) == Some(to));
+        let before = at.and_then(|at| version(&history[at.checked_sub(1)?]));
+        if from != NO_VERSION && to != NO_VERSION && before != Some(from) {
+            self.violate(format!("{asking:?}: a swap of a row that was not there any more"));
+        }
         if from != NO_VERSION && !self.swapped.insert((asking.key, from)) {
             self.violate(format!("{asking:?}: a second swap of one row"));
         }
@@ -115,7 +130,7 @@ impl State {
                     self.violate(format!("{asking:?} has read {read:?} after {record:?}"));
                 }
                 self.check_counted(&count.value);
-                self.check_swapped(asking, *from);
+                self.check_swapped(asking, *from, record.version);
                 self.check_write(asking, Some(record.version));
                 let together =
                     self.history[COUNTER].iter().flatten().any(|(_, version)| *version == record.version);

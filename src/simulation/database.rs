@@ -1,8 +1,8 @@
 //! The made-up database: sessions that lose statements, refuse them, or execute them later than anyone expects.
 
-use super::{Bug, Lost, State, Statement, World, known};
+use super::{Bug, COUNTER, Changing, Lost, State, Statement, Stored, World, known};
 use crate::engine::{NEVER, Record, Row};
-use crate::store::judge::{Before, Change, To};
+use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, Range};
 use crate::store::{Blame, Connector, Error, NO_VERSION, Session, Set, Written};
 use std::sync::{Arc, Mutex};
@@ -40,12 +40,7 @@ impl Session for FakeSession {
         let world = self.database.world();
         world.meanwhile();
         let rows = keys.iter().map(|key| world.state().row(key)).collect();
-        world.meanwhile();
-        let mut state = world.state();
-        if state.faults.lost && state.rng.u8(..20) == 0 {
-            return Err(Error::Lost("read".into()));
-        }
-        Ok(rows)
+        world.arrive(rows)
     }
 
     fn page(&mut self, _range: &Range) -> Result<Page, Error> {
@@ -53,7 +48,7 @@ impl Session for FakeSession {
     }
 
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error> {
-        let owned = |set: &Set<'_>| (set.key.to_owned(), set.value.to_owned());
+        let owned = |set: &Set<'_>| (set.key.to_owned(), set.value.to_owned(), set.ttl_s);
         let statement = Statement {
             sets: sets.iter().map(owned).collect(),
             deletes: deletes.iter().map(|key| (*key).to_owned()).collect(),
@@ -62,15 +57,21 @@ impl Session for FakeSession {
         self.execute(&statement).map(|done| done.written)
     }
 
-    fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
-        let rows = self.read(keys, now_ms)?;
-        Ok(rows.into_iter().map(|row| Some(Before { record: row?, expired: false })).collect())
+    fn look(&mut self, keys: &[&str], _now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
+        let world = self.database.world();
+        world.meanwhile();
+        let rows = keys.iter().map(|key| world.state().before(key)).collect();
+        world.arrive(rows)
     }
 
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error> {
         let owned = |change: &Change<'_>| {
-            let to = if let To::Value(value, _) = &change.to { Some(value.to_string()) } else { None };
-            (change.key.to_owned(), change.from.unwrap_or(NO_VERSION), to)
+            let to = match &change.to {
+                To::Value(value, expiry) => Some((value.to_string(), *expiry)),
+                To::Nothing => None,
+            };
+            let from = (change.from.unwrap_or(NO_VERSION), change.expired);
+            Changing { key: change.key.to_owned(), from, to }
         };
         let changes = changes.iter().map(owned).collect();
         let statement = Statement { changes, all_or_nothing, ..Statement::default() };
@@ -97,7 +98,7 @@ impl Session for FakeSession {
         while let Some(at) = state.lost.iter().position(|lost| lost.backend == *backend) {
             let lost = state.lost.remove(at);
             if late {
-                state.commit(&lost.statement);
+                state.commit(&lost.statement, world.bug != Bug::ChangedPastItsTime);
             }
         }
         Ok(())
@@ -105,6 +106,13 @@ impl Session for FakeSession {
 
     fn is_broken(&mut self) -> bool {
         false
+    }
+}
+
+impl Statement {
+    /// It adds to the counter, and does nothing else.
+    fn counts(&self) -> bool {
+        matches!(&self.changes[..], [Changing { key, .. }] if key == COUNTER)
     }
 }
 
@@ -131,7 +139,10 @@ impl FakeSession {
             }
             1 if faults.lost => Err(Error::NotSent("closed".into())),
             2 if faults.lost => {
-                world.state().commit(statement);
+                world.commit(statement);
+                if world.bug == Bug::CountedTwice && statement.counts() {
+                    return Err(Error::NotSent("a lie".into()));
+                }
                 Err(Error::Lost("after the commit".into()))
             }
             3 | 4 if faults.lost => {
@@ -145,54 +156,112 @@ impl FakeSession {
                 world.state().lost.push(lost());
                 Ok(Done { written: Written { stored, deleted }, changed: Vec::new() })
             }
-            _ => Ok(world.state().commit(statement)),
+            _ => Ok(world.commit(statement)),
         };
         world.meanwhile();
         result
     }
 }
 
+impl World {
+    pub(super) fn commit(&self, statement: &Statement) -> Done {
+        self.state().commit(statement, self.bug != Bug::ChangedPastItsTime)
+    }
+
+    /// Rows that were read are on their way to who has asked.
+    fn arrive<T>(&self, rows: Vec<T>) -> Result<Vec<T>, Error> {
+        self.meanwhile();
+        let mut state = self.state();
+        if state.faults.lost && state.rng.u8(..20) == 0 {
+            return Err(Error::Lost("read".into()));
+        }
+        Ok(rows)
+    }
+}
+
 impl State {
+    /// The row in its place, as a worker is told: for the workers it is always 0 o'clock.
+    fn before(&self, key: &str) -> Option<Before> {
+        let stored = self.table.get(key)?;
+        let expired = stored.expires_s <= self.now_s;
+        let left_s = stored.expires_s.saturating_sub(self.now_s);
+        let expires_s = if stored.expires_s == NEVER { NEVER } else { left_s };
+        let record = Record { value: stored.value.as_str().into(), version: stored.version, expires_s };
+        Some(Before { record, expired })
+    }
+
     pub(super) fn row(&self, key: &str) -> Row {
-        let last = self.history[key].last().expect("every key begins absent");
-        last.as_ref().map(|(value, version)| Record {
-            value: value.as_str().into(),
-            version: *version,
-            expires_s: NEVER,
-        })
+        self.before(key).filter(|before| !before.expired).map(|before| before.record)
+    }
+
+    /// The jump of time, if it has not been yet.
+    pub(super) fn pass_time(&mut self) {
+        if self.now_s > 0 {
+            return;
+        }
+        self.now_s = 1;
+        let ended = self.table.iter().filter(|(_, stored)| stored.expires_s <= 1);
+        for (key, version) in ended.map(|(key, stored)| (*key, stored.version)).collect::<Vec<_>>() {
+            self.log(|| format!("  the time of {key} is over"));
+            self.history.get_mut(key).expect("known keys only").push(None);
+            self.ended.insert((key, version));
+        }
     }
 
     /// Puts a row into the table; says whether there was one.
-    pub(super) fn put(&mut self, key: &str, value: Option<&str>, version: u32) -> bool {
+    fn put(&mut self, key: &str, stored: Option<Stored>) -> bool {
+        let existed = self.row(key).is_some();
         let history = self.history.get_mut(known(key)).expect("known keys only");
-        let existed = history.last().expect("never empty").is_some();
-        if existed || value.is_some() {
-            history.push(value.map(|value| (value.to_owned(), version)));
+        if existed || stored.is_some() {
+            history.push(stored.as_ref().map(|stored| (stored.value.clone(), stored.version)));
         }
+        match stored {
+            Some(stored) => self.table.insert(known(key), stored),
+            None => self.table.remove(key),
+        };
         existed
     }
 
-    pub(super) fn commit(&mut self, statement: &Statement) -> Done {
+    /// When a row comes to the end of its time that is written now.
+    fn end_of(&self, ttl_s: Option<u32>) -> u32 {
+        ttl_s.map_or(NEVER, |ttl_s| self.now_s + ttl_s)
+    }
+
+    pub(super) fn commit(&mut self, statement: &Statement, guarded: bool) -> Done {
         self.next_version += 1;
         let version = self.next_version;
         let mut done = Done::default();
-        for (key, value) in &statement.sets {
-            let existed = self.put(key, Some(value), version);
+        for (key, value, ttl_s) in &statement.sets {
+            let stored = Stored { value: value.clone(), version, expires_s: self.end_of(*ttl_s) };
+            let existed = self.put(key, Some(stored));
             done.written.stored.push((version, !existed));
         }
         for key in &statement.deletes {
-            let existed = self.put(key, None, version);
+            let existed = self.put(key, None);
             done.written.deleted.push(existed);
         }
-        let same: Vec<bool> = statement
-            .changes
-            .iter()
-            .map(|(key, from, _)| self.row(key).map_or(NO_VERSION, |record| record.version) == *from)
-            .collect();
+        let is_as_looked_at = |state: &State, changing: &Changing| match state.before(&changing.key) {
+            None => changing.from.0 == NO_VERSION,
+            Some(Before { record, expired }) => {
+                record.version == changing.from.0 && (!guarded || expired == changing.from.1)
+            }
+        };
+        let same: Vec<bool> =
+            statement.changes.iter().map(|changing| is_as_looked_at(self, changing)).collect();
         let possible = !statement.all_or_nothing || same.iter().all(|same| *same);
-        for ((key, _, to), same) in statement.changes.iter().zip(same) {
+        for (Changing { key, to, .. }, same) in statement.changes.iter().zip(same) {
             if same && possible {
-                self.put(key, to.as_deref(), version);
+                let kept = self.table.get(key.as_str()).map_or(NEVER, |stored| stored.expires_s);
+                let stored = to.as_ref().map(|(value, expiry)| Stored {
+                    value: value.clone(),
+                    version,
+                    expires_s: match expiry {
+                        Expiry::Never => NEVER,
+                        Expiry::After(ttl_s) => self.end_of(Some(*ttl_s)),
+                        Expiry::Kept => kept,
+                    },
+                });
+                self.put(key, stored);
             }
             done.changed.push((same && possible).then_some(version));
         }

@@ -30,6 +30,8 @@ pub struct Change<'a> {
     pub key: &'a str,
     /// The version that the row must still have, or that there must still be none.
     pub from: Option<u32>,
+    /// The time of that row was over, and must still be; or was not, and must not be now.
+    pub expired: bool,
     /// What it becomes.
     pub to: To,
 }

@@ -236,21 +236,22 @@ impl PostgresSession {
 }
 
 /// Changes as the columns that the statement takes.
+#[derive(Default)]
 struct ChangeArguments<'a> {
     keys: Vec<&'a str>,
     values: Vec<&'a str>,
     ttls: Vec<Option<f64>>,
     kept: Vec<bool>,
     had: Vec<Option<String>>,
+    ended: Vec<bool>,
     gone: Vec<&'a str>,
     gone_had: Vec<Option<String>>,
+    gone_ended: Vec<bool>,
 }
 
 impl<'a> ChangeArguments<'a> {
     fn new(changes: &'a [Change<'a>]) -> ChangeArguments<'a> {
-        let (keys, values, ttls, kept) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (had, gone, gone_had) = (Vec::new(), Vec::new(), Vec::new());
-        let mut arguments = ChangeArguments { keys, values, ttls, kept, had, gone, gone_had };
+        let mut arguments = ChangeArguments::default();
         for change in changes {
             let had = change.from.map(|version| version.to_string());
             match &change.to {
@@ -262,18 +263,30 @@ impl<'a> ChangeArguments<'a> {
                     arguments.ttls.push(ttl_s);
                     arguments.kept.push(*expiry == Expiry::Kept);
                     arguments.had.push(had);
+                    arguments.ended.push(change.expired);
                 }
                 To::Nothing => {
                     arguments.gone.push(change.key);
                     arguments.gone_had.push(had);
+                    arguments.gone_ended.push(change.expired);
                 }
             }
         }
         arguments
     }
 
-    fn as_sql(&self) -> [&(dyn ToSql + Sync); 7] {
-        [&self.keys, &self.values, &self.ttls, &self.kept, &self.had, &self.gone, &self.gone_had]
+    fn as_sql(&self) -> [&(dyn ToSql + Sync); 9] {
+        [
+            &self.keys,
+            &self.values,
+            &self.ttls,
+            &self.kept,
+            &self.had,
+            &self.ended,
+            &self.gone,
+            &self.gone_had,
+            &self.gone_ended,
+        ]
     }
 }
 

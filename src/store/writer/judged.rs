@@ -195,9 +195,10 @@ impl<C: Connector> Writer<C> {
         let mut changes = Vec::new();
         for ((part, row), judged) in parts.iter().zip(&rows).zip(&judged) {
             let from = row.as_ref().map(|before| before.record.version);
+            let expired = row.as_ref().is_some_and(|before| before.expired);
             match &judged.to {
                 Some(To::Nothing) if from.is_none() => {}
-                Some(to) => changes.push(Change { key: part.key, from, to: to.clone() }),
+                Some(to) => changes.push(Change { key: part.key, from, expired, to: to.clone() }),
                 None => {}
             }
         }
