@@ -115,6 +115,12 @@ impl Stopper {
 /// Starts a server. An error is one line with the cause and the remedy.
 pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
     allow_many_descriptors();
+    if rustix::process::geteuid().is_root() {
+        log::warn!(
+            "running as root: hotrow needs no privilege and drops none; run it as a user of its own, and on a port below \
+             1024 with a socket that is handed over"
+        );
+    }
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));

@@ -176,3 +176,16 @@ fn connect_from(from: [u8; 4], to: SocketAddr) -> Client {
     socket.connect(&to.into()).unwrap();
     Client::over(TcpStream::from(socket))
 }
+
+/// It never has privileges under the unit; whoever gives it some nevertheless is told that it needs none.
+#[test]
+fn as_root_it_says_that_it_need_not_be() {
+    let server = Server::start(&[]);
+    let warns = || server.stderr().contains("running as root: hotrow needs no privilege");
+    if rustix::process::geteuid().is_root() {
+        wait_until("it is said", warns);
+    } else {
+        assert_eq!(server.connect().get("k").status, 404);
+        assert!(!warns());
+    }
+}

@@ -96,6 +96,33 @@ fn the_readme_has_every_metric_and_no_other() {
 }
 
 #[test]
+fn the_threat_model_names_tests_that_there_are() {
+    let readme = read("README.md");
+    let section =
+        readme.split("\n## Threat model\n").nth(1).expect("there is one").split("\n## ").next().unwrap();
+    let mut named = 0;
+    // What is in force has tests: each row of that table names at least one.
+    let rows = section.lines().skip_while(|line| !line.starts_with("| against |"));
+    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    for row in rows {
+        let mut tests = quoted(row).filter_map(|text| text.split_once(".rs: ")).peekable();
+        assert!(tests.peek().is_some(), "no test shows this: {row}");
+        for (file, names) in tests {
+            let source = read(&format!("{file}.rs"));
+            for name in names.split(", ") {
+                named += 1;
+                let test =
+                    source.split(&format!("fn {name}(")).next().filter(|before| before.len() < source.len());
+                let before = test.unwrap_or_else(|| panic!("{file}.rs has no test {name}"));
+                let marked = before.rsplit("\n\n").next().is_some_and(|start| start.contains("#[test]"));
+                assert!(marked, "{name} in {file}.rs is no test");
+            }
+        }
+    }
+    assert!(named > 40, "only {named} tests are named");
+}
+
+#[test]
 fn the_map_names_every_dependency() {
     let (manifest, map) = (read("Cargo.toml"), read("src/README.md"));
     let section = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();

@@ -392,6 +392,62 @@ fn truncated_and_garbled_records_end_their_own_connection_and_nothing_else() {
     assert!([200, 404].contains(&good.request("GET", "/kv/bad", b"").0));
 }
 
+/// Whoever can cut a connection cannot make half a request out of a whole one: not with the end of the stream alone, and
+/// not at the end of a record.
+#[test]
+fn a_request_that_is_cut_short_anywhere_changes_nothing() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    for (version, name) in [(&TLS12, "two"), (&TLS13, "three")] {
+        let config = certificates.config(version);
+        let send = |key: &str, length: Option<usize>| {
+            let (mut socket, mut session) = flights(&config, server.address);
+            // Two records: the first ends where the content, which has a length, has begun.
+            let request = support::client::request("PUT", &format!("/kv/{key}"), "", b"value");
+            let mut bytes = Vec::new();
+            for record in [&request[..request.len() - 3], &request[request.len() - 3..]] {
+                session.writer().write_all(record).unwrap();
+                session.write_tls(&mut bytes).unwrap();
+            }
+            socket.write_all(&bytes[..length.unwrap_or(bytes.len())]).unwrap();
+            if length.is_some() {
+                socket.shutdown(Shutdown::Write).unwrap();
+                // It has seen the end; it may have said that it does not like it.
+                let _ = socket.read_to_end(&mut Vec::new());
+            } else {
+                assert!(socket.read(&mut [0; 1]).unwrap() > 0, "a whole one is answered");
+            }
+            bytes.len()
+        };
+        let whole = send(&format!("whole-{name}"), None);
+        for length in 0..whole {
+            send(&format!("cut-{name}-{length}"), Some(length));
+        }
+    }
+    let keys = "SELECT string_agg(key, ' ' ORDER BY key) FROM kv_store";
+    assert_eq!(server.database().text(keys, &[]).as_deref(), Some("whole-three whole-two"));
+}
+
+#[test]
+fn versions_before_1_2_are_refused() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    for minor in [0, 1, 2] {
+        // A client's hello of SSL 3, TLS 1.0 or 1.1 (RFC 4346 section 7.4.1.2): random bytes, no session, a suite that all
+        // of them have, no compression.
+        let hello = [&[3, minor][..], &[7; 32], &[0, 0, 4, 0xc0, 0x13, 0x00, 0x2f, 1, 0]].concat();
+        let handshake = [&[1, 0, 0, hello.len() as u8][..], &hello].concat();
+        let record = [&[22, 3, minor, 0, handshake.len() as u8][..], &handshake].concat();
+        let mut socket = tcp(server.address);
+        socket.write_all(&record).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("a clean close");
+        // A record with an alert: fatal, and never a hello of the server.
+        assert!(answer.len() == 7 && answer[0] == 21 && answer[5] == 2, "{answer:?}");
+    }
+    wait_until("all are counted", || server.metric("hotrow_tls_failures_total") == 3);
+}
+
 #[test]
 fn files_that_cannot_be_used_are_refused() {
     let certificates = Certificates::new();

@@ -141,4 +141,13 @@ mod tests {
             assert_eq!(Engine::new(cache_bytes, max_value_bytes).shard_count(), shards);
         }
     }
+
+    /// Who chooses keys cannot choose places: the seed is drawn anew in every process, and for every engine in it.
+    #[test]
+    fn places_of_keys_cannot_be_foreseen() {
+        let engines = [Engine::new(1 << 20, 1 << 10), Engine::new(1 << 20, 1 << 10)];
+        for key in ["", "a", "a key that is somewhat longer than the others"] {
+            assert_ne!(engines[0].hash(key), engines[1].hash(key), "{key:?}");
+        }
+    }
 }
