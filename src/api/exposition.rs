@@ -94,6 +94,7 @@ fn cache(page: &mut Page, status: &Status, loops: &Loops) {
         page.put(&families::CACHE_EVICTIONS, &[reason], evicted);
     }
     page.one(&families::CACHE_LATE_FILLS, stats.late_fills);
+    page.one(&families::CACHE_LOCK_WAITS, status.engine.lock_waits());
     page.one(&families::KEYS_IN_FLIGHT, stats.in_flight);
     page.one(&families::KEYS_IN_DOUBT, stats.in_doubt);
     page.one(&families::WATCHERS, stats.watchers);

@@ -10,16 +10,8 @@ use std::borrow::Cow;
 /// All bytes but RFC 3986's unreserved ones, and `/`, which is the same key raw or encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// True where a key is what it is sent as: no escape in it, no query behind it.
-#[inline]
-pub(super) fn is_plain(raw: &str) -> bool {
-    let special = |word| scan::equal(word, b'%') | scan::equal(word, b'?') | scan::equal(word, 0);
-    !scan::has(raw.as_bytes(), special)
-}
-
 /// The key that is sent as what it is.
-#[inline]
-pub(super) fn plain(raw: &str) -> Result<Cow<'_, str>, Problem> {
+fn plain(raw: &str) -> Result<Cow<'_, str>, Problem> {
     if raw.is_empty() {
         return Err(bad_key("a key has at least one character: /kv/{key}"));
     }
@@ -34,7 +26,7 @@ pub(super) fn plain(raw: &str) -> Result<Cow<'_, str>, Problem> {
 ///
 /// `raw` is ASCII: the parser refuses a target that is not.
 pub fn decode(raw: &str) -> Result<Cow<'_, str>, Problem> {
-    if is_plain(raw) {
+    if !scan::has(raw.as_bytes(), |word| scan::equal(word, b'%') | scan::equal(word, 0)) {
         return plain(raw);
     }
     if !escapes_are_whole(raw.as_bytes()) {

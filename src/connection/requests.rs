@@ -152,21 +152,21 @@ impl Connection {
         };
         let audience = self.audience(head.extras.origin, ws);
         let frame = Frame { head_only: head.method == "HEAD", reuse, audience };
-        let routed = match self.role {
+        // The way of most requests: a hit has no need of its method either.
+        if self.role != Role::Admin
+            && cx.tokens.is_none()
+            && head.extras.lists.is_empty()
+            && !head.framing.has_content()
+            && let Some(key) = api::literal_get(head)
+        {
+            return self.get(key, frame, ws, cx);
+        }
+        let mut routed = match self.role {
             Role::Data | Role::TurnedAway => match cx.tokens {
                 None => api::route(head.method, head.target),
                 Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization),
             },
             Role::Admin => admin::route(head.method, head.target),
-        };
-        // The way of most requests: a hit has no need of its method either.
-        let mut routed = match routed {
-            Ok(Command::Get(Cow::Borrowed(key)))
-                if head.extras.lists.is_empty() && !head.framing.has_content() =>
-            {
-                return self.get(key, frame, ws, cx);
-            }
-            routed => routed,
         };
         self.method = Method::of(head.method);
         if let Ok(Command::List(list)) = &mut routed {
@@ -486,10 +486,12 @@ impl Connection {
         if Connection::has_asker(ws) {
             self.answered_asker(ws, cx);
         }
-        self.state = match frame.reuse {
-            Reuse::Silent | Reuse::KeepAlive => State::Idle,
-            Reuse::Close => State::Closing,
-        };
+        match (frame.reuse, &self.state) {
+            // Written only if it changes: what it was would have to be looked at, to be dropped.
+            (Reuse::Silent | Reuse::KeepAlive, State::Idle) => {}
+            (Reuse::Silent | Reuse::KeepAlive, _) => self.state = State::Idle,
+            (Reuse::Close, _) => self.state = State::Closing,
+        }
         self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
     }
 }

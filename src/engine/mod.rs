@@ -12,6 +12,7 @@ use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use shard::Shard;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A value: text, shared by cache, replies and answers.
 pub type Value = Arc<str>;
@@ -44,6 +45,8 @@ pub type Row = Option<Record>;
 pub struct Engine {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
+    /// Times that a shard was held by another thread.
+    waits: AtomicU64,
 }
 
 /// How many shards there are: a power of two, and fewer where a shard would hold too few of the largest values.
@@ -83,7 +86,7 @@ impl Engine {
     pub fn with_hasher(cache_bytes: usize, max_value_bytes: usize, hasher: RandomState) -> Engine {
         let count = shards(cache_bytes, max_value_bytes);
         let shard = || Mutex::new(Shard::new(cache_bytes / count, hasher.clone()));
-        Engine { shards: (0..count).map(|_| shard()).collect(), hasher }
+        Engine { shards: (0..count).map(|_| shard()).collect(), hasher, waits: AtomicU64::new(0) }
     }
 
     /// The hash of a key: names its shard, its writer, and its place in the tables.
@@ -103,7 +106,20 @@ impl Engine {
 
     /// The shard that owns this hash. Held for a lookup or an outcome, never across I/O.
     pub fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        self.shards[self.shard_index(hash)].lock()
+        let shard = &self.shards[self.shard_index(hash)];
+        shard.try_lock().unwrap_or_else(|| self.wait_for(shard))
+    }
+
+    /// Counted here, where a thread waits anyhow: a lock that is free costs nobody a count.
+    #[cold]
+    fn wait_for<'s>(&self, shard: &'s Mutex<Shard>) -> MutexGuard<'s, Shard> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        shard.lock()
+    }
+
+    /// Times that a thread has found a shard held by another one.
+    pub fn lock_waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Sums over all shards. O(shards), for scrapes.

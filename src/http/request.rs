@@ -48,6 +48,8 @@ pub struct Head<'b> {
     pub method: &'b str,
     /// The request target, as sent, without scheme and authority: `/path?query`, or `*`.
     pub target: &'b str,
+    /// Whether the target is what it is sent as: no escape in it, and no query behind it.
+    pub is_literal: bool,
     /// The version.
     pub version: Version,
     /// What follows the head.
@@ -84,7 +86,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
 /// answer is that of [`parse`].
 #[inline]
 pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>, Problem> {
-    let Some(Repeated { method, target, meaning, section }) = repeated(bytes, repeat) else {
+    let Some(Repeated { method, target, is_literal, meaning, section }) = repeated(bytes, repeat) else {
         return parse_whole(bytes, Some(repeat));
     };
     let complete = |extras| {
@@ -93,6 +95,7 @@ pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>
         Ok(Parsed::Complete(Head {
             method,
             target,
+            is_literal,
             version,
             framing,
             keep_alive,
@@ -109,6 +112,7 @@ pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>
 struct Repeated<'b> {
     method: &'b str,
     target: &'b str,
+    is_literal: bool,
     meaning: Meaning,
     section: &'b [u8],
 }
@@ -129,10 +133,12 @@ fn repeated<'b>(bytes: &'b [u8], repeat: &Repeat) -> Option<Repeated<'b>> {
         return None;
     };
     let is_within = line.len() <= REQUEST_LINE_BYTES && line.len() + section.len() <= HEAD_BYTES;
-    if !is_within || !line.ends_with(b"\r\n") || !target.starts_with('/') || !is_uri(target) {
+    let is_literal = is_literal(target);
+    let is_uri = is_literal || is_uri(target);
+    if !is_within || !line.ends_with(b"\r\n") || !target.starts_with('/') || !is_uri {
         return None;
     }
-    Some(Repeated { method, target, meaning, section })
+    Some(Repeated { method, target, is_literal, meaning, section })
 }
 
 /// Length of a request line without its end: two blanks and eight bytes of version.
@@ -170,7 +176,9 @@ fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parse
     {
         return Err(problem);
     }
-    let target = path_of(target, method)?;
+    let is_literal = is_literal(target);
+    let target = if is_literal && target.starts_with('/') { target } else { path_of(target, method)? };
+    // A URL is as literal as its path is: what stands before that has neither escape nor query.
     let (meaning, extras) = fields::read(request.headers, version)?;
     if let Some(repeat) = repeat
         && version == Version::Http11
@@ -183,6 +191,7 @@ fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parse
     Ok(Parsed::Complete(Head {
         method,
         target,
+        is_literal,
         version,
         framing,
         keep_alive,
@@ -247,6 +256,15 @@ fn is_plain(head: &[u8], request: &httparse::Request<'_, '_>) -> bool {
 /// True where no byte is one that a URI may not have; httparse has let neither blanks nor control bytes through.
 fn is_uri(target: &str) -> bool {
     !scan::has(target.as_bytes(), |word| scan::equal(word, b'#') | scan::not_ascii(word))
+}
+
+/// True where a target is a URI's, and nothing in it stands for something else.
+#[inline(always)]
+fn is_literal(target: &str) -> bool {
+    let special = |word| {
+        scan::equal(word, b'%') | scan::equal(word, b'?') | scan::equal(word, b'#') | scan::not_ascii(word)
+    };
+    !scan::has(target.as_bytes(), special)
 }
 
 /// The path and query of a target in origin-form or absolute-form, or `*` (RFC 9112 section 3.2).

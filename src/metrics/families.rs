@@ -70,6 +70,8 @@ families! {
         "Entries pushed out of the cache by others: once, not used again while new; cold, not used lately; absent, of keys that do not exist."
     CACHE_LATE_FILLS: Counter "hotrow_cache_late_fills_total" []
         "Reads not cached because a write had overtaken them."
+    CACHE_LOCK_WAITS: Counter "hotrow_cache_lock_waits_total" []
+        "Times that a thread had to wait for a shard of the cache, because another one held it."
     KEYS_IN_FLIGHT: Gauge "hotrow_keys_in_flight" []
         "Keys with a read or a write under way."
     KEYS_IN_DOUBT: Gauge "hotrow_keys_in_doubt" []

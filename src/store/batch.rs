@@ -54,6 +54,9 @@ impl Batch {
 
     /// Parts the keys for which `keep` holds from the others.
     pub fn partition(self, mut keep: impl FnMut(KeyWrites<'_>) -> bool) -> (Batch, Batch) {
+        if self.keys().all(&mut keep) {
+            return (self, Batch::default());
+        }
         let (mut kept, mut others) = (Batch::default(), Batch::default());
         for batch in self.split() {
             let target = if keep(KeyWrites { jobs: &batch.jobs }) { &mut kept } else { &mut others };

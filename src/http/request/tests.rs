@@ -198,6 +198,7 @@ fn the_head_says_what_was_sent() {
     let expected = Head {
         method: "PUT",
         target: "/kv/a?b",
+        is_literal: false,
         version: Version::Http11,
         framing: Framing::Length(5),
         keep_alive: true,

@@ -25,7 +25,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-const STATEMENTS: [&str; 7] = [
+const STATEMENTS: [&str; 8] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -33,6 +33,7 @@ const STATEMENTS: [&str; 7] = [
     include_str!("../../../sql/look.sql"),
     include_str!("../../../sql/change.sql"),
     include_str!("../../../sql/sweep.sql"),
+    include_str!("../../../sql/set_one.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -41,6 +42,7 @@ const SET_AND_DELETE: usize = 3;
 const LOOK: usize = 4;
 const CHANGE: usize = 5;
 const SWEEP: usize = 6;
+const SET_ONE: usize = 7;
 
 impl Session for PostgresSession {
     type Backend = Backend;
@@ -83,11 +85,11 @@ impl Session for PostgresSession {
         let keys: Vec<&str> = sets.iter().map(|set| set.key).collect();
         let values: Vec<&str> = sets.iter().map(|set| set.value).collect();
         let ttls: Vec<Option<f64>> = sets.iter().map(|set| set.ttl_s.map(f64::from)).collect();
-        let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match (sets.is_empty(), deletes.is_empty())
-        {
-            (_, true) => (SET, &[&keys, &values, &ttls]),
-            (true, false) => (DELETE, &[&deletes]),
-            (false, false) => (SET_AND_DELETE, &[&keys, &values, &ttls, &deletes]),
+        let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match (sets, deletes) {
+            ([set], []) => (SET_ONE, &[&set.key, &set.value, &ttls[0]]),
+            (_, []) => (SET, &[&keys, &values, &ttls]),
+            ([], _) => (DELETE, &[&deletes]),
+            _ => (SET_AND_DELETE, &[&keys, &values, &ttls, &deletes]),
         };
         let statement = self.prepared(number)?;
         let rows = self.client.query(&statement, arguments).map_err(sort)?;
