@@ -144,6 +144,7 @@ impl Connection {
     }
 
     /// A head is whole. Decides what is done with it before any content is read.
+    #[inline]
     fn begin(&mut self, head: &Head<'_>, more_follows: bool, ws: &mut Workspace, cx: &Context<'_>) {
         let reuse = match head.version {
             _ if !head.keep_alive || cx.draining => Reuse::Close,
@@ -161,6 +162,19 @@ impl Connection {
         {
             return self.get(key, frame, ws, cx);
         }
+        self.begin_any(head, more_follows, frame, ws, cx);
+    }
+
+    /// The same for every other request. Not inlined: what it needs would be kept ready on the way of most requests.
+    #[inline(never)]
+    fn begin_any(
+        &mut self,
+        head: &Head<'_>,
+        more_follows: bool,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
         let mut routed = match self.role {
             Role::Data | Role::TurnedAway => match cx.tokens {
                 None => api::route(head.method, head.target),
@@ -224,6 +238,7 @@ impl Connection {
         Frame { head_only: false, reuse: Reuse::Close, audience: self.audience(None, ws) }
     }
 
+    #[inline(never)]
     fn content_whole(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Content(incoming) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let Incoming { purpose, frame, content, .. } = *incoming;
@@ -498,6 +513,7 @@ impl Connection {
 
 impl Incoming {
     /// Takes content from the front of `bytes`; returns how much.
+    #[inline(never)]
     fn take(&mut self, bytes: &[u8], max_value_bytes: usize) -> Result<usize, Problem> {
         let Incoming { purpose, decoder, content, bytes: total, .. } = self;
         decoder.decode(bytes, |piece| {
