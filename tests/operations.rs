@@ -39,6 +39,9 @@ fn families_of(page: &str) -> Vec<Family> {
 #[test]
 fn metrics_count_what_happened() {
     let server = busy_server();
+    // Ready is a server whose first reader and writer have a session.
+    let sessions = |worker| server.metric(&format!("hotrow_database_connections{{worker=\"{worker}\"}}"));
+    wait_until("every worker has a session", || sessions("reader") + sessions("writer") == 4);
     for (series, value) in [
         (r#"hotrow_requests_total{method="GET",status="200"}"#, 1),
         (r#"hotrow_requests_total{method="GET",status="404"}"#, 2),
