@@ -325,6 +325,11 @@ pub enum Stop {
     Unusable(String),
 }
 
+/// The command line with all its flags, for documents that are made from it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Reads arguments (the first is the program's name) and the environment.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
     let mut command = Cli::command();

@@ -230,6 +230,9 @@ impl Shared {
             "synchronous_commit=on".to_owned(),
             "full_page_writes=on".to_owned(),
             "logging_collector=off".to_owned(),
+            // No statement of ours is long enough for it, and it needs memory that is written and then executed, which
+            // a hardened service may not have.
+            "jit=off".to_owned(),
             "log_destination=stderr".to_owned(),
             format!("max_connections={}", self.max_sessions.max(100)),
         ] {
