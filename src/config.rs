@@ -165,6 +165,8 @@ pub struct Config {
 
     /// Lets scripts of this origin read the answers (CORS): https://app.example.com, several with commas between them,
     /// or * for everyone
+    // --help shows it as it stands here: without the <> of a link.
+    #[allow(rustdoc::bare_urls)]
     #[arg(long, env = "HOTROW_CORS_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',',
           value_parser = origins::origin)]
     pub cors_allow_origin: Vec<String>,
