@@ -121,14 +121,42 @@ struct Client {
     phase: Phase,
 }
 
-/// One event loop.
-pub struct EventLoop {
-    poll: Poll,
-    number: u16,
+/// Where and when something happens on a loop: apart from what it happens to, so that both can be borrowed at once.
+struct Here {
     shared: Arc<Shared>,
     credentials: Credentials,
-    inbox: Arc<Inbox>,
     counters: Arc<Counters>,
+    number: u16,
+    now_ms: u64,
+    now_ns: u64,
+    /// Draining, and until when.
+    draining: Option<u64>,
+}
+
+impl Here {
+    /// The same, as connections see it.
+    fn context(&self) -> Context<'_> {
+        Context {
+            backend: &self.shared.backend,
+            status: &self.shared.status,
+            bounds: &self.shared.bounds,
+            tokens: self.credentials.tokens.as_deref(),
+            counters: &self.counters,
+            access_log: self.shared.access_log.as_deref(),
+            event_loop: self.number,
+            now_ms: self.now_ms,
+            now_ns: self.now_ns,
+            now_s: seconds(self.now_ms),
+            draining: self.draining.is_some(),
+        }
+    }
+}
+
+/// One event loop.
+pub struct EventLoop {
+    here: Here,
+    poll: Poll,
+    inbox: Arc<Inbox>,
     listeners: Vec<Listener>,
     clients: Slab<Client>,
     next_generation: u32,
@@ -137,10 +165,6 @@ pub struct EventLoop {
     wheel: Wheel,
     due: Vec<u32>,
     ws: Workspace,
-    now_ms: u64,
-    now_ns: u64,
-    /// Draining, and until when.
-    draining: Option<u64>,
     /// The last turn did not get to the bottom of the inbox.
     mail_left: bool,
     turned_away: usize,
@@ -165,11 +189,9 @@ impl EventLoop {
         let now_ms = now_ns / NS_A_MS;
         let encoder = Encoder::for_audiences(shared.audiences.clone(), now_ms, SystemTime::now());
         Ok(EventLoop {
+            here: Here { shared, credentials, counters, number, now_ms, now_ns, draining: None },
             poll,
-            number,
-            credentials,
             inbox,
-            counters,
             listeners,
             clients: Slab::new(),
             next_generation: 0,
@@ -177,38 +199,34 @@ impl EventLoop {
             wheel: Wheel::new(now_ms),
             due: Vec::new(),
             ws: Workspace::new(encoder),
-            now_ms,
-            now_ns,
-            draining: None,
             mail_left: false,
             turned_away: 0,
             admin: 0,
-            shared,
         })
     }
 
     /// Turns until the server has drained.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_A_TURN);
-        let mut turned_ns = self.shared.clock.now_ns();
+        let mut turned_ns = self.here.shared.clock.now_ns();
         while !self.has_drained() {
             match self.poll.poll(&mut events, self.time_to_sleep(turned_ns / NS_A_MS)) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {
-                    turned_ns = self.shared.clock.now_ns();
+                    turned_ns = self.here.shared.clock.now_ns();
                     continue;
                 }
                 result => result?,
             }
             // The clock is read here, and once more before the next poll: what happens in one turn happens at one time.
-            self.now_ns = self.shared.clock.now_ns();
-            self.now_ms = self.now_ns / NS_A_MS;
-            self.counters.waiting_ns.add(self.now_ns - turned_ns);
-            let hits = self.counters.cache_hits.get();
-            self.ws.encoder.tick(self.now_ms, SystemTime::now);
-            self.counters.turns.add(1);
+            self.here.now_ns = self.here.shared.clock.now_ns();
+            self.here.now_ms = self.here.now_ns / NS_A_MS;
+            self.here.counters.waiting_ns.add(self.here.now_ns - turned_ns);
+            let hits = self.here.counters.cache_hits.get();
+            self.ws.encoder.tick(self.here.now_ms, SystemTime::now);
+            self.here.counters.turns.add(1);
             let mut woken = self.mail_left;
             for event in &events {
-                self.counters.events.add(1);
+                self.here.counters.events.add(1);
                 match event.token() {
                     WAKER => woken = true,
                     token @ (DATA_LISTENER | ADMIN_LISTENER) => {
@@ -225,8 +243,8 @@ impl EventLoop {
             self.accept();
             self.turn_ready();
             self.look_at_deadlines();
-            turned_ns = self.shared.clock.now_ns();
-            self.count_turn(hits, turned_ns - self.now_ns);
+            turned_ns = self.here.shared.clock.now_ns();
+            self.count_turn(hits, turned_ns - self.here.now_ns);
         }
         self.abandon_all();
         self.inbox.end();
@@ -237,23 +255,16 @@ impl EventLoop {
     /// is counted with the whole of it, from the moment that its bytes were known to be there to the moment that all
     /// answers of the turn were sent.
     fn count_turn(&self, hits_before: u64, busy_ns: u64) {
-        self.counters.busy_ns.add(busy_ns);
-        let hits = self.counters.cache_hits.get() - hits_before;
+        self.here.counters.busy_ns.add(busy_ns);
+        let hits = self.here.counters.cache_hits.get() - hits_before;
         if hits > 0 {
-            self.counters.hit_duration.observe(busy_ns, hits);
+            self.here.counters.hit_duration.observe(busy_ns, hits);
         }
     }
 
     /// The time to drain is over: whoever still waits is told so.
     fn abandon_all(&mut self) {
-        let cx = context(
-            &self.shared,
-            &self.credentials,
-            &self.counters,
-            self.number,
-            (self.now_ms, self.now_ns),
-            self.draining,
-        );
+        let cx = self.here.context();
         for (_, Client { stream, connection, .. }) in &mut self.clients {
             connection.abandon(stream, &mut self.ws, &cx);
         }
@@ -269,7 +280,7 @@ impl EventLoop {
         for listener in self.listeners.iter().filter(accepting) {
             until_ms = Some(until_ms.unwrap_or(u64::MAX).min(listener.paused_until_ms));
         }
-        if let Some(drained_ms) = self.draining {
+        if let Some(drained_ms) = self.here.draining {
             until_ms = Some(until_ms.unwrap_or(u64::MAX).min(drained_ms));
         }
         // Rounded up by the millisecond: waking just before a deadline would be waking twice.
@@ -310,10 +321,10 @@ impl EventLoop {
                     if waiting.is_some_and(|client| client.connection.waits_for(reply.ticket)) {
                         self.turn(reply.ticket.id, Some(&reply));
                     } else {
-                        self.counters.late_replies.add(1);
+                        self.here.counters.late_replies.add(1);
                     }
                 }
-                Mail::Renew(credentials) => self.credentials = credentials,
+                Mail::Renew(credentials) => self.here.credentials = credentials,
                 Mail::Beat => inbox.beat(),
                 Mail::Drain => self.begin_to_drain(),
             }
@@ -327,24 +338,25 @@ impl EventLoop {
             for _ in 0..ACCEPTS_A_TURN {
                 let has_many = self.has_many();
                 let listener = &mut self.listeners[at];
-                if !listener.ready || listener.paused_until_ms > self.now_ms {
+                if !listener.ready || listener.paused_until_ms > self.here.now_ms {
                     break;
                 }
-                if listener.defers(self.now_ms, has_many) {
+                if listener.defers(self.here.now_ms, has_many) {
                     break;
                 }
                 let role = listener.role;
                 let reserve = if role == Role::Admin { ADMIN_DESCRIPTORS } else { 0 };
-                let accept =
-                    if self.shared.sockets.load(Ordering::Relaxed) < self.shared.max_sockets + reserve {
-                        listener.accept(self.now_ms)
-                    } else {
-                        listener.pause(self.now_ms)
-                    };
+                let accept = if self.here.shared.sockets.load(Ordering::Relaxed)
+                    < self.here.shared.max_sockets + reserve
+                {
+                    listener.accept(self.here.now_ms)
+                } else {
+                    listener.pause(self.here.now_ms)
+                };
                 match accept {
                     Accept::Stream(stream, address) => self.open(stream, address, role),
                     Accept::None => break,
-                    Accept::OutOfDescriptors => self.counters.accept_pauses.add(1),
+                    Accept::OutOfDescriptors => self.here.counters.accept_pauses.add(1),
                 }
             }
         }
@@ -352,8 +364,9 @@ impl EventLoop {
 
     /// It has more connections than the other loops have on average.
     fn has_many(&self) -> bool {
-        let loops = self.shared.status.counters.len();
-        (self.clients.len() - self.admin) * loops > self.shared.connections.load(Ordering::Relaxed) + loops
+        let loops = self.here.shared.status.counters.len();
+        (self.clients.len() - self.admin) * loops
+            > self.here.shared.connections.load(Ordering::Relaxed) + loops
     }
 
     /// Gives a new connection its slot, or turns it away.
@@ -362,18 +375,19 @@ impl EventLoop {
         let mut crowd = Crowd::Server;
         let role = match listener {
             Role::Data
-                if self.shared.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections =>
+                if self.here.shared.connections.fetch_add(1, Ordering::Relaxed)
+                    >= self.here.shared.max_connections =>
             {
-                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
                 Role::TurnedAway
             }
             Role::Admin if self.admin >= ADMIN_CONNECTIONS => Role::TurnedAway,
-            Role::Data if let Some(places) = &self.shared.places => {
+            Role::Data if let Some(places) = &self.here.shared.places => {
                 place = places.enter(address);
                 match place {
                     Some(_) => Role::Data,
                     None => {
-                        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                        self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
                         crowd = Crowd::Address;
                         Role::TurnedAway
                     }
@@ -382,19 +396,19 @@ impl EventLoop {
             role => role,
         };
         if role == Role::TurnedAway {
-            self.counters.connections_refused.add(1);
+            self.here.counters.connections_refused.add(1);
             if self.turned_away >= TURNED_AWAY {
                 return;
             }
         }
-        let mut stream = match &self.credentials.tls {
+        let mut stream = match &self.here.credentials.tls {
             Some(config) if listener != Role::Admin => {
-                let until_ms = self.now_ms + self.shared.bounds.header_timeout_ms;
+                let until_ms = self.here.now_ms + self.here.shared.bounds.header_timeout_ms;
                 match TlsStream::new(socket, Arc::clone(config), until_ms) {
                     Ok(stream) => Stream::Tls(Box::new(stream)),
                     Err(error) => {
                         if role == Role::Data {
-                            self.shared.leave(place.as_ref());
+                            self.here.shared.leave(place.as_ref());
                         }
                         return log::warn!("a TLS session cannot begin: {error}");
                     }
@@ -413,27 +427,20 @@ impl EventLoop {
         );
         if let Err(error) = registered {
             if role == Role::Data {
-                self.shared.leave(place.as_ref());
+                self.here.shared.leave(place.as_ref());
             }
             log::warn!("a connection cannot be polled: {error}");
             return;
         }
-        let cx = context(
-            &self.shared,
-            &self.credentials,
-            &self.counters,
-            self.number,
-            (self.now_ms, self.now_ns),
-            self.draining,
-        );
+        let cx = self.here.context();
         let mut connection = Connection::new(id, role, &cx);
         if cx.access_log.is_some() {
             connection.set_peer(Some(address));
         }
         entry.insert(Client { stream, connection, place, queued: false, phase: Phase::Idle });
-        self.shared.sockets.fetch_add(1, Ordering::Relaxed);
-        self.counters.connections_accepted.add(1);
-        self.counters.phase(None, Some(Phase::Idle));
+        self.here.shared.sockets.fetch_add(1, Ordering::Relaxed);
+        self.here.counters.connections_accepted.add(1);
+        self.here.counters.phase(None, Some(Phase::Idle));
         match role {
             Role::Data => {}
             Role::Admin => self.admin += 1,
@@ -442,14 +449,7 @@ impl EventLoop {
         // Often the first request is here already.
         self.enqueue(id);
         if role == Role::TurnedAway {
-            let cx = context(
-                &self.shared,
-                &self.credentials,
-                &self.counters,
-                self.number,
-                (self.now_ms, self.now_ns),
-                self.draining,
-            );
+            let cx = self.here.context();
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
             let turn = connection.turn_away(stream, crowd, &mut self.ws, &cx);
             self.settle(id, turn);
@@ -468,14 +468,7 @@ impl EventLoop {
     }
 
     fn turn(&mut self, id: Id, reply: Option<&Reply>) {
-        let cx = context(
-            &self.shared,
-            &self.credentials,
-            &self.counters,
-            self.number,
-            (self.now_ms, self.now_ns),
-            self.draining,
-        );
+        let cx = self.here.context();
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
         if let Stream::Tls(tls) = stream {
             tls.push_pending();
@@ -492,14 +485,7 @@ impl EventLoop {
         let mut again = turn == Turn::Again;
         let client = &mut self.clients[id.slot as usize];
         if let Stream::Tls(tls) = &mut client.stream {
-            let cx = context(
-                &self.shared,
-                &self.credentials,
-                &self.counters,
-                self.number,
-                (self.now_ms, self.now_ns),
-                self.draining,
-            );
+            let cx = self.here.context();
             again |= tls.tell(&mut client.connection, &cx);
         }
         if again {
@@ -509,28 +495,21 @@ impl EventLoop {
         self.wheel.arm(id.slot, client.connection.deadline_ms());
         let phase = client.connection.phase();
         if phase != client.phase {
-            self.counters.phase(Some(client.phase), Some(phase));
+            self.here.counters.phase(Some(client.phase), Some(phase));
             client.phase = phase;
         }
     }
 
     fn look_at_deadlines(&mut self) {
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.take_due(self.now_ms, &mut due);
+        self.wheel.take_due(self.here.now_ms, &mut due);
         for slot in due.drain(..) {
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
-            if connection.deadline_ms() > self.now_ms {
+            if connection.deadline_ms() > self.here.now_ms {
                 self.wheel.arm(slot, connection.deadline_ms());
                 continue;
             }
-            let cx = context(
-                &self.shared,
-                &self.credentials,
-                &self.counters,
-                self.number,
-                (self.now_ms, self.now_ns),
-                self.draining,
-            );
+            let cx = self.here.context();
             let id = connection.id();
             let turn = connection.expire(stream, &mut self.ws, &cx);
             self.settle(id, turn);
@@ -544,48 +523,37 @@ impl EventLoop {
         if let Stream::Tls(tls) = &mut client.stream {
             tls.farewell();
         }
-        let cx = context(
-            &self.shared,
-            &self.credentials,
-            &self.counters,
-            self.number,
-            (self.now_ms, self.now_ns),
-            self.draining,
-        );
+        let cx = self.here.context();
         client.connection.leave(&cx);
         self.wheel.disarm(id.slot);
-        self.shared.sockets.fetch_sub(1, Ordering::Relaxed);
-        self.counters.phase(Some(client.phase), None);
+        self.here.shared.sockets.fetch_sub(1, Ordering::Relaxed);
+        self.here.counters.phase(Some(client.phase), None);
         match client.connection.role() {
-            Role::Data => self.shared.leave(client.place.as_ref()),
+            Role::Data => self.here.shared.leave(client.place.as_ref()),
             Role::Admin => self.admin -= 1,
             Role::TurnedAway => self.turned_away -= 1,
         }
     }
 
     fn begin_to_drain(&mut self) {
-        if self.draining.is_some() {
+        if self.here.draining.is_some() {
             return;
         }
-        self.draining = Some(self.now_ms + self.shared.drain_timeout_ms);
+        self.here.draining = Some(self.here.now_ms + self.here.shared.drain_timeout_ms);
         // Whoever the kernel has let in is served; nobody new is let in. The admin socket stays to the end. A socket that
         // was handed over keeps its queue, and is given up at once.
         for listener in &mut self.listeners {
             listener.ready = listener.queue == Queue::Own;
         }
-        while self.listeners.iter().any(|listener| listener.ready && listener.paused_until_ms <= self.now_ms)
+        while self
+            .listeners
+            .iter()
+            .any(|listener| listener.ready && listener.paused_until_ms <= self.here.now_ms)
         {
             self.accept();
         }
         self.listeners.retain(|listener| listener.role == Role::Admin);
-        let cx = context(
-            &self.shared,
-            &self.credentials,
-            &self.counters,
-            self.number,
-            (self.now_ms, self.now_ns),
-            self.draining,
-        );
+        let cx = self.here.context();
         for (slot, client) in &mut self.clients {
             client.connection.drain(&cx);
             self.wheel.arm(slot as u32, client.connection.deadline_ms());
@@ -594,29 +562,8 @@ impl EventLoop {
 
     /// Nobody is left to be served, or it has taken too long.
     fn has_drained(&self) -> bool {
-        self.draining.is_some_and(|until_ms| self.clients.len() == self.admin || self.now_ms >= until_ms)
-    }
-}
-
-fn context<'a>(
-    shared: &'a Shared,
-    credentials: &'a Credentials,
-    counters: &'a Counters,
-    event_loop: u16,
-    (now_ms, now_ns): (u64, u64),
-    draining: Option<u64>,
-) -> Context<'a> {
-    Context {
-        backend: &shared.backend,
-        status: &shared.status,
-        bounds: &shared.bounds,
-        tokens: credentials.tokens.as_deref(),
-        counters,
-        access_log: shared.access_log.as_deref(),
-        event_loop,
-        now_ms,
-        now_ns,
-        now_s: seconds(now_ms),
-        draining: draining.is_some(),
+        self.here
+            .draining
+            .is_some_and(|until_ms| self.clients.len() == self.admin || self.here.now_ms >= until_ms)
     }
 }
