@@ -14,7 +14,6 @@ pub mod query;
 pub mod wishes;
 
 use crate::http::problem::{Kind, Problem};
-use crate::http::request::Head;
 use crate::limits::KEY_CHARS;
 use std::borrow::Cow;
 
@@ -46,12 +45,11 @@ pub enum Command<'b> {
 /// The methods of a key.
 pub const KEY_METHODS: &str = "GET, HEAD, PUT, SET, DELETE, OPTIONS";
 
-/// The key of a GET that can be told by the shortest way, as most can. Where it says nothing, [`route`] has the word;
-/// where it says a key, [`route`] would say the same.
+/// The key that a GET of this literal path asks for: one that stands for itself as text, without escape or query. Where
+/// it says nothing, [`route`] has the word; where it says a key, [`route`] would say the same.
 #[inline(always)]
-pub fn literal_get<'b>(head: &Head<'b>) -> Option<&'b str> {
-    let key = head.target.strip_prefix("/kv/")?;
-    (head.is_literal && head.method == "GET" && !key.is_empty() && key.len() <= KEY_CHARS).then_some(key)
+pub fn literal_key(path: &[u8]) -> Option<&[u8]> {
+    path.strip_prefix(b"/kv/").filter(|key| !key.is_empty() && key.len() <= KEY_CHARS)
 }
 
 /// What a method and a target on the data socket ask for.
@@ -176,7 +174,7 @@ fn excerpt(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::request::{Parsed, parse};
+    use crate::http::scan;
     use proptest::prelude::*;
 
     #[test]
@@ -244,19 +242,16 @@ mod tests {
     proptest! {
         #[test]
         fn the_short_way_says_what_the_long_one_says(
-            method in "GET|GET|HEAD|PUT",
             target in "(/kv/)?[!-~]{0,12}|/kv/[a-z]{250,260}",
         ) {
-            let bytes = format!("{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n");
-            if let Ok(Parsed::Complete(head)) = parse(bytes.as_bytes()) {
-                let short = literal_get(&head);
-                let long = route(&method, head.target);
-                prop_assert!(short.is_none_or(|key| long == Ok(Command::Get(key.into()))), "{:?}", long);
-                // It is the way of most requests.
-                let is_plain = target.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'/');
-                let is_get = method == "GET" && matches!(long, Ok(Command::Get(_)));
-                prop_assert!(short.is_some() || !is_plain || !is_get);
-            }
+            let literal = scan::is_literal(target.as_bytes());
+            let short = literal_key(target.as_bytes()).filter(|_| literal);
+            let long = route("GET", &target);
+            let same = |key: &[u8]| long == Ok(Command::Get(String::from_utf8_lossy(key)));
+            prop_assert!(short.is_none_or(same), "{:?}", long);
+            // It is the way of most requests.
+            let is_plain = target.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'/');
+            prop_assert!(short.is_some() || !is_plain || !matches!(long, Ok(Command::Get(_))));
         }
     }
 }

@@ -94,7 +94,7 @@ impl Connection {
             }
             fresh
         };
-        if cx.backend.peek(key, cx.now_s, hit) == Some(true) {
+        if cx.backend.peek(key.as_bytes(), cx.now_s, hit) == Some(true) {
             cx.counters.cache_hits.add(1);
             self.answered(frame, ws, cx);
         } else {

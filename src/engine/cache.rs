@@ -223,7 +223,7 @@ impl Cache {
 
     /// What is known of `key` at this time; counts as a use of it.
     #[inline(always)]
-    pub fn get(&mut self, hash: u64, key: &str, now_s: u32) -> Option<Known<'_>> {
+    pub fn get(&mut self, hash: u64, key: impl AsRef<[u8]>, now_s: u32) -> Option<Known<'_>> {
         let at = self.find(hash, key)?;
         let times = self.entries[at as usize].times();
         if times.expires_s <= now_s {
@@ -324,8 +324,9 @@ impl Cache {
     }
 
     #[inline]
-    fn find(&self, hash: u64, key: &str) -> Option<u32> {
-        self.index.find(hash, |at| self.entries[*at as usize].key() == key.as_bytes()).copied()
+    fn find(&self, hash: u64, key: impl AsRef<[u8]>) -> Option<u32> {
+        let key = key.as_ref();
+        self.index.find(hash, |at| self.entries[*at as usize].key() == key).copied()
     }
 
     fn has_room_in_main(&self) -> bool {
@@ -466,15 +467,14 @@ mod tests {
         for i in 0..50 {
             put(&mut cache, &format!("h{i:03}"));
             for _ in 0..3 {
-                cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}"), 0);
+                cache.get(hash(&format!("h{i:03}")), format!("h{i:03}"), 0);
             }
         }
         for i in 0..10_000 {
             put(&mut cache, &format!("{i:05}"));
         }
-        let kept = (0..50)
-            .filter(|i| cache.get(hash(&format!("h{i:03}")), &format!("h{i:03}"), 0).is_some())
-            .count();
+        let kept =
+            (0..50).filter(|i| cache.get(hash(&format!("h{i:03}")), format!("h{i:03}"), 0).is_some()).count();
         assert_eq!(kept, 50);
     }
 

@@ -90,8 +90,15 @@ impl Engine {
     }
 
     /// The hash of a key: names its shard, its writer, and its place in the tables.
+    #[inline]
     pub fn hash(&self, key: &str) -> u64 {
-        self.hasher.hash_one(key.as_bytes())
+        self.hash_bytes(key.as_bytes())
+    }
+
+    /// The same for a key that nobody has needed as text yet.
+    #[inline]
+    pub fn hash_bytes(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
     }
 
     /// How many shards there are: a power of two.

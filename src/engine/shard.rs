@@ -199,10 +199,11 @@ impl Shard {
     }
 
     /// What the cache knows of a key, and nothing else is done.
+    #[inline]
     pub fn peek<R>(
         &mut self,
         hash: u64,
-        key: &str,
+        key: &[u8],
         now_s: u32,
         hit: impl FnOnce(Known<'_>) -> R,
     ) -> Option<R> {

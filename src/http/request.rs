@@ -11,7 +11,7 @@ use crate::limits::{FIELDS, HEAD_BYTES, REQUEST_LINE_BYTES};
 use fields::Meaning;
 pub use fields::{Extras, List};
 use memchr::{memchr, memchr_iter};
-pub use repeat::Repeat;
+pub use repeat::{LiteralGet, Repeat};
 use std::mem::MaybeUninit;
 
 /// The two versions that are spoken here.
@@ -48,8 +48,6 @@ pub struct Head<'b> {
     pub method: &'b str,
     /// The request target, as sent, without scheme and authority: `/path?query`, or `*`.
     pub target: &'b str,
-    /// Whether the target is what it is sent as: no escape in it, and no query behind it.
-    pub is_literal: bool,
     /// The version.
     pub version: Version,
     /// What follows the head.
@@ -82,63 +80,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
     parse_whole(bytes, None)
 }
 
-/// The same, for one request after another of clients that repeat their fields. Whatever `repeat` has seen before, the
-/// answer is that of [`parse`].
-#[inline]
+/// The same, and remembers the fields for [`Repeat::literal_get`].
 pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>, Problem> {
-    let Some(Repeated { method, target, is_literal, meaning, section }) = repeated(bytes, repeat) else {
-        return parse_whole(bytes, Some(repeat));
-    };
-    let complete = |extras| {
-        let Meaning { framing, keep_alive, expects_continue } = meaning;
-        let (version, bytes) = (Version::Http11, line_bytes(method, target) + 2 + section.len());
-        Ok(Parsed::Complete(Head {
-            method,
-            target,
-            is_literal,
-            version,
-            framing,
-            keep_alive,
-            expects_continue,
-            extras,
-            bytes,
-        }))
-    };
-    // Each written to its place at once: moved through a variable of both, they cost 40 instructions more.
-    if repeat.has_extras() { complete(repeat.extras(section)) } else { complete(Extras::default()) }
-}
-
-/// What a head consists of whose fields are remembered.
-struct Repeated<'b> {
-    method: &'b str,
-    target: &'b str,
-    is_literal: bool,
-    meaning: Meaning,
-    section: &'b [u8],
-}
-
-/// A head whose fields are those that are remembered, behind a request line that nothing is wrong with. `None` is no
-/// verdict: the whole parser has it.
-///
-/// The line alone is to httparse the beginning of a head, parsed as far as it goes. It ends at the first LF, which has
-/// to have its CR; what stands behind it begins with a section that was accepted behind such a line. Both parts were
-/// then read without a look at the other, but for the version: so the verdict about the whole is the same.
-#[inline(always)]
-fn repeated<'b>(bytes: &'b [u8], repeat: &Repeat) -> Option<Repeated<'b>> {
-    let (line, rest) = bytes.split_at(memchr(b'\n', bytes)? + 1);
-    let (meaning, section) = repeat.recall(rest)?;
-    let mut request = httparse::Request::new(&mut []);
-    let Ok(httparse::Status::Partial) = request.parse_with_uninit_headers(line, &mut []) else { return None };
-    let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
-        return None;
-    };
-    let is_within = line.len() <= REQUEST_LINE_BYTES && line.len() + section.len() <= HEAD_BYTES;
-    let is_literal = is_literal(target);
-    let is_uri = is_literal || is_uri(target);
-    if !is_within || !line.ends_with(b"\r\n") || !target.starts_with('/') || !is_uri {
-        return None;
-    }
-    Some(Repeated { method, target, is_literal, meaning, section })
+    parse_whole(bytes, Some(repeat))
 }
 
 /// Length of a request line without its end: two blanks and eight bytes of version.
@@ -176,9 +120,7 @@ fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parse
     {
         return Err(problem);
     }
-    let is_literal = is_literal(target);
-    let target = if is_literal && target.starts_with('/') { target } else { path_of(target, method)? };
-    // A URL is as literal as its path is: what stands before that has neither escape nor query.
+    let target = path_of(target, method)?;
     let (meaning, extras) = fields::read(request.headers, version)?;
     if let Some(repeat) = repeat
         && version == Version::Http11
@@ -191,7 +133,6 @@ fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parse
     Ok(Parsed::Complete(Head {
         method,
         target,
-        is_literal,
         version,
         framing,
         keep_alive,
@@ -256,15 +197,6 @@ fn is_plain(head: &[u8], request: &httparse::Request<'_, '_>) -> bool {
 /// True where no byte is one that a URI may not have; httparse has let neither blanks nor control bytes through.
 fn is_uri(target: &str) -> bool {
     !scan::has(target.as_bytes(), |word| scan::equal(word, b'#') | scan::not_ascii(word))
-}
-
-/// True where a target is a URI's, and nothing in it stands for something else.
-#[inline(always)]
-fn is_literal(target: &str) -> bool {
-    let special = |word| {
-        scan::equal(word, b'%') | scan::equal(word, b'?') | scan::equal(word, b'#') | scan::not_ascii(word)
-    };
-    !scan::has(target.as_bytes(), special)
 }
 
 /// The path and query of a target in origin-form or absolute-form, or `*` (RFC 9112 section 3.2).

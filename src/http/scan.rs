@@ -18,6 +18,13 @@ pub fn has(text: &[u8], test: impl Fn(u64) -> u64) -> bool {
     words.iter().fold(test(last), |found, word| found | test(word)) != 0
 }
 
+/// True where every byte stands for itself in a path, and cannot end it: from `&` to `~`, but `?`. The few others that
+/// might, as `!` and `$`, are rare.
+#[inline(always)]
+pub fn is_literal(path: &[u8]) -> bool {
+    !has(path, |word| below(word, b'&') | equal(word, b'?') | above(word, b'~'))
+}
+
 /// Not 0 if and only if one of the word's bytes is this one (Mycroft's test for a byte that is 0).
 #[inline]
 pub fn equal(word: u64, byte: u8) -> u64 {
@@ -29,6 +36,18 @@ pub fn equal(word: u64, byte: u8) -> u64 {
 #[inline]
 pub fn not_ascii(word: u64) -> u64 {
     word & HIGH
+}
+
+/// Not 0 if and only if one of the word's bytes is less than this one, which is ASCII.
+#[inline]
+pub fn below(word: u64, byte: u8) -> u64 {
+    word.wrapping_sub(u64::from_ne_bytes([byte; 8])) & !word & HIGH
+}
+
+/// Not 0 if and only if one of the word's bytes is greater than this one, which is ASCII.
+#[inline]
+pub fn above(word: u64, byte: u8) -> u64 {
+    (word.wrapping_add(u64::from_ne_bytes([0x7f - byte; 8])) | word) & HIGH
 }
 
 /// The highest bit of each byte.
@@ -46,6 +65,14 @@ mod tests {
             prop_assume!(byte != b'a');
             prop_assert_eq!(has(&text, |word| equal(word, byte)), text.contains(&byte));
             prop_assert_eq!(has(&text, not_ascii), !text.is_ascii());
+            // Of every ASCII byte that the filler is not itself found by.
+            let ascii = byte & 0x7f;
+            if ascii <= b'a' {
+                prop_assert_eq!(has(&text, |word| below(word, ascii)), text.iter().any(|b| *b < ascii));
+            }
+            if ascii >= b'a' {
+                prop_assert_eq!(has(&text, |word| above(word, ascii)), text.iter().any(|b| *b > ascii));
+            }
         }
     }
 

@@ -165,8 +165,9 @@ impl Backend {
     }
 
     /// What the cache knows of a key, without asking anybody else.
-    pub fn peek<R>(&self, key: &str, now_s: u32, hit: impl FnOnce(Known<'_>) -> R) -> Option<R> {
-        let hash = self.engine.hash(key);
+    #[inline]
+    pub fn peek<R>(&self, key: &[u8], now_s: u32, hit: impl FnOnce(Known<'_>) -> R) -> Option<R> {
+        let hash = self.engine.hash_bytes(key);
         self.engine.shard(hash).peek(hash, key, now_s, hit)
     }
 
