@@ -199,7 +199,6 @@ impl Shard {
     }
 
     /// What the cache knows of a key, and nothing else is done.
-    #[inline]
     pub fn peek<R>(
         &mut self,
         hash: u64,
