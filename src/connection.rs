@@ -22,6 +22,7 @@ mod asker;
 mod collect;
 pub mod context;
 mod list;
+mod load;
 mod requests;
 mod watch;
 
@@ -38,6 +39,7 @@ use crate::token::{Id, Ticket};
 use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
 use list::Export;
+use load::Load;
 use memchr::memchr;
 use requests::{Incoming, Job};
 use std::io::{ErrorKind, Read, Write};
@@ -120,6 +122,8 @@ enum State {
     Content(Box<Incoming>),
     /// A job is out.
     Waiting(Frame, Job),
+    /// Lines of a load are on their way in.
+    Loading(Box<Load>),
     /// Lines of a list are on their way out.
     Exporting(Frame, Box<Export>),
     /// The last answer is on its way out.
@@ -178,11 +182,12 @@ impl Connection {
     /// What it waits for.
     #[inline]
     pub fn phase(&self) -> Phase {
-        match self.state {
+        match &self.state {
             _ if self.backlog.is_some() => Phase::Client,
             State::Idle => Phase::Idle,
             State::Head => Phase::Head,
-            State::Content(_) => Phase::Content,
+            State::Loading(load) if load.is_out() => Phase::Reply,
+            State::Content(_) | State::Loading(_) => Phase::Content,
             State::Waiting(..) | State::Exporting(..) => Phase::Reply,
             State::Closing | State::Lingering { .. } => Phase::Closing,
         }
@@ -210,8 +215,8 @@ impl Connection {
     pub fn drain(&mut self, cx: &Context<'_>) {
         if matches!(self.state, State::Idle) {
             self.deadline_ms = self.deadline_ms.min(cx.now_ms + DRAIN_IDLE_MS);
-        } else if self.is_watching() {
-            // It has nothing new, and nobody has the time to wait for it.
+        } else if self.is_watching() || matches!(&self.state, State::Loading(load) if !load.is_out()) {
+            // It has nothing new, or may go on for ever, and nobody has the time to wait for it.
             self.deadline_ms = cx.now_ms;
         }
     }
@@ -266,6 +271,10 @@ impl Connection {
                 let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
                 self.too_slow("--request-timeout", frame, ws, cx);
             }
+            State::Loading(load) => {
+                self.state = State::Loading(load);
+                self.load_expired(ws, cx);
+            }
             State::Waiting(frame, Job::Watch(watch)) => {
                 let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
                 self.watched_in_vain(&watch, Frame { reuse, ..frame }, ws, cx);
@@ -317,6 +326,11 @@ impl Connection {
         if self.backlog.is_some() {
             return;
         }
+        if let State::Loading(_) = self.state {
+            self.abandon_load(ws, cx);
+            self.turn_flushed(io, ws, cx);
+            return;
+        }
         self.bring_asker(ws);
         if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
             let problem = match job {
@@ -345,6 +359,9 @@ impl Connection {
 
     /// True when this reply is for the job that is out.
     pub fn waits_for(&self, ticket: Ticket) -> bool {
+        if let State::Loading(load) = &self.state {
+            return load.is_out() && ticket.id == self.id && ticket.job == self.jobs;
+        }
         let State::Waiting(_, job) = &self.state else { return false };
         ticket.id == self.id
             && match job {
@@ -373,8 +390,7 @@ impl Connection {
     }
 
     fn too_slow(&mut self, flag: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        let problem = Problem::new(Kind::SlowRequest, format!("the request did not arrive within {flag}"));
-        self.refuse(&problem, frame, ws, cx);
+        self.refuse(&too_slow(flag), frame, ws, cx);
     }
 
     fn turn_flushed(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
@@ -419,7 +435,9 @@ impl Connection {
             + match self.state {
                 State::Idle | State::Closing => cx.bounds.idle_timeout_ms,
                 State::Head => cx.bounds.header_timeout_ms,
-                State::Content(_) | State::Waiting(..) | State::Exporting(..) => cx.bounds.request_timeout_ms,
+                State::Content(_) | State::Loading(_) | State::Waiting(..) | State::Exporting(..) => {
+                    cx.bounds.request_timeout_ms
+                }
                 State::Lingering { .. } => LINGER_MS,
             };
     }
@@ -445,7 +463,12 @@ impl Connection {
                 // not told from it.
                 State::Waiting(..) if self.half_closed && self.is_watching() => return Turn::Close,
                 State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
-                State::Idle | State::Head | State::Content(_) | State::Lingering { .. } => {}
+                State::Loading(ref load) if load.is_blocked() => return Turn::Wait,
+                State::Idle
+                | State::Head
+                | State::Content(_)
+                | State::Loading(_)
+                | State::Lingering { .. } => {}
             }
             if !self.readable {
                 return Turn::Wait;
@@ -525,7 +548,11 @@ impl Connection {
     }
 
     fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting(..))
+        match &self.state {
+            State::Waiting(..) => true,
+            State::Loading(load) => load.is_blocked(),
+            _ => false,
+        }
     }
 
     fn is_closing(&self) -> bool {
@@ -575,6 +602,10 @@ impl Connection {
         self.state = State::Lingering { left: LINGER_BYTES };
         self.deadline_ms = cx.now_ms + LINGER_MS;
     }
+}
+
+fn too_slow(flag: &str) -> Problem {
+    Problem::new(Kind::SlowRequest, format!("the request did not arrive within {flag}"))
 }
 
 #[cfg(test)]

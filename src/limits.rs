@@ -43,6 +43,21 @@ pub const EXPORT_RETRY_MS: u64 = 50;
 /// Values that an answer about several keys, or a page of a list, may hold, besides one of the largest: an item that would pass it has status
 /// 413 in place of its value.
 pub const ITEMS_BYTES: usize = 256 * 1024;
+/// Bulk loads at once, over all loops: more are answered 503.
+pub const LOADS: usize = 8;
+/// Lines of a bulk load that are stored by one statement and one commit; those of the last read come on top.
+pub const LOAD_LINES: usize = 4_096;
+/// The same in bytes, past which no further line is taken: the one that is not whole, and the last read, come on top.
+pub const LOAD_BYTES: usize = 1024 * 1024;
+/// What a line of a bulk load may have besides its key and its value, escaped: a longer line is refused, and read past.
+pub const LOAD_LINE_BYTES: usize = 256;
+/// What a line takes besides its bytes while its piece is stored: its row, its place in the order, its flight.
+pub const LOAD_ROW_BYTES: usize = 256;
+/// Lines that were refused, as an answer to a bulk load tells them: of the others it says how many they are.
+pub const LOAD_ERRORS: usize = 100;
+/// Pieces of bulk loads, at most, that are stored the slow way after the fast way has met a row that was there, before the
+/// fast way is tried again.
+pub const COPY_PAUSE: u32 = 64;
 /// An operation of a batch without key and value: as it waits, and as its outcome is told.
 pub const BATCH_STEP_BYTES: usize = 320;
 /// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value

@@ -7,9 +7,11 @@ use crate::engine::shards;
 use crate::limits::{
     ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
     BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES,
-    KEY_BYTES, KEYS_A_REQUEST, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES,
-    TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
+    KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_LINES, LOAD_ROW_BYTES, LOADS, OUTPUT_BYTES, READ_BATCH,
+    READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES, TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY,
+    WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
+use crate::store::load::line_bytes;
 use crate::token::Ticket;
 use std::fmt;
 
@@ -48,6 +50,12 @@ impl Bound {
         // one answer, or have.
         let connection =
             CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + steps_bytes + value;
+        // A load holds the lines that it collects and the piece that is out.
+        let piece = LOAD_BYTES + READ_BYTES + line_bytes(value);
+        let lines = LOAD_LINES + READ_BYTES / r#"{"key":"k","value":""}"#.len();
+        // A writer has a piece's rows beside it, unescaped, their keys in flight, and all of it again on its way to
+        // PostgreSQL, and in the socket's buffer.
+        let loading = lines * LOAD_ROW_BYTES + 4 * piece;
         let tls = if config.tls_cert.is_some() { TLS_OUTPUT_BYTES + TLS_SESSION_BYTES } else { 0 };
         let connection = connection + tls;
         let small = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES;
@@ -65,7 +73,8 @@ impl Bound {
         Bound {
             cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE,
             connections: config.max_connections as usize * connection
-                + (ADMIN_CONNECTIONS + TURNED_AWAY) * small,
+                + (ADMIN_CONNECTIONS + TURNED_AWAY) * small
+                + LOADS * 2 * piece,
             queues: depth * read
                 + writers * depth * (job + steps_bytes + value)
                 + shards * WAITERS_A_SHARD * size_of::<Ticket>(),
@@ -73,7 +82,8 @@ impl Bound {
             workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
                 + writers * (SESSION_BYTES + write_batch * job + 3 * write_values)
                 // Every step of a batch may read one of the largest values.
-                + writers * steps * 2 * value,
+                + writers * steps * 2 * value
+                + writers.min(LOADS) * loading,
             // A loop's buffers, and the value that is just being taken over.
             fixed: FIXED_BYTES
                 + access_log
@@ -112,7 +122,7 @@ mod tests {
     fn the_readme_has_the_sums() {
         let readme = include_str!("../README.md");
         for (flags, sum) in
-            [("", "52 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "1.7 GiB")]
+            [("", "53 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "1.8 GiB")]
         {
             let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
             let Ok(crate::config::Invocation::Serve(config)) = crate::config::read(arguments) else {

@@ -214,6 +214,10 @@ pub struct Counters {
     pub cache_misses: Counter,
     /// Writes queued for the database.
     pub writes: Counter,
+    /// Rows stored by bulk loads.
+    pub rows_loaded: Counter,
+    /// Lines of bulk loads that were refused.
+    pub lines_failed: Counter,
     /// Requests answered on the admin socket.
     pub admin_requests: Counter,
     /// Replies that found nobody.
@@ -260,6 +264,8 @@ impl Default for Counters {
             cache_absent: Counter::default(),
             cache_misses: Counter::default(),
             writes: Counter::default(),
+            rows_loaded: Counter::default(),
+            lines_failed: Counter::default(),
             admin_requests: Counter::default(),
             late_replies: Counter::default(),
             connections_accepted: Counter::default(),

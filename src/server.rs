@@ -23,6 +23,7 @@ use crate::metrics::{Counters, Workers};
 use crate::process::Process;
 use crate::store::backend::Backend;
 use crate::store::health::Health;
+use crate::store::load::Loads;
 use crate::store::managed::{self, Managed};
 use crate::store::pool::Pool;
 use crate::store::postgres::{About, Postgres};
@@ -205,6 +206,7 @@ pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
             health,
             reads,
             writes,
+            loads: Loads::default(),
             #[cfg(test)]
             planted_any_writer: false,
         },

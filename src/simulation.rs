@@ -29,17 +29,19 @@ use crate::engine::{NEVER, Record, Row};
 use crate::http::conditional::Preconditions;
 use crate::http::response::Lent;
 use crate::metrics::Workers;
-use crate::store::backend::{Asked, Backend};
+use crate::store::backend::{Asked, Backend, Piece};
 use crate::store::health::Health;
 use crate::store::judge::Expiry;
+use crate::store::load::Loads;
 use crate::store::reader::Reader;
 use crate::store::worker::Shared;
 use crate::store::writer::Writer;
 use crate::store::{Answer, Claim, Deliver, Failure, NO_VERSION, Op, Reply};
 use crate::token::{Id, Ticket};
 use ahash::RandomState;
+use checks::happened_twice;
 use crossbeam_channel::bounded;
-use database::Database;
+use database::{Database, parse_load};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -88,6 +90,8 @@ enum Wish {
     /// A value in place of the row of this version, or of none.
     Swap(Op, u32),
     Count,
+    /// A piece of a bulk load: a value, and another one for the next key.
+    Load(Op),
     /// Adds to the counter and stores a value, all or nothing, if the row of the key is of this version, or none.
     Both(Op, u32),
 }
@@ -245,7 +249,7 @@ impl World {
             // A version that the client may know: the newest that it may have seen, or one before it.
             let seen = state.history[key].len() - 1 - state.rng.usize(..2).min(state.history[key].len() - 1);
             let version = state.history[key][seen].as_ref().map_or(NO_VERSION, |(_, version)| *version);
-            let kind = if state.plain { state.rng.u8(..11) } else { state.rng.u8(..16) };
+            let kind = if state.plain { state.rng.u8(..11) } else { state.rng.u8(..17) };
             let (key, wish) = match kind {
                 0..=5 => (key, Wish::Read),
                 6..=8 => (key, Wish::Write(set)),
@@ -253,6 +257,7 @@ impl World {
                 11 | 12 => (key, Wish::Swap(set, version)),
                 13 => (COUNTER, Wish::Count),
                 14 => (COUNTER, Wish::Read),
+                15 => (key, Wish::Load(set)),
                 _ => (key, Wish::Both(set, version)),
             };
             let (floor, newest) = (state.floors[key], state.history[key].len() - 1);
@@ -332,6 +337,15 @@ impl World {
                 Some(self.backend.write(key.into(), op.clone(), conditions, ticket, deadline_ms))
             }
             Wish::Count => Some(self.backend.write(key.into(), Op::Add(1), None, ticket, deadline_ms)),
+            Wish::Load(op) => {
+                let at = KEYS.iter().position(|known| *known == key).expect("one of them");
+                let Op::Set { value, ttl_s } = op else { unreachable!("loads store values") };
+                let (other, ttl) = (KEYS[(at + 1) % KEYS.len()], ttl_s.is_some());
+                let lines = format!("{key}={value} {ttl}\nno row\n{other}={value}-too false\n").into_bytes();
+                let permit = self.backend.loads.begin().expect("there are fewer clients");
+                let piece = Piece { lines, first: 1, parse: parse_load, max_value_bytes: 100, permit };
+                Some(self.backend.load(piece, client, ticket, deadline_ms))
+            }
             Wish::Both(op, version) => {
                 let steps = vec![
                     (COUNTER.into(), Op::Add(1), None),
@@ -379,6 +393,7 @@ impl World {
             Answer::NotANumber | Answer::NotDone | Answer::Changed | Answer::Page(_) => {
                 state.violate(format!("{answer:?} for {asking:?}"));
             }
+            Answer::Loaded(loaded) => state.check_loaded(&asking, loaded),
             Answer::Deleted { existed: true } => state.check_write(&asking, None),
             // Absent when it ran: at some state since the floor, or between two writes of its batch.
             Answer::Deleted { existed: false } => {
@@ -389,7 +404,9 @@ impl World {
                 }
             }
             Answer::Failed(Failure::Unknown) => state.count_unknown(&asking),
-            Answer::Failed(Failure::Down { .. } | Failure::Refused(_) | Failure::NotStarted) => {
+            Answer::Failed(
+                Failure::Down { .. } | Failure::Refused(_) | Failure::NotStarted | Failure::InDoubt,
+            ) => {
                 state.refuse(&asking);
             }
         }
@@ -535,17 +552,6 @@ fn row_of(known: Known<'_>) -> Row {
     }
 }
 
-/// A value that was there, was not, and was there again. No two writes have the same.
-fn happened_twice(states: &[Option<(String, u32)>]) -> Option<&String> {
-    let runs: Vec<Option<&String>> =
-        states.iter().map(|state| state.as_ref().map(|(value, _)| value)).collect();
-    let mut runs: Vec<&String> = runs.chunk_by(|a, b| a == b).filter_map(|run| run[0]).collect();
-    // One that is tried again after a lost answer has its time anew, and may have come to the end of the first.
-    runs.retain(|value| !value.ends_with(SHORT_LIVED));
-    runs.sort_unstable();
-    runs.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
-}
-
 /// Takes replies to the made-up clients.
 struct Clients(Database);
 
@@ -623,7 +629,7 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         log: if verbose { Vec::with_capacity(1) } else { Vec::new() },
     };
     let planted_any_writer = bug == Bug::ReorderedWrites;
-    let backend = Backend { engine, health, reads, writes, planted_any_writer };
+    let backend = Backend { engine, health, reads, writes, loads: Loads::default(), planted_any_writer };
     let world = Arc::new(World { state: Mutex::new(state), backend, bug, verbose });
     *database.0.lock().unwrap() = Some(Arc::clone(&world));
     while world.state().started < OPERATIONS {
@@ -670,6 +676,7 @@ fn simulation_catches_every_planted_bug() {
         Bug::InShard(PlantedBug::TimeRunsBack),
         Bug::InShard(PlantedBug::MixedWritesAreCached),
         Bug::InShard(PlantedBug::TriedAgainBehindOthers),
+        Bug::InShard(PlantedBug::LoadForgetsToForget),
         Bug::ReorderedWrites,
         Bug::NoFence,
         Bug::AcknowledgedBeforeCommit,
@@ -677,7 +684,7 @@ fn simulation_catches_every_planted_bug() {
         Bug::ChangedPastItsTime,
         Bug::CountedTwice,
     ] {
-        let caught = (0..20_000).find(|seed| run(*seed, bug, false).0.is_some());
+        let caught = (0..SCHEDULES).find(|seed| run(*seed, bug, false).0.is_some());
         assert!(caught.is_some(), "{bug:?} was not caught");
         println!("{bug:?}: {:?}", run(caught.unwrap(), bug, false).0);
     }

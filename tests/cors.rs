@@ -44,6 +44,7 @@ const REQUESTS: &[(&str, &str, &str, &str, u16)] = &[
     ("GET", "/kv?key=k&key=x", "", "", 200),
     ("GET", "/kv?prefix=k", "", "", 200),
     ("GET", "/kv?prefix=k", "Accept: application/x-ndjson\r\n", "", 200),
+    ("PUT", "/kv", "Content-Type: application/x-ndjson\r\n", "{\"key\":\"l\",\"value\":\"v\"}", 200),
     ("POST", "/batch", "", "[{\"op\":\"get\",\"key\":\"k\"}]", 200),
     ("POST", "/kv/n?op=incr", "", "", 201),
     ("POST", "/kv/k?op=incr", "", "", 409),

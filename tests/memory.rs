@@ -6,7 +6,7 @@
 mod support;
 
 use hotrow::config;
-use hotrow::limits::{BATCH_STEPS, OUTPUT_BYTES};
+use hotrow::limits::{BATCH_STEPS, LOADS, OUTPUT_BYTES};
 use hotrow::memory::Bound;
 use socket2::{Domain, Socket, Type};
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ const FLAGS: &[&str] = &[
     "--queue-depth=32",
     "--cache-bytes=8MiB",
     "--max-value-bytes=256KiB",
-    "--max-connections=300",
+    "--max-connections=310",
     "--request-timeout=5m",
     "--idle-timeout=5m",
 ];
@@ -101,6 +101,19 @@ fn memory_stays_below_the_computed_bound() {
         })
         .collect();
 
+    // Loads whose lines are as long as they may be, and not at their end.
+    let line = format!(r#"{{"key":"k","value":"{}"#, r"\u0001".repeat(VALUE));
+    let loads: Vec<Client> = (0..LOADS)
+        .map(|_| {
+            let mut client = server.connect();
+            let whole = request("PUT", "/kv", "Content-Type: application/x-ndjson\r\n", line.as_bytes());
+            client.send(&whole[..whole.len() - 1]);
+            client
+        })
+        .collect();
+    let held = held + LOADS * line.len();
+    wait_until("the lines are held", || server.rss_bytes() > held);
+
     // The table is locked: a queue full of writes, then a queue full of misses.
     let mut busy: Vec<Client> = (0..BUSY).map(|_| server.connect()).collect();
     let mut holder = server.database().connect();
@@ -139,5 +152,5 @@ fn memory_stays_below_the_computed_bound() {
     let (peak, bound) = (process::peak_rss_bytes(server.pid()), bound());
     println!("{} MiB at most, bound {bound}: {:.2} of it", peak / MIB, peak as f64 / bound.bytes() as f64);
     assert!(peak <= bound.bytes(), "{peak} bytes, bound {bound}");
-    drop((slow, half));
+    drop((slow, half, loads));
 }

@@ -17,7 +17,15 @@ const LAYERS: &[&[&str]] = &[
     &["secrets"],
     &["http", "config", "metrics"],
     &["engine", "access_log"],
-    &["store", "store::backend", "store::batch", "store::health", "store::list", "store::pace"],
+    &[
+        "store",
+        "store::backend",
+        "store::batch",
+        "store::health",
+        "store::list",
+        "store::load",
+        "store::pace",
+    ],
     &[
         "api",
         "store::managed",

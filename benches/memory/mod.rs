@@ -11,6 +11,7 @@ use hotrow::http::response::Encoder;
 use hotrow::metrics::{Counters, Workers};
 use hotrow::store::backend::Backend;
 use hotrow::store::health::Health;
+use hotrow::store::load::Loads;
 use hotrow::store::{Job, ReadWork};
 use hotrow::token::Id;
 use std::io::{self, IoSlice, Read, Write};
@@ -98,7 +99,7 @@ impl World {
             header_timeout_ms: 10_000,
             idle_timeout_ms: 60_000,
         };
-        let backend = Backend { engine, health, reads, writes: vec![writes] };
+        let backend = Backend { engine, health, reads, writes: vec![writes], loads: Loads::default() };
         let around = Around { backend, status, bounds, counters: Counters::default(), _reads, _writes };
         World {
             connection: Connection::new(Id { slot: 0, generation: 0 }, Role::Data, &around.context()),

@@ -143,7 +143,12 @@ pub fn written(encoder: &Encoder, out: &mut Output, answer: &Answer, minimal: bo
         Answer::PreconditionFailed => encoder.problem(out, &precondition_failed(), frame),
         Answer::NotANumber => encoder.problem(out, &not_a_number(), frame),
         Answer::Failed(failure) => encoder.problem(out, &failed(failure), frame),
-        Answer::Found(_) | Answer::Page(_) | Answer::Many(_) | Answer::NotDone | Answer::Changed => {
+        Answer::Found(_)
+        | Answer::Page(_)
+        | Answer::Many(_)
+        | Answer::Loaded(_)
+        | Answer::NotDone
+        | Answer::Changed => {
             unreachable!("no answer to a write of one key")
         }
     }
@@ -255,6 +260,7 @@ pub fn failed(failure: &Failure) -> Problem {
             Problem::new(Kind::DatabaseRefused, detail).retry_after(1)
         }
         Failure::NotStarted => not_started(),
+        Failure::InDoubt => refused(Refusal::InDoubt),
         Failure::Unknown => outcome_unknown(),
     }
 }

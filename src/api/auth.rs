@@ -69,7 +69,9 @@ impl Tokens {
         let access = if method == "OPTIONS" { Access::ReadOnly } else { self.access(authorization)? };
         let command = route(method, target)?;
         let writes = match command {
-            Command::Set(..) | Command::Delete(_) | Command::Add(..) | Command::Batch(_) => true,
+            Command::Set(..) | Command::Delete(_) | Command::Add(..) | Command::Batch(_) | Command::Load => {
+                true
+            }
             Command::Get(_)
             | Command::GetMany(_)
             | Command::List(_)
@@ -150,6 +152,7 @@ mod tests {
             ("GET", "/kv?key=a", Some("BEARER writer"), 200),
             ("PUT", "/kv/a", Some("Bearer writer"), 200),
             ("POST", "/batch", Some("Bearer writer"), 200),
+            ("PUT", "/kv", Some("Bearer writer"), 200),
             ("OPTIONS", "/kv/a", None, 200),
             ("OPTIONS", "*", Some("Bearer wrong"), 200),
             ("GET", "/kv/a", None, 401),
@@ -170,6 +173,7 @@ mod tests {
             ("DELETE", "/kv/a", Some("Bearer reader"), 403),
             ("POST", "/kv/a?op=incr", Some("Bearer reader"), 403),
             ("POST", "/batch", Some("Bearer reader"), 403),
+            ("PUT", "/kv", Some("Bearer reader"), 403),
             ("GET", "/nothing", Some("Bearer reader"), 404),
             ("BREW", "/kv/a", Some("Bearer reader"), 501),
         ] {

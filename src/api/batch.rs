@@ -75,7 +75,7 @@ struct Sent {
 }
 
 /// A whole number, however it is written: to JSON 5, 5.0 and 0.5e1 are the same.
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
     // Up to this size every whole number is one in floating point, too.
     const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -281,7 +281,9 @@ fn item<'a>(key: &'a str, tells: bool, answer: &'a Answer) -> Item<'a> {
         Answer::PreconditionFailed => refused(answer::precondition_failed()),
         Answer::NotANumber => refused(answer::not_a_number()),
         Answer::Failed(failure) => refused(answer::failed(failure)),
-        Answer::NotDone | Answer::Many(_) | Answer::Page(_) | Answer::Changed => refused(not_done()),
+        Answer::NotDone | Answer::Many(_) | Answer::Page(_) | Answer::Changed | Answer::Loaded(_) => {
+            refused(not_done())
+        }
     }
 }
 

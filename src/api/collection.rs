@@ -1,4 +1,5 @@
-//! `/kv` without a key: several keys at once. Its query, and its answers as JSON; lists are in [`super::list`]. Pure.
+//! `/kv` without a key: several keys at once. Its query, and its answers as JSON; lists are in [`super::list`], and rows that are
+//! loaded in [`super::load`]. Pure.
 //! Called by [`super::route`] and by [`crate::connection`].
 
 use super::list::List;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 /// Where it is.
 pub const PATH: &str = "/kv";
 /// Its methods.
-pub const METHODS: &str = "GET, HEAD, OPTIONS";
+pub const METHODS: &str = "GET, HEAD, PUT, OPTIONS";
 
 /// What a GET of this query asks for.
 pub fn get<'b>(query: &str) -> Result<Command<'b>, Problem> {

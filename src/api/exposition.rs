@@ -100,6 +100,8 @@ fn cache(page: &mut Page, status: &Status, loops: &Loops) {
     page.one(&families::WATCHERS, stats.watchers);
     page.one(&families::ROWS_SWEPT, status.workers.swept.get());
     page.one(&families::WRITES, sum(loops, |c| &c.writes));
+    page.one(&families::ROWS_LOADED, sum(loops, |c| &c.rows_loaded));
+    page.one(&families::LINES_FAILED, sum(loops, |c| &c.lines_failed));
     page.one(&families::LATE_REPLIES, sum(loops, |c| &c.late_replies));
 }
 

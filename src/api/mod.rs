@@ -9,6 +9,7 @@ pub mod collection;
 pub mod exposition;
 pub mod key;
 pub mod list;
+pub mod load;
 pub mod openapi;
 pub mod query;
 pub mod wishes;
@@ -34,6 +35,8 @@ pub enum Command<'b> {
     Add(Cow<'b, str>, i64),
     /// POST of a batch; the operations are the content. True: all of them, or none.
     Batch(bool),
+    /// PUT of rows without end; they are the content.
+    Load,
     /// OPTIONS: these methods.
     Options(&'static str),
     /// GET and HEAD of what all this is.
@@ -86,6 +89,7 @@ fn route_other<'b>(verb: Verb, method: &str, target: &'b str) -> Result<Command<
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match (path, verb) {
         (collection::PATH, Verb::Get) => collection::get(query),
+        (collection::PATH, Verb::Set) if method == "PUT" => query::known(query, []).map(|[]| Command::Load),
         (collection::PATH, Verb::Options) => Ok(Command::Options(collection::METHODS)),
         (collection::PATH, _) => Err(not_allowed(method, collection::METHODS)),
         (batch::PATH, Verb::Post) => Ok(Command::Batch(batch::all_or_nothing(query)?)),
@@ -215,6 +219,9 @@ mod tests {
             ("HEAD", "/kv", Ok(Command::List(list::List::parse("").unwrap()))),
             ("GET", "/kv?key=a&key=b", Ok(Command::GetMany(vec!["a".into(), "b".into()]))),
             ("OPTIONS", "/kv", Ok(Command::Options(collection::METHODS))),
+            ("PUT", "/kv", Ok(Command::Load)),
+            ("PUT", "/kv?ttl=5", Err(400)),
+            ("SET", "/kv", Err(405)),
             ("DELETE", "/kv?key=a", Err(405)),
             ("GET", "/openapi.json", Ok(Command::Description)),
             ("HEAD", "/openapi.json?", Ok(Command::Description)),

@@ -108,6 +108,7 @@ impl Connection {
             | Answer::PreconditionFailed
             | Answer::NotANumber
             | Answer::Many(_)
+            | Answer::Loaded(_)
             | Answer::Page(_)
             | Answer::NotDone
             | Answer::Changed => unreachable!("no answer to a read"),

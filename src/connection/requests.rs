@@ -8,7 +8,7 @@ use super::{Connection, Context, Role, State, Workspace};
 use crate::api::answer::Forward;
 use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
-use crate::api::{self, Command, admin, answer, openapi};
+use crate::api::{self, Command, admin, answer, load, openapi};
 use crate::http::conditional::Preconditions;
 use crate::http::content::Decoder;
 use crate::http::cors::Audience;
@@ -145,7 +145,8 @@ impl Connection {
                         self.malformed(&problem, frame, ws, cx);
                     }
                 },
-                State::Waiting(..) | State::Exporting(..) => {
+                State::Loading(load) if !load.is_blocked() => used += self.take_lines(&bytes[used..], ws, cx),
+                State::Waiting(..) | State::Exporting(..) | State::Loading(_) => {
                     self.unparsed = true;
                     break;
                 }
@@ -202,7 +203,12 @@ impl Connection {
         }
         let checked = routed
             .and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes))
-            .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)));
+            .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)))
+            .and_then(|(command, wishes)| match (&command, &wishes) {
+                (Command::Load, Some(wishes)) if wishes.conditions.is_some() => Err(load::conditional()),
+                (Command::Load, _) => load::check(&head.extras).map(|()| (command, wishes)),
+                _ => Ok((command, wishes)),
+            });
         if !head.framing.has_content() {
             return match checked {
                 Ok((command, wishes)) => self.execute(command, wishes, frame, ws, cx),
@@ -222,6 +228,12 @@ impl Connection {
                     return self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
                 }
             },
+            Ok((Command::Load, _)) => {
+                if self.begin_load(head.framing, frame, ws, cx) && head.expects_continue && !more_follows {
+                    ws.output.bytes.extend_from_slice(CONTINUE);
+                }
+                return;
+            }
             Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
             Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
                 Purpose::Drop(Owned::Refusal(problem))
@@ -295,6 +307,12 @@ impl Connection {
                 Ok(_) => unreachable!("there is none in nothing"),
                 Err(problem) => self.refuse(&problem, frame, ws, cx),
             },
+            // Without a content: no lines.
+            Command::Load => {
+                if self.begin_load(Framing::None, frame, ws, cx) {
+                    self.load_on(ws, cx);
+                }
+            }
             Command::GetMany(keys) => self.get_many(keys, frame, ws, cx),
             Command::List(list) => self.list(list, frame, ws, cx),
             Command::Options(allow) => {
@@ -446,6 +464,9 @@ impl Connection {
     }
 
     pub(super) fn take_reply(&mut self, reply: &Reply, ws: &mut Workspace, cx: &Context<'_>) {
+        if let State::Loading(_) = &self.state {
+            return self.take_loaded(reply, ws, cx);
+        }
         if let State::Waiting(_, Job::Items(_)) = &self.state {
             return self.take_item(reply, ws, cx);
         }
@@ -556,7 +577,7 @@ impl Incoming {
 }
 
 /// Grows by doubling, but never past what a value may have: memory is computed by the largest value, not by twice that.
-fn reserve(content: &mut Vec<u8>, more: usize, max_value_bytes: usize) {
+pub(super) fn reserve(content: &mut Vec<u8>, more: usize, max_value_bytes: usize) {
     let wanted = content.len() + more;
     if wanted > content.capacity() {
         let room = wanted.max(2 * content.capacity()).min(max_value_bytes);
@@ -571,7 +592,7 @@ fn check_length(
     max_value_bytes: usize,
 ) -> Result<Command<'_>, Problem> {
     match (&command, framing) {
-        (Command::Set(..) | Command::Batch(_), Framing::None) => {
+        (Command::Set(..) | Command::Batch(_) | Command::Load, Framing::None) => {
             let detail = "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0";
             Err(Problem::new(Kind::LengthRequired, detail))
         }
@@ -588,7 +609,7 @@ fn too_large(max_value_bytes: usize) -> Problem {
 }
 
 /// Why bytes are no proper request, in words of ours: what a client sent names no metric.
-fn reason(problem: &Problem) -> &'static str {
+pub(super) fn reason(problem: &Problem) -> &'static str {
     match &problem.detail {
         Cow::Borrowed(detail) if problem.kind == Kind::MalformedRequest => detail,
         Cow::Borrowed(_) | Cow::Owned(_) => problem.kind.facts().1,
@@ -604,6 +625,7 @@ fn own(command: Command<'_>) -> Command<'static> {
         Command::Delete(key) => Command::Delete(key.into_owned().into()),
         Command::Add(key, by) => Command::Add(key.into_owned().into(), by),
         Command::Batch(all_or_nothing) => Command::Batch(all_or_nothing),
+        Command::Load => Command::Load,
         Command::Options(allow) => Command::Options(allow),
         Command::Description => Command::Description,
         Command::Admin(page) => Command::Admin(page),

@@ -12,6 +12,7 @@ use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
 use crate::store::health::Health;
 use crate::store::list::{Page, PageJob, PageRow};
+use crate::store::load::Loads;
 use crate::store::{Answer, Failure, Job, ReadJob, ReadWork};
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
@@ -107,6 +108,7 @@ impl World {
             health,
             reads: read_sender,
             writes: vec![write_sender],
+            loads: Loads::default(),
             planted_any_writer: false,
         };
         let bounds = Bounds {

@@ -140,6 +140,8 @@ pub enum PlantedBug {
     MixedWritesAreCached,
     /// A write in doubt is tried again although another writer has written the key since.
     TriedAgainBehindOthers,
+    /// What a bulk load has replaced stays in the cache.
+    LoadForgetsToForget,
 }
 
 impl Shard {
@@ -362,6 +364,20 @@ impl Shard {
         self.watchers.take(hash, key)
     }
 
+    /// These writes were committed, and what they left is nobody's to cache: what is cached of the key is forgotten. Call it
+    /// before anyone is answered. Returns who watches the key.
+    pub fn replaced(&mut self, hash: u64, key: &str, writes: Writes) -> Vec<Ticket> {
+        #[cfg(test)]
+        let keep = self.planted == Some(PlantedBug::LoadForgetsToForget);
+        #[cfg(not(test))]
+        let keep = false;
+        if !keep {
+            self.cache.forget(hash, key);
+        }
+        self.write_ended(hash, key, writes);
+        self.watchers.take(hash, key)
+    }
+
     /// These writes certainly did not happen. If another one is in doubt, that one stays so.
     pub fn refused(&mut self, hash: u64, key: &str, writes: Writes) {
         self.write_ended(hash, key, writes);
@@ -477,224 +493,4 @@ fn detach(flight: &mut Flight) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::{NEVER, Record};
-    use crate::token::Id;
-
-    const HASH: u64 = 7;
-
-    fn ticket(job: u32) -> Ticket {
-        Ticket { event_loop: 0, id: Id { slot: 0, generation: 0 }, job }
-    }
-
-    fn shard() -> Shard {
-        Shard::new(10_000, RandomState::with_seeds(1, 2, 3, 4))
-    }
-
-    /// What a GET leads to, and the read it sent.
-    fn get(shard: &mut Shard, job: u32) -> (Get<Option<u32>>, Option<ReadId>) {
-        let mut sent = None;
-        let got = shard.get(HASH, "k", 0, ticket(job), version_of, |id| {
-            sent = Some(id);
-            true
-        });
-        (got, sent)
-    }
-
-    fn version_of(known: Known<'_>) -> Option<u32> {
-        match known {
-            Known::Value(held) => Some(held.version),
-            Known::Absent { .. } => None,
-        }
-    }
-
-    fn row(version: u32) -> Row {
-        Some(Record { value: "v".into(), version, expires_s: NEVER })
-    }
-
-    const ONE: Writes = Writes::Own(1);
-
-    #[test]
-    fn a_miss_is_read_once_and_answers_all_who_asked() {
-        let mut shard = shard();
-        let (_, read) = get(&mut shard, 1);
-        assert_eq!(get(&mut shard, 2), (Get::Joined, None));
-        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(5)), 0), [ticket(1), ticket(2)]);
-        assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(5)));
-        assert_eq!(shard.stats().in_flight, 0);
-    }
-
-    #[test]
-    fn an_absent_key_is_remembered_until_it_is_written() {
-        let mut shard = shard();
-        let (_, read) = get(&mut shard, 1);
-        shard.read_done(HASH, "k", read.unwrap(), Some(&None), 0);
-        assert_eq!(get(&mut shard, 2).0, Get::Answered(None));
-        shard.write_sent(HASH, "k", ONE);
-        shard.committed(HASH, "k", (ONE, false), &row(1), 0);
-        assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(1)));
-    }
-
-    #[test]
-    fn a_read_that_a_write_overtook_fills_nothing_and_is_not_joined() {
-        let mut shard = shard();
-        let (_, old) = get(&mut shard, 1);
-        shard.write_sent(HASH, "k", ONE);
-        shard.refused(HASH, "k", ONE);
-        let (got, new) = get(&mut shard, 2);
-        assert!(got == Get::Waiting && new.is_some());
-        assert_eq!(shard.read_done(HASH, "k", old.unwrap(), Some(&row(1)), 0), [ticket(1)]);
-        assert!(get(&mut shard, 3).1.is_none(), "the new read is joined");
-        assert_eq!(shard.read_done(HASH, "k", new.unwrap(), Some(&row(2)), 0), [ticket(2), ticket(3)]);
-        assert_eq!((get(&mut shard, 4).0, shard.stats().late_fills), (Get::Answered(Some(2)), 1));
-    }
-
-    #[test]
-    fn a_key_in_doubt_is_read_every_time_and_not_cached() {
-        let mut shard = shard();
-        shard.write_sent(HASH, "k", ONE);
-        shard.committed(HASH, "k", (ONE, false), &row(1), 0);
-        shard.write_sent(HASH, "k", ONE);
-        shard.doubt(HASH, "k");
-        assert_eq!(shard.stats().in_doubt, 1);
-        for job in 2..4 {
-            let (_, read) = get(&mut shard, job);
-            assert_eq!(
-                shard.read_done(HASH, "k", read.expect("nobody joins"), Some(&row(1)), 0),
-                [ticket(job)]
-            );
-        }
-        let (_, last) = get(&mut shard, 4);
-        shard.unknown(HASH, "k", ONE);
-        shard.read_done(HASH, "k", last.unwrap(), Some(&row(1)), 0);
-        assert!(get(&mut shard, 5).1.is_some(), "what was read in doubt is not cached");
-        assert_eq!(shard.stats().in_doubt, 0);
-    }
-
-    #[test]
-    fn a_doubt_outlasts_a_write_that_is_refused_meanwhile() {
-        let mut shard = shard();
-        shard.write_sent(HASH, "k", ONE);
-        shard.doubt(HASH, "k");
-        shard.write_sent(HASH, "k", ONE);
-        shard.refused(HASH, "k", ONE);
-        assert_eq!(shard.stats().in_doubt, 1);
-        let (_, read) = get(&mut shard, 1);
-        shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
-        assert!(get(&mut shard, 2).1.is_some(), "what was read in doubt is not cached");
-        shard.committed(HASH, "k", (ONE, true), &row(2), 0);
-        assert_eq!((get(&mut shard, 3).0, shard.stats().in_doubt), (Get::Answered(Some(2)), 0));
-    }
-
-    #[test]
-    fn so_many_may_wait_and_no_more() {
-        let mut shard = shard();
-        let (_, read) = get(&mut shard, 0);
-        for job in 1..WAITERS_A_SHARD as u32 {
-            assert_eq!(get(&mut shard, job), (Get::Joined, None));
-        }
-        assert_eq!(get(&mut shard, 0).0, Get::TooManyWaiters);
-        let other = shard.get(1, "other", 0, ticket(0), |_| (), |_| unreachable!("it is not sent"));
-        assert_eq!(other, Get::TooManyWaiters);
-        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None, 0).len(), WAITERS_A_SHARD);
-        assert_eq!(get(&mut shard, 1).0, Get::Waiting);
-    }
-
-    #[test]
-    fn a_read_that_cannot_be_sent_changes_nothing() {
-        let mut shard = shard();
-        assert_eq!(shard.get(HASH, "k", 0, ticket(1), |_| (), |_| false), Get::NotSent);
-        assert_eq!(shard.stats(), Stats::default());
-    }
-
-    /// What a GET that wants it this fresh leads to, and the read it sent.
-    fn get_fresh(
-        shard: &mut Shard,
-        now_s: u32,
-        freshness: Freshness,
-        job: u32,
-    ) -> (Get<Option<u32>>, Option<ReadId>) {
-        let mut sent = None;
-        let got = shard.get_fresh((HASH, "k"), (now_s, freshness), ticket(job), version_of, |id| {
-            sent = Some(id);
-            true
-        });
-        (got, sent)
-    }
-
-    #[test]
-    fn a_request_is_answered_by_what_is_as_fresh_as_it_asks_for() {
-        let mut shard = shard();
-        let (_, first) = get_fresh(&mut shard, 10, Freshness::Any, 1);
-        shard.read_done(HASH, "k", first.unwrap(), Some(&row(1)), 10);
-        assert_eq!(get_fresh(&mut shard, 15, Freshness::Any, 2).0, Get::Answered(Some(1)));
-        assert_eq!(get_fresh(&mut shard, 15, Freshness::AtMost(5), 3).0, Get::Answered(Some(1)));
-        // Older than it may be: read again, and cached.
-        let (got, second) = get_fresh(&mut shard, 15, Freshness::AtMost(4), 4);
-        assert_eq!(got, Get::Waiting);
-        assert_eq!(shard.read_done(HASH, "k", second.unwrap(), Some(&row(2)), 15), [ticket(4)]);
-        assert_eq!(get_fresh(&mut shard, 15, Freshness::AtMost(0), 5).0, Get::Answered(Some(2)));
-        // Read now, and the cache is left alone.
-        let (_, third) = get_fresh(&mut shard, 15, Freshness::Uncached, 6);
-        assert_eq!(shard.read_done(HASH, "k", third.unwrap(), Some(&row(3)), 15), [ticket(6)]);
-        assert_eq!(get_fresh(&mut shard, 15, Freshness::Any, 7).0, Get::Answered(Some(2)));
-        assert_eq!((shard.stats().late_fills, shard.stats().in_flight), (0, 0));
-    }
-
-    #[test]
-    fn a_read_of_now_is_not_an_earlier_one_and_fills_instead_of_it() {
-        let mut shard = shard();
-        let (_, early) = get(&mut shard, 1);
-        let (got, now) = get_fresh(&mut shard, 0, Freshness::Now, 2);
-        assert_eq!(got, Get::Waiting);
-        assert_eq!(get(&mut shard, 3), (Get::Joined, None));
-        assert_eq!(shard.read_done(HASH, "k", now.unwrap(), Some(&row(2)), 0), [ticket(2), ticket(3)]);
-        assert_eq!(shard.read_done(HASH, "k", early.unwrap(), Some(&row(1)), 0), [ticket(1)]);
-        assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)));
-    }
-
-    #[test]
-    fn what_overlapping_writes_of_two_writers_leave_is_not_cached() {
-        let mut shard = shard();
-        shard.write_sent(HASH, "k", ONE);
-        shard.write_sent(HASH, "k", Writes::Foreign);
-        shard.committed(HASH, "k", (Writes::Foreign, false), &row(2), 0);
-        shard.write_sent(HASH, "k", ONE);
-        shard.committed(HASH, "k", (ONE, false), &row(1), 0);
-        let (_, read) = get(&mut shard, 1);
-        // The second own write still overlaps with what the foreign one overlapped with.
-        shard.committed(HASH, "k", (ONE, false), &row(3), 0);
-        shard.read_done(HASH, "k", read.unwrap(), Some(&row(3)), 0);
-        assert_eq!(get(&mut shard, 2).0, Get::Waiting, "nothing was cached");
-        // Alone, a foreign write is as good as any.
-        let mut shard = self::shard();
-        shard.write_sent(HASH, "k", Writes::Foreign);
-        shard.committed(HASH, "k", (Writes::Foreign, false), &row(4), 0);
-        assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(4)));
-    }
-
-    #[test]
-    fn a_write_in_doubt_and_a_foreign_one_keep_out_of_each_others_way() {
-        let mut shard = shard();
-        shard.write_sent(HASH, "k", ONE);
-        shard.doubt(HASH, "k");
-        assert!(shard.may_try_again(HASH, "k") && !shard.may_send_foreign(HASH, "k"));
-        shard.unknown(HASH, "k", ONE);
-        assert!(shard.may_send_foreign(HASH, "k"));
-        shard.write_sent(HASH, "k", ONE);
-        shard.doubt(HASH, "k");
-        assert!(!shard.may_try_again(HASH, "k"), "the foreign one may have come between");
-    }
-
-    #[test]
-    fn whoever_watches_a_key_is_told_of_its_next_write_once() {
-        let mut shard = shard();
-        assert!(shard.watch(HASH, "k", ticket(1)) && shard.watch(HASH, "k", ticket(2)));
-        shard.unwatch(HASH, "k", ticket(1));
-        for expected in [&[ticket(2)][..], &[]] {
-            shard.write_sent(HASH, "k", ONE);
-            assert_eq!(shard.committed(HASH, "k", (ONE, false), &row(1), 0), expected);
-        }
-    }
-}
+mod tests;

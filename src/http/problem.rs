@@ -16,6 +16,8 @@ pub enum Kind {
     BadQuery,
     /// A batch that is no list of operations, or has one that makes no sense.
     BadBatch,
+    /// A line of a bulk load that is no row.
+    BadLine,
     /// `If-Match` or `If-None-Match` is no list of entity tags.
     BadCondition,
     /// More keys than one request may ask for.
@@ -82,11 +84,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for the tests that hold the README against them.
-    pub const ALL: [Kind; 35] = [
+    pub const ALL: [Kind; 36] = [
         Kind::MalformedRequest,
         Kind::BadKey,
         Kind::BadQuery,
         Kind::BadBatch,
+        Kind::BadLine,
         Kind::BadCondition,
         Kind::TooManyKeys,
         Kind::Unauthorized,
@@ -127,6 +130,7 @@ impl Kind {
             Kind::BadKey => (400, "bad-key", "Bad key"),
             Kind::BadQuery => (400, "bad-query", "Bad query"),
             Kind::BadBatch => (400, "bad-batch", "Bad batch"),
+            Kind::BadLine => (400, "bad-line", "Bad line"),
             Kind::BadCondition => (400, "bad-condition", "Bad condition"),
             Kind::TooManyKeys => (400, "too-many-keys", "Too many keys"),
             Kind::Unauthorized => (401, "unauthorized", "Unauthorized"),
@@ -182,12 +186,21 @@ pub struct Problem {
     pub retry_after_seconds: Option<u32>,
     /// What the request is called in the log, for 5xx.
     pub request_id: Option<Box<str>>,
+    /// More members of its JSON object (RFC 9457 section 3.2), as they stand between its braces.
+    pub members: Option<Box<str>>,
 }
 
 impl Problem {
     /// A problem of this kind.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { kind, detail: detail.into(), allow: None, retry_after_seconds: None, request_id: None }
+        Problem {
+            kind,
+            detail: detail.into(),
+            allow: None,
+            retry_after_seconds: None,
+            request_id: None,
+            members: None,
+        }
     }
 
     /// The same, with the seconds after which another try makes sense.
@@ -221,6 +234,12 @@ impl Problem {
             request_id: self.request_id.as_deref(),
         })
         .expect("strings and a number always serialize");
+        if let Some(members) = &self.members {
+            json.pop();
+            json.push(b',');
+            json.extend_from_slice(members.as_bytes());
+            json.push(b'}');
+        }
         json.push(b'\n');
         json
     }

@@ -82,6 +82,10 @@ families! {
         "Rows deleted because their time was over."
     WRITES: Counter "hotrow_writes_total" []
         "Writes queued for the database."
+    ROWS_LOADED: Counter "hotrow_rows_loaded_total" []
+        "Lines of bulk loads (PUT /kv) whose rows were stored."
+    LINES_FAILED: Counter "hotrow_load_lines_failed_total" []
+        "Lines of bulk loads that were refused."
     LATE_REPLIES: Counter "hotrow_late_replies_total" []
         "Replies of the database that found nobody waiting for them any more."
     CONNECTIONS: Gauge "hotrow_connections" ["state"]

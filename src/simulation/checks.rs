@@ -1,7 +1,8 @@
 //! What every answer is checked for.
 
-use super::{Asking, COUNTER, State, Wish};
+use super::{Asking, COUNTER, SHORT_LIVED, State, Wish};
 use crate::engine::{Record, Row};
+use crate::store::load::Loaded;
 use crate::store::{Answer, Failure, NO_VERSION, Op};
 
 impl State {
@@ -71,7 +72,28 @@ impl State {
                 self.check_swapped(asking, *from, record.version);
                 self.check_write(asking, version);
             }
-            Wish::Read | Wish::Write(_) | Wish::Both(..) => self.check_write(asking, version),
+            Wish::Read | Wish::Write(_) | Wish::Load(_) | Wish::Both(..) => self.check_write(asking, version),
+        }
+    }
+
+    /// Of a piece of a load, the first line is the client's own; the second is none; the last is another key's.
+    pub(super) fn check_loaded(&mut self, asking: &Asking, loaded: &Loaded) {
+        let Wish::Load(Op::Set { value, .. }) = &asking.wish else {
+            return self.violate(format!("{asking:?} is no load"));
+        };
+        let refused: Vec<u64> = loaded.errors.iter().map(|(line, _)| *line).collect();
+        if loaded.written + loaded.failed != 3 || !refused.contains(&2) {
+            self.violate(format!("{asking:?}: {loaded:?}"));
+        }
+        if refused.contains(&1) {
+            self.refused.insert(value.to_string());
+            return;
+        }
+        let history = &self.history[asking.key];
+        let is_it = |state: &Option<(String, u32)>| state.as_ref().is_some_and(|(got, _)| **got == **value);
+        match history.iter().rposition(is_it) {
+            Some(at) if at > asking.newest => self.raise_floor(asking.key, at),
+            _ => self.violate(format!("{asking:?} was acknowledged and not committed")),
         }
     }
 
@@ -157,6 +179,7 @@ impl State {
     pub(super) fn refuse(&mut self, asking: &Asking) {
         if let Wish::Write(Op::Set { value, .. })
         | Wish::Swap(Op::Set { value, .. }, _)
+        | Wish::Load(Op::Set { value, .. })
         | Wish::Both(Op::Set { value, .. }, _) = &asking.wish
         {
             self.refused.insert(value.to_string());
@@ -167,4 +190,15 @@ impl State {
         let floor = self.floors.get_mut(key).expect("known keys only");
         *floor = (*floor).max(at);
     }
+}
+
+/// A value that was there, was not, and was there again. No two writes have the same.
+pub(super) fn happened_twice(states: &[Option<(String, u32)>]) -> Option<&String> {
+    let runs: Vec<Option<&String>> =
+        states.iter().map(|state| state.as_ref().map(|(value, _)| value)).collect();
+    let mut runs: Vec<&String> = runs.chunk_by(|a, b| a == b).filter_map(|run| run[0]).collect();
+    // One that is tried again after a lost answer has its time anew, and may have come to the end of the first.
+    runs.retain(|value| !value.ends_with(SHORT_LIVED));
+    runs.sort_unstable();
+    runs.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }

@@ -2,8 +2,10 @@
 
 use super::{Bug, COUNTER, Changing, Lost, State, Statement, Stored, World, known};
 use crate::engine::{NEVER, Record, Row};
+use crate::http::problem::{Kind, Problem};
 use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, Range};
+use crate::store::load::{self, End};
 use crate::store::{Blame, Connector, Error, NO_VERSION, Session, Set, Written};
 use std::sync::{Arc, Mutex};
 
@@ -55,6 +57,15 @@ impl Session for FakeSession {
             ..Statement::default()
         };
         self.execute(&statement).map(|done| done.written)
+    }
+
+    fn load(&mut self, rows: &[&load::Row<'_>]) -> Result<(), Error> {
+        let owned = |row: &&load::Row<'_>| {
+            let ttl_s = if let End::After(ttl_s) = row.end { Some(ttl_s) } else { None };
+            (row.key.to_string(), row.value.to_string(), ttl_s)
+        };
+        let statement = Statement { sets: rows.iter().map(owned).collect(), ..Statement::default() };
+        self.execute(&statement).map(|_| ())
     }
 
     fn look(&mut self, keys: &[&str], _now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
@@ -274,4 +285,12 @@ impl State {
             self.log.push(line());
         }
     }
+}
+
+/// A line of a load: `key=value`, and whether it lives for a second.
+pub(super) fn parse_load(line: &str, _: usize) -> Result<load::Row<'_>, Problem> {
+    let parts = line.split_once('=').and_then(|(key, rest)| Some((key, rest.split_once(' ')?)));
+    let (key, (value, short)) = parts.ok_or_else(|| Problem::new(Kind::BadLine, "no row"))?;
+    let end = if short == "true" { End::After(1) } else { End::Never };
+    Ok(load::Row { key: key.into(), value: value.into(), end })
 }

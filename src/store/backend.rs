@@ -3,6 +3,7 @@
 
 use super::health::Health;
 use super::list::{PageJob, Range};
+use super::load::{LoadJob, Loads, Parse, Permit};
 use super::{Claim, Job, ManyJob, Op, ReadJob, ReadWork, Step, WriteJob};
 use crate::engine::Engine;
 use crate::engine::shard::{Freshness, Get, Known, ReadId, Shard, Writes};
@@ -24,9 +25,26 @@ pub struct Backend {
     pub reads: Sender<ReadWork>,
     /// One for each writer. Shard `i` belongs to writer `i mod W`: writes of one key run in the order they arrived.
     pub writes: Vec<Sender<Job>>,
+    /// How many bulk loads there are.
+    pub loads: Loads,
     /// A bug for the simulation to find: any writer takes any write.
     #[cfg(test)]
     pub planted_any_writer: bool,
+}
+
+/// Lines of a bulk load; the fields are those of [`LoadJob`].
+#[derive(Debug)]
+pub struct Piece {
+    /// The lines.
+    pub lines: Vec<u8>,
+    /// The number of the first.
+    pub first: u64,
+    /// What they mean.
+    pub parse: Parse,
+    /// The largest value.
+    pub max_value_bytes: usize,
+    /// That there is room for it.
+    pub permit: Arc<Permit>,
 }
 
 /// What a request led to.
@@ -261,6 +279,30 @@ impl Backend {
             self.engine.shard(*hash).refused(*hash, key, Writes::Foreign);
         }
         Err(refusal)
+    }
+
+    /// Sends a piece of a bulk load. All pieces of one load go to one writer, `of` which it is: they take effect in their
+    /// order. Its keys are not known yet: the writer marks them before it sends anything.
+    pub fn load(&self, piece: Piece, of: usize, ticket: Ticket, deadline_ms: u64) -> Result<Claim, Refusal> {
+        let writer = of % self.writes.len();
+        self.check_writer(writer)?;
+        let Piece { lines, first, parse, max_value_bytes, permit } = piece;
+        let (claim, queued) = (Claim::default(), Instant::now());
+        let job = LoadJob {
+            lines,
+            first,
+            parse,
+            max_value_bytes,
+            ticket,
+            claim: claim.clone(),
+            deadline_ms,
+            queued,
+            permit,
+        };
+        match self.writes[writer].try_send(Job::Load(job)) {
+            Ok(()) => Ok(claim),
+            Err(_) => Err(Refusal::QueueFull),
+        }
     }
 
     /// Whether a writer can do anything in time.

@@ -8,6 +8,7 @@ pub mod conninfo;
 pub mod health;
 pub mod judge;
 pub mod list;
+pub mod load;
 pub mod managed;
 
 pub mod migrations;
@@ -27,6 +28,7 @@ use crate::http::conditional::Preconditions;
 use crate::token::Ticket;
 use judge::{Before, Change};
 use list::{Page, PageJob, Range};
+use load::{LoadJob, Loaded};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub enum Job {
     One(WriteJob),
     /// A batch of operations on any keys.
     Many(ManyJob),
+    /// A piece of a bulk load.
+    Load(LoadJob),
 }
 
 impl Job {
@@ -73,6 +77,7 @@ impl Job {
         match self {
             Job::One(job) => &job.claim,
             Job::Many(job) => &job.claim,
+            Job::Load(job) => &job.claim,
         }
     }
 
@@ -81,6 +86,7 @@ impl Job {
         match self {
             Job::One(job) => job.queued,
             Job::Many(job) => job.queued,
+            Job::Load(job) => job.queued,
         }
     }
 }
@@ -234,6 +240,8 @@ pub enum Answer {
     Many(Vec<Answer>),
     /// Nothing was done, because another step of the same all-or-nothing batch could not be.
     NotDone,
+    /// All of a piece of a bulk load is done, as far as it could be.
+    Loaded(Loaded),
     /// A page of a list.
     Page(Page),
     /// A key that was watched may have another row now: look again.
@@ -258,6 +266,8 @@ pub enum Failure {
     Refused(Arc<str>),
     /// The deadline passed before the write was sent. Nothing was changed.
     NotStarted,
+    /// A write of a key has an unknown outcome, and is being settled. Nothing was changed.
+    InDoubt,
     /// The write may have happened or not.
     Unknown,
 }
@@ -342,6 +352,8 @@ pub trait Session {
     fn page(&mut self, range: &Range) -> Result<Page, Error>;
     /// Stores and deletes, in one commit. No key twice, sorted.
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error>;
+    /// Stores these rows whatever was there, in one commit. No key twice, sorted. Nobody is told their versions.
+    fn load(&mut self, rows: &[&load::Row<'_>]) -> Result<(), Error>;
     /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error>;
     /// Changes rows that are still as [`Session::look`] has found them, in one commit. No key twice, sorted. For

@@ -2,7 +2,7 @@
 //! the engine, then answers everyone. One thread each, blocking. Started by [`super::pool`].
 //!
 //! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
-//! `writer/judged.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
+//! `writer/judged.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
 //!
 //! A write has three endings:
 //!
@@ -17,8 +17,10 @@
 //! ```
 
 mod judged;
+mod load;
 
 use super::batch::{Batch, Before, KeyWrites};
+use super::load::LoadJob;
 use super::worker::{Counted, Pause, Refusals, Shared};
 use super::{Answer, Blame, Connector, Error, Failure, Job, ManyJob, Reply, Session, Set, WriteJob, Written};
 use crate::clock::seconds;
@@ -57,7 +59,13 @@ pub struct Writer<C: Connector> {
 struct Collected {
     batch: Batch,
     /// To be executed after it.
-    many: Option<ManyJob>,
+    large: Option<Large>,
+}
+
+/// A job that is executed alone.
+enum Large {
+    Many(ManyJob),
+    Load(LoadJob),
 }
 
 /// What may be said when a batch fails: whether an earlier attempt at it may have happened.
@@ -115,7 +123,7 @@ impl<C: Connector> Writer<C> {
 
     /// Executes what is queued, up to the bounds of a batch.
     fn execute_with(&mut self, first: Job) {
-        let Collected { batch, many } = self.collect(first);
+        let Collected { batch, large } = self.collect(first);
         let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
         // Of one key all or none are plain: its writes keep their order.
         let (plain, judged) = batch.partition(|key| key.is_plain());
@@ -128,15 +136,17 @@ impl<C: Connector> Writer<C> {
         if jobs > 0 {
             self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
         }
-        if let Some(many) = many {
-            self.execute_many(&many);
+        match large {
+            Some(Large::Many(many)) => self.execute_many(&many),
+            Some(Large::Load(load)) => self.execute_load(&load),
+            None => {}
         }
     }
 
     /// Takes what is queued, up to the bounds of a batch, and leaves out what nobody waits for any more. A batch of
-    /// many keys ends it: what was queued before it is executed before it.
+    /// many keys, or a piece of a load, ends it: what was queued before it is executed before it.
     fn collect(&mut self, first: Job) -> Collected {
-        let (mut jobs, mut bytes, mut many) = (Vec::new(), 0, None);
+        let (mut jobs, mut bytes, mut large) = (Vec::new(), 0, None);
         let now_ms = self.shared.clock.now_ms();
         let mut next = Some(first);
         while let Some(job) = next.take() {
@@ -151,7 +161,11 @@ impl<C: Connector> Writer<C> {
                     jobs.push(job);
                 }
                 Job::Many(job) => {
-                    many = self.start_many(job, now_ms);
+                    large = self.start_many(job, now_ms).map(Large::Many);
+                    break;
+                }
+                Job::Load(job) => {
+                    large = self.start_load(job, now_ms).map(Large::Load);
                     break;
                 }
             }
@@ -159,7 +173,7 @@ impl<C: Connector> Writer<C> {
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         self.most = if bytes >= WRITE_BATCH_BYTES { jobs.len() } else { WRITE_BATCH };
-        Collected { batch: Batch::fold(jobs), many }
+        Collected { batch: Batch::fold(jobs), large }
     }
 
     /// A write that its connection has withdrawn: nobody waits for it.
@@ -210,6 +224,10 @@ impl<C: Connector> Writer<C> {
                 Ok(Job::Many(job)) => {
                     let failure = self.shared.down();
                     self.fail_many(&job, Attempt::First, &failure);
+                }
+                Ok(Job::Load(job)) => {
+                    let failure = self.shared.down();
+                    self.answer_load(&job, Answer::Failed(failure));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -428,7 +446,7 @@ impl<C: Connector> Writer<C> {
         let mut shard = self.shared.engine.shard(hash);
         match failure {
             Failure::Unknown => shard.unknown(hash, key, writes),
-            Failure::Down { .. } | Failure::Refused(_) | Failure::NotStarted => {
+            Failure::Down { .. } | Failure::Refused(_) | Failure::NotStarted | Failure::InDoubt => {
                 shard.refused(hash, key, writes);
                 Vec::new()
             }

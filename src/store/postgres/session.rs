@@ -1,15 +1,18 @@
 //! One session: the statements on data, and what their answers mean. Opened by [`super`], used by the workers through
 //! [`crate::store::Session`].
 
+use super::copy::{self, Hope};
 use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
 use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, PageRow, Range};
+use crate::store::load::{End, Row as Loading};
 use crate::store::patience::Patience;
 use crate::store::{Error, Session, Set, Written};
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::types::{ToSql, Type};
 use ::postgres::{Client, Statement};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// A session, and the statements that it has needed so far. Not prepared before: PostgreSQL takes a statement's locks
@@ -22,10 +25,11 @@ pub struct PostgresSession {
     /// How long an answer is waited for.
     answer_limit: Duration,
     prepared: [Option<Statement>; STATEMENTS.len()],
+    copies: Hope,
 }
 
 /// The statements on data, by the numbers below.
-const STATEMENTS: [&str; 8] = [
+const STATEMENTS: [&str; 10] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -34,6 +38,8 @@ const STATEMENTS: [&str; 8] = [
     include_str!("../../../sql/change.sql"),
     include_str!("../../../sql/sweep.sql"),
     include_str!("../../../sql/set_one.sql"),
+    include_str!("../../../sql/copy.sql"),
+    include_str!("../../../sql/load.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -43,6 +49,8 @@ const LOOK: usize = 4;
 const CHANGE: usize = 5;
 const SWEEP: usize = 6;
 const SET_ONE: usize = 7;
+const COPY: usize = 8;
+const LOAD: usize = 9;
 
 impl Session for PostgresSession {
     type Backend = Backend;
@@ -111,6 +119,38 @@ impl Session for PostgresSession {
             }
         }
         Ok(written)
+    }
+
+    fn load(&mut self, rows: &[&Loading<'_>]) -> Result<(), Error> {
+        if let Some(text) = copy::text(rows)
+            && self.copies.any()
+        {
+            match self.copy(&text) {
+                Ok(()) => {
+                    self.copies.fulfilled();
+                    return Ok(());
+                }
+                // A row was there, most likely; whatever it is, the upsert's word is the last.
+                Err(Error::Refused { .. }) => self.copies.disappointed(),
+                Err(error @ (Error::NotSent(_) | Error::Lost(_))) => return Err(error),
+            }
+        }
+        self.begin()?;
+        let statement = self.prepared(LOAD)?;
+        let keys: Vec<&str> = rows.iter().map(|row| &*row.key).collect();
+        let values: Vec<&str> = rows.iter().map(|row| &*row.value).collect();
+        let ttl_s = |row: &&Loading<'_>| match &row.end {
+            End::After(ttl_s) => Some(f64::from(*ttl_s)),
+            End::At(_) | End::Never => None,
+        };
+        let ttls: Vec<Option<f64>> = rows.iter().map(ttl_s).collect();
+        let end = |row: &&Loading<'_>| match &row.end {
+            End::At(time) => Some(time.clone().into_owned()),
+            End::After(_) | End::Never => None,
+        };
+        let ends: Vec<Option<String>> = rows.iter().map(end).collect();
+        self.client.execute(&statement, &[&keys, &values, &ttls, &ends]).map_err(sort)?;
+        self.check_timeline()
     }
 
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
@@ -184,7 +224,15 @@ impl Session for PostgresSession {
 impl PostgresSession {
     pub(super) fn new(opened: Opened, answer_limit: Duration) -> PostgresSession {
         let Opened { client, backend, timeline, patience } = opened;
-        PostgresSession { client, backend, timeline, patience, answer_limit, prepared: Default::default() }
+        PostgresSession {
+            client,
+            backend,
+            timeline,
+            patience,
+            answer_limit,
+            prepared: Default::default(),
+            copies: Hope::default(),
+        }
     }
 
     /// What a statement finds of these keys, in their order. Rows come in any order, and only those that there are.
@@ -206,6 +254,17 @@ impl PostgresSession {
             Some(found[at].1.clone())
         };
         Ok(keys.iter().map(found_of).collect())
+    }
+
+    /// Stores rows that are not there yet.
+    fn copy(&mut self, text: &[u8]) -> Result<(), Error> {
+        self.begin()?;
+        let statement = self.prepared(COPY)?;
+        let mut writer = self.client.copy_in(&statement).map_err(sort)?;
+        // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
+        writer.write_all(text).map_err(|error| Error::Lost(error.to_string()))?;
+        writer.finish().map_err(sort)?;
+        self.check_timeline()
     }
 
     /// A statement, prepared now if it was not before. Preparing changes nothing: lost with it means not sent.

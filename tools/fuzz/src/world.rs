@@ -14,6 +14,7 @@ use hotrow::metrics::{Counters, Workers};
 use hotrow::store::Reply;
 use hotrow::store::backend::Backend;
 use hotrow::store::health::Health;
+use hotrow::store::load::Loads;
 use hotrow::token::Id;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -145,7 +146,7 @@ impl<'a> World<'a> {
             header_timeout_ms: 3_000,
             idle_timeout_ms: 10_000,
         };
-        let backend = Backend { engine, health, reads, writes };
+        let backend = Backend { engine, health, reads, writes, loads: Loads::default() };
         let id = Id { slot: 3, generation: 7 };
         let cx = Context {
             backend: &backend,

@@ -1,0 +1,192 @@
+//! Pieces of bulk loads: lines become rows here, on the writer's thread, the last line of a key wins, and one statement
+//! with one commit stores them. Keys are writes in flight from before the statement until after its end, as those of any
+//! batch of many keys. Where the keys are known only here they need not be known before: nothing of a piece can be in the table
+//! before it is sent from here.
+//!
+//! Rows that are loaded are not cached: they would push out what is read. What is cached of their keys is forgotten.
+
+use super::super::load::{LoadJob, Loaded, Row};
+use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
+use super::{IDLE_CHECK, Writer};
+use crate::engine::shard::Writes;
+use crate::http::problem::{Kind, Problem};
+use crate::limits::{BROKEN_OFF_RETRIES, LOAD_ERRORS};
+use std::time::Instant;
+
+/// One key of a piece.
+struct Key<'a> {
+    hash: u64,
+    /// What the last of its lines says.
+    row: &'a Row<'a>,
+    /// All its lines.
+    lines: &'a [(u64, Row<'a>)],
+}
+
+impl<C: Connector> Writer<C> {
+    /// Takes a piece, unless its time is over.
+    pub(super) fn start_load(&mut self, job: LoadJob, now_ms: u64) -> Option<LoadJob> {
+        if !job.claim.take() {
+            return None;
+        }
+        if job.deadline_ms <= now_ms {
+            self.answer_load(&job, Answer::Failed(Failure::NotStarted));
+            return None;
+        }
+        Some(job)
+    }
+
+    pub(super) fn answer_load(&mut self, job: &LoadJob, answer: Answer) {
+        self.replies.push(Reply { ticket: job.ticket, answer });
+        self.shared.deliver.deliver(&mut self.replies);
+    }
+
+    /// Brings a piece to its ending.
+    pub(super) fn execute_load(&mut self, job: &LoadJob) {
+        let mut loaded = Loaded::default();
+        let mut rows = job.rows(&mut loaded);
+        // Stable: lines of a key stay in their order.
+        rows.sort_by(|a, b| a.1.key.cmp(&b.1.key));
+        let key = |lines| -> Key<'_> {
+            let lines: &[(u64, Row<'_>)] = lines;
+            let row = &lines[lines.len() - 1].1;
+            Key { hash: self.shared.engine.hash(&row.key), row, lines }
+        };
+        let keys: Vec<Key<'_>> = rows.chunk_by(|a, b| a.1.key == b.1.key).map(key).collect();
+        let engine = &self.shared.engine;
+        let may = |key: &Key<'_>| engine.shard(key.hash).may_send_foreign(key.hash, &key.row.key);
+        let answer = match keys.iter().position(|key| !may(key)) {
+            Some(marked) => {
+                self.not_loaded(&keys[..marked]);
+                Answer::Failed(Failure::InDoubt)
+            }
+            None => match self.load(&keys, job.deadline_ms, &mut loaded) {
+                Ok(()) => {
+                    loaded.errors.sort_by_key(|(line, _)| *line);
+                    loaded.errors.truncate(LOAD_ERRORS);
+                    Answer::Loaded(loaded)
+                }
+                Err(failure) => Answer::Failed(failure),
+            },
+        };
+        self.answer_load(job, answer);
+    }
+
+    /// Stores rows until all have their ending. An error ends those that have none yet.
+    fn load(&mut self, keys: &[Key<'_>], deadline_ms: u64, loaded: &mut Loaded) -> Result<(), Failure> {
+        if self.last_used.elapsed() > IDLE_CHECK
+            && self.session.as_mut().is_some_and(|session| session.is_broken())
+        {
+            self.session = None;
+        }
+        // Next ones last: where one row is at fault, halves are tried, then halves of a half.
+        let mut left = vec![keys];
+        let (mut conflicts, mut unsent, mut stored) = (0, 0, false);
+        let failure = loop {
+            let Some(these) = left.pop() else { return Ok(()) };
+            if these.is_empty() {
+                continue;
+            }
+            left.push(these);
+            if deadline_ms <= self.shared.clock.now_ms() {
+                break Failure::NotStarted;
+            }
+            if self.session.is_none() && !self.connect() {
+                break self.shared.down();
+            }
+            let session = self.session.as_mut().expect("connected above");
+            let rows: Vec<&Row<'_>> = these.iter().map(|key| key.row).collect();
+            let result = session.timed(these.len(), |session| session.load(&rows));
+            self.last_used = Instant::now();
+            match result {
+                Ok(()) => {
+                    self.refusals.done("writes");
+                    left.pop();
+                    stored = true;
+                    self.loaded(these, loaded);
+                }
+                Err(Error::NotSent(_)) => {
+                    self.session = None;
+                    unsent += 1;
+                    // A server that takes connections and drops them at once is as good as none.
+                    if unsent > 1 {
+                        break self.shared.down();
+                    }
+                }
+                Err(Error::Lost(message)) => {
+                    log::warn!("a commit of {} keys was lost: {message}", these.len());
+                    left.pop();
+                    self.settle_load(these);
+                    break Failure::Unknown;
+                }
+                Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
+                    conflicts += 1;
+                }
+                Err(Error::Refused { blame: Blame::Row, message }) => {
+                    left.pop();
+                    match these {
+                        [key] => {
+                            log::debug!("PostgreSQL refused a row: {message}");
+                            for (line, _) in key.lines {
+                                let detail = format!("PostgreSQL refused the row: {message}");
+                                loaded.failed += 1;
+                                loaded.errors.push((*line, Problem::new(Kind::DatabaseRefused, detail)));
+                            }
+                            self.not_loaded(these);
+                        }
+                        _ => {
+                            let (first, second) = these.split_at(these.len() / 2);
+                            left.extend([second, first]);
+                        }
+                    }
+                }
+                Err(Error::Refused { message, blame }) => {
+                    if blame == Blame::ReadOnly {
+                        self.session = None;
+                    }
+                    self.refusals.refused("writes", &message);
+                    break Failure::Refused(message.into());
+                }
+            }
+        };
+        for these in left {
+            self.not_loaded(these);
+        }
+        // Some of a piece, and nobody can say which: the client sends all of it again, and does no harm by it.
+        Err(if stored { Failure::Unknown } else { failure })
+    }
+
+    /// Rows are committed.
+    fn loaded(&mut self, keys: &[Key<'_>], loaded: &mut Loaded) {
+        for key in keys {
+            let watching =
+                self.shared.engine.shard(key.hash).replaced(key.hash, &key.row.key, Writes::Foreign);
+            self.tell(watching);
+            loaded.written += key.lines.len() as u64;
+        }
+    }
+
+    /// Nothing was done to these.
+    fn not_loaded(&self, keys: &[Key<'_>]) {
+        for key in keys {
+            self.shared.engine.shard(key.hash).refused(key.hash, &key.row.key, Writes::Foreign);
+        }
+    }
+
+    /// A statement was lost: nobody may be told anything before its backend is gone, however long it takes. Then it can no
+    /// longer happen, and whether it has, nobody knows.
+    fn settle_load(&mut self, keys: &[Key<'_>]) {
+        let session = self.session.take().expect("it was lost just now");
+        self.lost.push(session.backend());
+        for key in keys {
+            self.shared.engine.shard(key.hash).doubt(key.hash, &key.row.key);
+        }
+        while !self.connect() {
+            self.wait_while_down();
+        }
+        for key in keys {
+            let watching =
+                self.shared.engine.shard(key.hash).unknown(key.hash, &key.row.key, Writes::Foreign);
+            self.tell(watching);
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! `PUT /kv`: rows without end in one request, stored by pieces.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use support::client::{Response, request};
+use support::postgresql::Postgresql;
+use support::process::peak_rss_bytes;
+use support::{Client, Server, wait_until};
+
+const LINES: &str = "Content-Type: application/x-ndjson\r\n";
+
+fn load(client: &mut Client, lines: &str) -> Response {
+    client.request("PUT", "/kv", LINES, lines.as_bytes())
+}
+
+/// Lines, written and failed, and line and problem of each error.
+fn told(response: &Response) -> ([u64; 3], Vec<(u64, String)>) {
+    let json: Value = serde_json::from_slice(&response.body).unwrap();
+    let count = |name: &str| json[name].as_u64().unwrap_or_else(|| panic!("{json}"));
+    let error = |error: &Value| {
+        let name = error["problem"].as_str().unwrap().trim_start_matches("urn:hotrow:problem:").to_owned();
+        (error["line"].as_u64().unwrap(), name)
+    };
+    let errors = json["errors"].as_array().unwrap().iter().map(error).collect();
+    (["lines", "written", "failed"].map(count), errors)
+}
+
+fn line(key: &str, value: &str) -> String {
+    json!({"key": key, "value": value}).to_string() + "\n"
+}
+
+/// Lines of keys `k{n}`, padded so that they are as long as asked for.
+fn rows(numbers: std::ops::Range<usize>, bytes: usize) -> String {
+    let mut lines = String::new();
+    for n in numbers {
+        let _ = writeln!(lines, r#"{{"key":"k{n}","value":"{n:0>bytes$}"}}"#);
+    }
+    lines
+}
+
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+/// A client that has begun to load, in chunks.
+fn begin(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.send(format!("PUT /kv HTTP/1.1\r\nHost: h\r\n{LINES}Transfer-Encoding: chunked\r\n\r\n"));
+    client
+}
+
+fn count(server: &Server) -> String {
+    server.database().text("SELECT count(*)::text FROM kv_store", &[]).unwrap()
+}
+
+#[test]
+fn good_lines_are_stored_and_bad_ones_are_named() {
+    let server = Server::start(&["--max-value-bytes", "1000"]);
+    server.database().execute("ALTER TABLE kv_store ADD CONSTRAINT no_bad CHECK (value <> 'bad')", &[]);
+    let mut client = server.connect();
+    let long = line("long", &"\u{1}".repeat(1001));
+    let longer = line("longer", &"x".repeat(30_000));
+    let most = line("most", &"\u{1}".repeat(1000));
+    let lines = [
+        r#"{"key":"a","value":"1"}"#,
+        "\n\n  \r\n",
+        r#"{"key":"a","value":"2"}"#,
+        "\r\n",
+        r#"{"key":"b"}"#,
+        "\n",
+        &long,
+        &longer,
+        &most,
+        r#"{"key":"c","value":"bad"}"#,
+        "\n",
+        r#"{"key":"d","value":"\u0000"}"#,
+        "\n",
+        r#"{"key":"","value":"x"}"#,
+        "\n",
+        r#"{"key":"over","value":"x","expires_at":"2001-01-01T00:00:00Z"}"#,
+        "\n",
+        r#"{"key":"short","value":"x","ttl":1000}"#,
+    ]
+    .concat();
+    let answer = load(&mut client, &lines);
+    assert_eq!((answer.status, answer.field("Content-Type")), (200, Some("application/json")));
+    let (counts, errors) = told(&answer);
+    let errors: Vec<(u64, &str)> = errors.iter().map(|(line, name)| (*line, name.as_str())).collect();
+    assert_eq!(counts, [13, 5, 6]);
+    assert_eq!(
+        errors,
+        [
+            (5, "bad-line"),
+            (6, "value-too-large"),
+            (7, "value-too-large"),
+            (9, "database-refused"),
+            (10, "value-not-text"),
+            (11, "bad-key"),
+        ]
+    );
+    assert_eq!((client.get("a").text().as_str(), client.get("most").body.len()), ("2", 1000));
+    assert_eq!(["b", "c", "d", "long", "longer", "over"].map(|key| client.get(key).status), [404; 6]);
+    assert!(client.get("short").field("Expires").is_some());
+    assert_eq!(server.metric("hotrow_rows_loaded_total"), 5);
+    assert_eq!(server.metric("hotrow_load_lines_failed_total"), 6);
+    // More errors than are told.
+    let (counts, errors) = told(&load(&mut client, &"no\n".repeat(150)));
+    assert_eq!((counts, errors.len(), errors[99].0), ([150, 0, 150], 100, 100));
+}
+
+#[test]
+fn what_is_no_load_is_refused_and_what_is_one_has_its_methods() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    for (fields, expected) in [
+        ("", "415 unsupported-media-type"),
+        ("Content-Type: application/json\r\n", "415 unsupported-media-type"),
+        ("Content-Type: application/x-ndjson\r\nIf-Match: \"1\"\r\n", "412 precondition-failed"),
+        ("Content-Type: application/x-ndjson\r\nIf-None-Match: *\r\n", "412 precondition-failed"),
+        ("Content-Type: application/x-ndjson\r\nIf-Match: 1\r\n", "400 bad-condition"),
+    ] {
+        let answer = client.request("PUT", "/kv", fields, line("k", "v").as_bytes());
+        assert_eq!(answer.outcome(), expected, "{fields}");
+    }
+    assert_eq!(client.request("PUT", "/kv?ttl=1", LINES, b"x").outcome(), "400 bad-query");
+    assert_eq!(client.request("SET", "/kv", LINES, b"x").outcome(), "405 method-not-allowed");
+    assert_eq!(client.request("OPTIONS", "/kv", "", b"").field("Allow"), Some("GET, HEAD, PUT, OPTIONS"));
+    for empty in ["", "\n", " \n\n"] {
+        let (counts, errors) = told(&load(&mut client, empty));
+        assert_eq!((counts, errors), ([empty.matches('\n').count() as u64, 0, 0], vec![]));
+    }
+    client.send(format!("PUT /kv HTTP/1.1\r\nHost: h\r\n{LINES}\r\n"));
+    assert_eq!(client.response().outcome(), "411 length-required");
+    // Who waits to be asked for the content.
+    let mut client = server.connect();
+    let lines = line("k", "v");
+    let head = format!(
+        "PUT /kv HTTP/1.1\r\nHost: h\r\n{LINES}Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        lines.len()
+    );
+    client.send(head);
+    assert_eq!(client.response().status, 100);
+    client.send(&lines);
+    assert_eq!(told(&client.response()).0, [1, 1, 0]);
+    assert_eq!(client.get("k").text(), "v");
+    assert_eq!(count(&server), "1");
+}
+
+#[test]
+fn a_content_may_be_cut_anywhere_and_requests_follow_it() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let lines = line("a\n\"ä", "🔥\\") + "\n" + &line("b", "\t") + "no\n" + line("c", "").trim_end();
+    let get = request("GET", "/kv/b", "", b"");
+    for step in [1, 2, 3, 7, 30, 1_000] {
+        server.database().execute("DELETE FROM kv_store", &[]);
+        let chunked: Vec<u8> = lines.as_bytes().chunks(step).flat_map(chunk).chain(*b"0\r\n\r\n").collect();
+        let head = format!("PUT /kv HTTP/1.1\r\nHost: h\r\n{LINES}Transfer-Encoding: chunked\r\n\r\n");
+        for bytes in [
+            [head.as_bytes(), &chunked, &get].concat(),
+            [request("PUT", "/kv", LINES, lines.as_bytes()), get.clone()].concat(),
+        ] {
+            for piece in bytes.chunks(step.max(2)) {
+                client.send(piece);
+            }
+            assert_eq!(told(&client.response()), ([5, 3, 1], vec![(4, "bad-line".into())]), "{step}");
+            assert_eq!(client.response().text(), "\t");
+        }
+        assert_eq!(server.database().value("a\n\"ä").as_deref(), Some("🔥\\"));
+    }
+    // A framing that is none ends it, and what was stored is said.
+    let mut client = begin(&server);
+    client.send([chunk(rows(0..5_000, 10).as_bytes()), b"x".to_vec()].concat());
+    let answer = client.response();
+    assert_eq!(answer.outcome(), "400 malformed-request");
+    client.expect_closed();
+}
+
+#[test]
+fn later_lines_win_and_what_was_cached_is_seen_no_more() {
+    let server = Server::start(&["--event-loops", "2", "--db-writers", "3"]);
+    let (mut client, mut other) = (server.connect(), server.connect());
+    client.put("k1", "cached");
+    client.put("k2", "cached");
+    assert_eq!(client.get("k3").status, 404);
+    let created =
+        |key: &str| server.database().text("SELECT created_at::text FROM kv_store WHERE key = $1", &[&key]);
+    let before = created("k1");
+    let version = client.get("k1").version().to_owned();
+    other.send(request(
+        "GET",
+        "/kv/k1",
+        &format!("If-None-Match: \"{version}\"\r\nPrefer: wait=60\r\n"),
+        b"",
+    ));
+    wait_until("somebody waits", || server.metric("hotrow_watchers") == 1);
+    // In one piece, and over several.
+    let mut lines = line("k1", "first") + &line("k1", "second");
+    for round in 0..30_000 {
+        lines += &line(&format!("k{}", round % 7), &round.to_string());
+    }
+    let (counts, _) = told(&load(&mut client, &lines));
+    assert_eq!(counts, [30_002, 30_002, 0]);
+    let told = other.response();
+    assert!(told.status == 200 && told.text() != "cached", "{told:?}");
+    for key in 0..7 {
+        let last = (0..30_000).rev().find(|round| round % 7 == key).unwrap().to_string();
+        assert_eq!(client.get(&format!("k{key}")).text(), last);
+        assert_eq!(other.get(&format!("k{key}")).text(), last);
+    }
+    assert_eq!(created("k1"), before, "a row that was replaced is as old as it was");
+}
+
+#[test]
+fn an_export_can_be_loaded_and_exported_again() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let mut lines = String::new();
+    for (at, value) in
+        ["", "plain", "\t\n\r\\\"", "\\N", "\\.", "\u{1}\u{1f}\u{7f}", "ä🔥\u{2028}"].into_iter().enumerate()
+    {
+        lines += &line(&format!("v{at}"), value);
+        lines += &line(&format!("key {value}"), "v");
+    }
+    lines += "{\"key\":\"end\",\"value\":\"v\",\"expires_at\":\"2099-02-03T04:05:06.070809Z\"}\n";
+    lines += "{\"key\":\"far\",\"value\":\"v\",\"expires_at\":\"12099-02-03T04:05:06Z\"}\n";
+    lines += "{\"key\":\"offset\",\"value\":\"v\",\"expires_at\":\"2099-02-03t04:05:06.5-07:30\"}\n";
+    assert_eq!(load(&mut client, &lines).status, 200);
+    let mut export = || client.request("GET", "/kv", "Accept: application/x-ndjson\r\n", b"").text();
+    let first = export();
+    assert_eq!(first.lines().count(), 17);
+    assert!(first.contains("\"expires_at\":\"2099-02-03T04:05:06.070809Z\""), "{first}");
+    assert!(first.contains("\"expires_at\":\"2099-02-03T11:35:06.500000Z\""), "{first}");
+    // Over rows that are there, and over none.
+    for statement in
+        ["SELECT 1", "DELETE FROM kv_store", "UPDATE kv_store SET value = 'other', expires_at = NULL"]
+    {
+        server.database().execute(statement, &[]);
+        assert_eq!(told(&load(&mut server.connect(), &first)).0, [17, 17, 0]);
+        assert_eq!(export(), first);
+    }
+}
+
+#[test]
+fn a_load_of_any_length_takes_bounded_memory() {
+    const ROWS: usize = 200_000;
+    let server = Server::start(&["--max-value-bytes", "16KiB", "--cache-bytes", "1MiB"]);
+    let mut client = begin(&server);
+    client.send(chunk(rows(0..20_000, 500).as_bytes()));
+    wait_until("it has begun", || server.metric("hotrow_rows_loaded_total") > 8_000);
+    let before = peak_rss_bytes(server.pid());
+    let mut bytes = 0;
+    for from in (20_000..ROWS).step_by(2_000) {
+        let lines = rows(from..from + 2_000, 500);
+        bytes += lines.len();
+        client.send(chunk(lines.as_bytes()));
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(told(&client.response()).0, [ROWS as u64, ROWS as u64, 0]);
+    assert_eq!(count(&server), ROWS.to_string());
+    let grown = peak_rss_bytes(server.pid()) - before;
+    assert!(bytes > 90_000_000 && grown < 16 << 20, "{grown} bytes more for {bytes}");
+    assert_eq!(client.get("k199999").body.len(), 500);
+}
+
+#[test]
+fn a_load_that_meets_the_end_of_the_database_says_how_far_it_has_got() {
+    let mut postgresql = Postgresql::start_new();
+    let server = Server::start_on(&postgresql.database(), &["--db-writers", "1"]);
+    let mut client = begin(&server);
+    client.send(chunk(rows(0..15_000, 10).as_bytes()));
+    wait_until("some are stored", || server.metric("hotrow_rows_loaded_total") > 0);
+    postgresql.stop_immediately();
+    // The rest may find that the server does not listen any more.
+    let _ = client.try_send(chunk(rows(15_000..30_000, 10).as_bytes()));
+    let answer = client.response();
+    assert!(["503 database-down", "504 outcome-unknown"].contains(&answer.outcome().as_str()), "{answer:?}");
+    let ([lines, written, failed], errors) = told(&answer);
+    assert!(lines > 0 && lines < 30_000 && (written, failed, errors.len()) == (lines, 0, 0), "{answer:?}");
+    client.expect_closed();
+    postgresql.start();
+    wait_until("it is back", || server.metric("hotrow_database_up") == 1);
+    let done: i64 = postgresql.connect().query_one("SELECT count(*) FROM kv_store", &[]).unwrap().get(0);
+    assert!(done as u64 >= lines, "{done} of {lines}");
+    let mut client = server.connect();
+    let rest = rows(lines as usize..30_000, 10);
+    assert_eq!(told(&load(&mut client, &rest)).0, [30_000 - lines, 30_000 - lines, 0]);
+    assert_eq!(count(&server), "30000");
+    // And one that is not there from the beginning.
+    postgresql.stop_immediately();
+    wait_until("that is known", || client.put("k", "v").status == 503);
+    let answer = load(&mut client, &rows(0..10, 10));
+    assert_eq!((answer.outcome().as_str(), told(&answer).0), ("503 database-down", [0, 0, 0]));
+    assert!(answer.field("Retry-After").is_some());
+    assert_eq!(client.get("k0").status, 503, "the connection goes on");
+}
+
+#[test]
+fn a_load_that_does_not_go_on_is_408_and_says_what_is_done() {
+    let server = Server::start(&["--request-timeout", "1s"]);
+    let mut client = begin(&server);
+    client.send(chunk(rows(0..10_000, 10).as_bytes()));
+    let answer = client.response();
+    assert_eq!(answer.outcome(), "408 slow-request");
+    let ([lines, written, failed], _) = told(&answer);
+    assert!((4_096..=10_000).contains(&lines) && (written, failed) == (lines, 0), "{answer:?}");
+    assert_eq!(count(&server), lines.to_string(), "and nothing else is");
+    client.expect_closed();
+}
+
+#[test]
+fn a_server_that_drains_ends_loads_and_says_what_is_done() {
+    let mut server = Server::start(&[]);
+    let mut client = begin(&server);
+    client.send(chunk(rows(0..10_000, 10).as_bytes()));
+    wait_until("some are stored", || server.metric("hotrow_rows_loaded_total") >= 4_096);
+    server.signal(Signal::TERM);
+    let answer = client.response();
+    assert_eq!(answer.outcome(), "503 draining");
+    let ([lines, ..], _) = told(&answer);
+    assert!((4_096..=10_000).contains(&lines), "{answer:?}");
+    client.expect_closed();
+    assert_eq!(server.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn so_many_loads_run_at_once_and_no_more() {
+    let server = Server::start(&[]);
+    let mut loading: Vec<Client> = (0..8).map(|_| begin(&server)).collect();
+    wait_until("all have begun", || server.metric(r#"hotrow_connections{state="content"}"#) == 8);
+    let mut client = server.connect();
+    let answer = load(&mut client, &line("k", "v"));
+    assert_eq!((answer.outcome().as_str(), answer.field("Retry-After")), ("503 queue-full", Some("1")));
+    loading.pop();
+    wait_until("one has gone", || load(&mut server.connect(), &line("k", "v")).status == 200);
+    for client in &mut loading {
+        client.send("0\r\n\r\n");
+        assert_eq!(told(&client.response()).0, [0, 0, 0]);
+    }
+}
+
+/// Loads, batches and single writes of the same keys at once: what is cached at the end is what is in the table.
+#[test]
+fn loads_and_other_writes_of_the_same_keys_leave_one_truth() {
+    let server = Server::start(&["--event-loops", "2", "--db-writers", "4"]);
+    std::thread::scope(|scope| {
+        for writer in 0..6 {
+            let server = &server;
+            scope.spawn(move || {
+                let mut client = server.connect();
+                for round in 0..60 {
+                    let value = format!("{writer}-{round}");
+                    match writer % 3 {
+                        0 => {
+                            let lines: String = (0..8).map(|at| line(&format!("k{at}"), &value)).collect();
+                            assert_eq!(load(&mut client, &lines).status, 200);
+                        }
+                        1 => assert!(client.put(&format!("k{}", round % 8), &value).status < 300),
+                        _ => {
+                            let operations = json!([{"op": "delete", "key": "k1"}, {"op": "set", "key": "k2", "value": value}]);
+                            assert_eq!(client.request("POST", "/batch", "", operations.to_string().as_bytes()).status, 200);
+                        }
+                    }
+                    client.get(&format!("k{}", round % 8));
+                }
+            });
+        }
+    });
+    let mut client = server.connect();
+    for at in 0..8 {
+        let key = format!("k{at}");
+        for _ in 0..2 {
+            let read = client.get(&key);
+            let value = (read.status == 200).then(|| read.text());
+            assert_eq!(value, server.database().value(&key));
+        }
+    }
+}
