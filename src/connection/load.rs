@@ -261,3 +261,73 @@ impl Connection {
         self.end_load(&problem, ws, cx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::cors::Audience;
+    use crate::store::load::Loads;
+    use proptest::prelude::*;
+
+    fn load(max_value_bytes: usize, length: usize) -> Load {
+        Load {
+            frame: Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE },
+            decoder: Decoder::new(Framing::Length(length as u64)),
+            lines: Vec::new(),
+            whole: 0,
+            count: 0,
+            out: None,
+            done: 0,
+            loaded: Loaded::default(),
+            max_value_bytes,
+            permit: Loads::default().begin().unwrap(),
+        }
+    }
+
+    #[test]
+    fn when_the_next_piece_is_full_too_nothing_more_is_taken() {
+        let lines = b"\n".repeat(LOAD_LINES);
+        let mut load = load(1, 10 * lines.len());
+        load.take(&lines[1..]).unwrap();
+        assert!(!load.is_full() && !load.is_blocked());
+        load.take(&lines[..1]).unwrap();
+        assert!(load.is_full() && !load.is_blocked(), "it can be sent");
+        assert_eq!(load.cut().1, LOAD_LINES);
+        load.out = Some((Claim::default(), LOAD_LINES as u64));
+        load.take(&lines).unwrap();
+        assert!(load.is_blocked());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_content_and_lines_that_are_too_long_are_cut(
+            lines in prop::collection::vec((0usize..3, 0usize..60), 0..20),
+            ended in any::<bool>(), step in 1usize..9_000, cut_after in 1usize..5)
+        {
+            let most = line_bytes(0);
+            // Short lines, and lines about as long as may be.
+            let line = |(kind, bytes): &(usize, usize)| vec![b'x'; if *kind == 0 { most - 30 + bytes } else { *bytes }];
+            let lines: Vec<Vec<u8>> = lines.iter().map(line).collect();
+            let join = |lines: &[Vec<u8>]| {
+                let mut content = lines.join(&b'\n');
+                content.extend(ended.then_some(b'\n'));
+                content
+            };
+            let content = join(&lines);
+            let kept: Vec<Vec<u8>> = lines.iter().map(|line| line[..line.len().min(most + 1)].to_vec()).collect();
+            let mut load = load(0, content.len());
+            let (mut sent, mut count) = (Vec::new(), 0);
+            for (at, piece) in content.chunks(step).enumerate() {
+                prop_assert_eq!(load.take(piece).unwrap(), piece.len());
+                if at % cut_after == 0 || load.decoder.is_done() {
+                    let (piece, lines) = load.cut();
+                    sent.extend(piece);
+                    count += lines;
+                }
+            }
+            prop_assert!(sent == join(&kept));
+            let unended = usize::from(!sent.is_empty() && !sent.ends_with(b"\n"));
+            prop_assert_eq!(count, sent.iter().filter(|b| **b == b'\n').count() + unended);
+        }
+    }
+}
