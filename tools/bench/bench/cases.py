@@ -15,7 +15,7 @@ class Case:
     title: str
     peers: tuple
     # closed: as many requests as get answers; lone: the same from one connection, for the latency; open: a fixed rate;
-    # entries, idle: memory.
+    # bulk: new rows in one request a connection; entries, idle: memory.
     kind: str = "closed"
     connections: int = 64
     pipeline: int = 1
@@ -91,6 +91,15 @@ CASES = [
         connections=1,
     ),
     Case(
+        "bulk",
+        "bulk load of 300,000 new rows on 2 connections (PUT /kv)",
+        ("hotrow", "before"),
+        kind="bulk",
+        connections=2,
+        keys=300_000,
+        prefix="blk:",
+    ),
+    Case(
         "miss-64",
         "uncached GET of 1,000,000 rows, 64 connections",
         ("hotrow", "before", "axum", "pgbench"),
@@ -155,3 +164,4 @@ CAPACITY = {"open-get": "get-64", "open-put": "put-64"}
 # --quick has less to fill and to open.
 QUICK_ENTRIES = 100_000
 QUICK_IDLE = 2_000
+QUICK_BULK = 40_000

@@ -2,9 +2,12 @@
 a dictionary: `rate` in requests a second, `requests`, `errors`, and latencies `p50`, `p99`, `p999` in microseconds as
 far as the program says them. Parsers are apart from running, for the tests."""
 
+import concurrent.futures
 import csv
+import http.client
 import json
 import re
+import time
 
 from .build import BENCH
 from .processes import Failed
@@ -103,6 +106,38 @@ def parse_pgbench(output):
     if not rate or not count:
         raise Failed(f"pgbench said nothing: {output[-200:]!r}")
     return {"rate": float(rate[1]), "requests": int(count[1]), "errors": int(failed[1]) if failed else 0}
+
+
+def bulk(server, case):
+    """Rows in the order of their keys, in one request on each connection."""
+    share = case.keys // case.connections
+    value = "w" * case.value_bytes
+
+    def body(number):
+        keys = range(number * share, (number + 1) * share)
+        return "".join(f'{{"key":"{case.prefix}{key:012}","value":"{value}"}}\n' for key in keys).encode()
+
+    bodies = [body(number) for number in range(case.connections)]
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(case.connections) as pool:
+        written = sum(pool.map(lambda content: _load(server, content), bodies))
+    seconds = time.monotonic() - started
+    if written != share * case.connections:
+        raise Failed(f"{written} of {share * case.connections} rows were stored")
+    return {"rate": written / seconds, "requests": written, "errors": 0}
+
+
+def _load(server, content):
+    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
+    try:
+        link.request("PUT", "/kv", content, {"Content-Type": "application/x-ndjson"})
+        answer = link.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise Failed(f"a load was answered {answer.status}: {text[:200]!r}")
+        return json.loads(text)["written"]
+    finally:
+        link.close()
 
 
 def own(world, tools, server, case, seconds, cores, rate):

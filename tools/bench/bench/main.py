@@ -18,6 +18,8 @@ from .processes import World, raise_file_limit
 # The load average of a machine where nothing else is measured along.
 QUIET = 0.3
 RESULTS = build.ROOT / "benches" / "results"
+# What tools/instructions says of requests as clients send them.
+INSTRUCTIONS = r"1 a turn, the same fields: (\d+) instructions"
 
 
 def main(argv, usage):
@@ -140,7 +142,7 @@ def _instructions():
         return entry
     say("counting instructions")
     done = subprocess.run([build.ROOT / "tools" / "instructions"], capture_output=True, text=True, cwd=build.ROOT)
-    counted = re.search(r"1 a turn: (\d+) instructions", done.stdout)
+    counted = re.search(INSTRUCTIONS, done.stdout)
     entry["peers"]["hotrow"] = [{"count": int(counted[1])} if counted else {"failed": "tools/instructions failed"}]
     return entry
 

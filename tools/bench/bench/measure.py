@@ -37,10 +37,11 @@ class Bench:
         # hotrow makes the table itself.
         self._once(dataclasses.replace(cases.BY_NAME["get-1"], pinned=False), lambda server: None)
         self.database.insert("key:", cases.ROWS, cases.VALUE_BYTES, "postgres")
-        for case in {case.prefix: case for case in needed if case.prefix != "key:"}.values():
+        filled = [case for case in needed if case.prefix != "key:" and case.kind != "bulk"]
+        for case in {case.prefix: case for case in filled}.values():
             self.database.insert(case.prefix, case.keys, case.value_bytes, "postgres")
         self.database.settle(cases.BY_NAME["get-1"])
-        for case in {case.value_bytes: case for case in needed}.values():
+        for case in {case.value_bytes: case for case in needed if case.kind != "bulk"}.values():
             self.hits[case.value_bytes] = self._once(dataclasses.replace(case, cached=True), lambda s: _hit(s, case))
         if any(case.kind == "entries" for case in chosen):
             self.database.sql("CREATE DATABASE memory")
@@ -65,7 +66,11 @@ class Bench:
 
     def _scaled(self, case):
         """The case as it is, or with less to fill and to open."""
-        less = {"entries": ("keys", cases.QUICK_ENTRIES), "idle": ("connections", cases.QUICK_IDLE)}.get(case.kind)
+        less = {
+            "entries": ("keys", cases.QUICK_ENTRIES),
+            "idle": ("connections", cases.QUICK_IDLE),
+            "bulk": ("keys", cases.QUICK_BULK),
+        }.get(case.kind)
         if not self.quick or less is None:
             return case
         field, count = less
@@ -83,7 +88,8 @@ class Bench:
             if case.kind == "open":
                 rate = self._half_of_capacity(case, peer)
                 return self._open(servers.PEERS[peer].start(start), case, load_core, rate)
-            measure = {"closed": self._closed, "lone": self._closed, "entries": self._memory, "idle": self._idle}
+            measure = {"closed": self._closed, "lone": self._closed, "bulk": self._bulk}
+            measure.update({"entries": self._memory, "idle": self._idle})
             return measure[case.kind](servers.PEERS[peer].start(start), case, load_core)
         except (Failed, OSError, http.client.HTTPException) as error:
             self.say(f"{case.name}: {peer} FAILED: {error}")
@@ -137,6 +143,16 @@ class Bench:
             seen = loads.wrk(self.world, self.tools, server, case, self.seconds, load_core)
             elapsed = time.monotonic() - started
         return {**seen, **_cpu(cpu, server.cpu(), seen["requests"], elapsed)}
+
+    def _bulk(self, server, case, _):
+        cpu, started = server.cpu(), time.monotonic()
+        try:
+            seen = loads.bulk(server, case)
+            return {**seen, **_cpu(cpu, server.cpu(), seen["requests"], time.monotonic() - started)}
+        finally:
+            # The next one's rows are to be new, too.
+            self.database.sql(f"DELETE FROM kv_store WHERE key LIKE '{case.prefix}%'", case.database)
+            self.database.sql("VACUUM kv_store", case.database)
 
     def _open(self, server, case, load_core, rate):
         self._ready(server, case)

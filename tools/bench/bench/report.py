@@ -155,7 +155,7 @@ PLOTS = {
 SECTIONS = [
     ("Reads from memory", ["connections", "pipelined"], ["get-1", "get-64", "get-256", "get-1000", "get-64-p16", "get-2-loops"]),
     ("Sizes", ["sizes"], ["get-16B", "get-1KiB", "get-16KiB", "get-256KiB"]),
-    ("Writes", ["writes"], ["put-64", "put-hot", "put-1"]),
+    ("Writes", ["writes"], ["put-64", "put-hot", "put-1", "bulk"]),
     ("Misses and mixes", ["database"], ["miss-64", "mix-95", "mix-50"]),
     ("Latency", ["latency"], ["open-get", "open-put"]),
     ("Memory", [], ["entries", "idle"]),

@@ -16,6 +16,8 @@ class Target:
     figure: str = "rate"
     less_is_better: bool = False
     unit: str = ""
+    # Where the peer's figure is not this case's.
+    peer_case: str = ""
 
 
 TARGETS = [
@@ -28,6 +30,7 @@ TARGETS = [
     Target("durable PUT / pgbench upsert", "put-64", "pgbench", 3, 4),
     Target("durable PUT / axum stack", "put-64", "axum", 4, 6),
     Target("durable PUT / Redis `appendfsync always`", "put-64", "redis-aof", 1.0, 1.3),
+    Target("bulk load, rows a second / PUT, 64 connections", "bulk", "hotrow", 5, 10, peer_case="put-64"),
     Target("latency of a PUT, 1 connection / pgbench, 1 connection", "put-1", "pgbench", 1.4, 1.2, "p50", True),
     Target("uncached GET / pgbench SELECT", "miss-64", "pgbench", 1.3, 2),
     Target("uncached GET / axum stack", "miss-64", "axum", 1.8, 3),
@@ -75,7 +78,7 @@ def _verdict(results, target, subject):
     own = figures(results, target.case, subject, target.figure)
     if target.peer:
         # Round by round, where both have shared the same minute of the machine; then the median.
-        other = figures(results, target.case, target.peer, target.figure)
+        other = figures(results, target.peer_case or target.case, target.peer, target.figure)
         found = [a / b for a, b in zip(own, other) if a is not None and b]
     else:
         found = [value for value in own if value is not None]

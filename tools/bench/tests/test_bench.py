@@ -5,6 +5,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ sys.dont_write_bytecode = True
 BENCH = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
-from bench import cases, loads, plot, processes, report, servers, targets  # noqa: E402
+from bench import cases, loads, main, plot, processes, report, servers, targets  # noqa: E402
 
 
 def case(kind="closed", **peers):
@@ -74,10 +75,21 @@ class Ratios(unittest.TestCase):
         self.assertEqual(verdict(results, "cached GET / C epoll").value, 0.5)
         self.assertEqual(verdict({}, "cached GET / C epoll").words, "not measured")
 
+    def test_a_ratio_of_two_cases(self):
+        results = {"bulk": case(hotrow=[100, 120]), "put-64": case(hotrow=[20, 20])}
+        self.assertEqual(verdict(results, "bulk load").value, 5.5)
+
+    def test_what_counts_instructions_is_understood(self):
+        # The words of the tool itself.
+        words = (BENCH.parents[0] / "instructions").read_text()
+        line = re.search(r'echo "(cached GET, .*)"', words)[1]
+        line = line.replace("$depth", "1").replace("$kind", "the same fields").replace("$each", "1013")
+        self.assertEqual(re.search(main.INSTRUCTIONS, line)[1], "1013")
+
     def test_every_target_has_its_case_and_every_case_its_peers(self):
         for target in targets.TARGETS:
             if target.case != "instructions":
-                self.assertIn(target.peer or "hotrow", cases.BY_NAME[target.case].peers, target.what)
+                self.assertIn(target.peer or "hotrow", cases.BY_NAME[target.peer_case or target.case].peers, target.what)
         for one in cases.CASES:
             self.assertLessEqual(set(one.peers), set(servers.PEERS), one.name)
             self.assertEqual(len(one.prefix), 4, "all keys have 16 bytes")
