@@ -1,19 +1,31 @@
 //! The commands beside `serve`: each does one thing, prints it, and ends. Called by `main`.
 
 use crate::config::settings;
-use crate::config::{Invocation, Listen, Ready};
+use crate::config::{Invocation, Listen, Ready, reachable};
 use crate::store::migrations;
 use crate::store::postgres::Postgres;
+use crate::transfer::{export, import};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// More than `/readyz` ever says.
 const ANSWER_BYTES: u64 = 16 * 1024;
 
-/// Runs a command that is not `serve`; what it returns is printed. An error is one line with the cause and the remedy.
-pub fn run(invocation: &Invocation) -> Result<String, String> {
-    match invocation {
+/// How a command has ended well, or well enough to say more than that it has failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this, for stdout.
+    Printed(String),
+    /// With this line for stderr.
+    Done(String),
+    /// With this line for stderr: there is something that it could not do.
+    Partly(String),
+}
+
+/// Runs a command that is not `serve`. An error is one line with the cause and the remedy.
+pub fn run(invocation: &Invocation) -> Result<Ended, String> {
+    let printed = match invocation {
         Invocation::Serve(_) => Err("serve is not run here".into()),
         Invocation::Ready(ready) => ask(ready),
         Invocation::Migrate { print: true, .. } => Ok(migrations::script()),
@@ -23,7 +35,17 @@ pub fn run(invocation: &Invocation) -> Result<String, String> {
         Invocation::Migrate { database_url: Some(url), .. } => migrate(url),
         Invocation::Config(config) => Ok(settings::to_text(&config.settings)),
         Invocation::Completions(script) => Ok(script.clone()),
-    }
+        Invocation::Export(export) => {
+            let (rows, bytes) = export::run(export)?;
+            return Ok(Ended::Done(format!("exported {rows} rows, {bytes} bytes")));
+        }
+        Invocation::Import(import) => {
+            let (written, refused) = import::run(import)?;
+            let line = format!("imported {written} rows, {refused} refused");
+            return Ok(if refused == 0 { Ended::Done(line) } else { Ended::Partly(line) });
+        }
+    };
+    printed.map(Ended::Printed)
 }
 
 fn migrate(url: &str) -> Result<String, String> {
@@ -79,14 +101,4 @@ fn ask(ready: &Ready) -> Result<String, String> {
         Some("503") => Err(format!("not ready: {}", body.trim_end().replace('\n', "; "))),
         _ => Err(format!("http://{address}/readyz gives no answer that hotrow gives (--admin-listen)")),
     }
-}
-
-/// Where a server that listens on every address of its machine is reached from there.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }

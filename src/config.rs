@@ -3,6 +3,7 @@
 
 mod origins;
 pub mod settings;
+pub mod transfer;
 
 use crate::limits::MAX_VALUE_BYTES;
 use crate::secrets;
@@ -12,9 +13,10 @@ use clap_complete::Shell;
 use settings::{Origin, Setting};
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use transfer::{Export, Import};
 
 /// The commit that this program was built from, as far as is known.
 pub const COMMIT: &str = env!("HOTROW_COMMIT");
@@ -59,6 +61,10 @@ enum Command {
         #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH", conflicts_with = "database_url")]
         database_url_file: Option<PathBuf>,
     },
+    /// Stores the rows of a file, or of stdin, by a running server
+    Import(Import),
+    /// Writes all rows of a running server to a file, or to stdout, a line of JSON for each
+    Export(Export),
     /// Prints every flag's value and where it comes from, passwords masked
     Config(Config),
     /// Prints a script that completes hotrow's arguments in a shell
@@ -82,6 +88,10 @@ pub enum Invocation {
         /// The database.
         database_url: Option<String>,
     },
+    /// Store rows.
+    Import(Import),
+    /// Fetch rows.
+    Export(Export),
     /// Print the settings.
     Config(Config),
     /// Print this script.
@@ -362,6 +372,12 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
             let given = database_url_in(database_url_file.as_deref())?.or(database_url);
             Invocation::Migrate { print, database_url: database_url_or_usual(given) }
         }
+        Some(Command::Import(import)) => {
+            Invocation::Import(Import { remote: import.remote.complete().map_err(Stop::Unusable)?, ..import })
+        }
+        Some(Command::Export(export)) => {
+            Invocation::Export(Export { remote: export.remote.complete().map_err(Stop::Unusable)?, ..export })
+        }
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, "hotrow", &mut script);
@@ -414,6 +430,16 @@ pub fn exposure(
         "--admin-listen {admin}: everyone who reaches this address could read metrics and settings; give a loopback \
          address, or say --allow-anonymous if that is meant"
     ))
+}
+
+/// Where a server that listens on every address of its machine is reached from there.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// The URL in a file.

@@ -22,3 +22,4 @@ pub mod service;
 mod simulation;
 pub mod store;
 pub mod token;
+pub mod transfer;

@@ -89,7 +89,9 @@ fn render(
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("hotrow") || metadata.level() <= Level::Warn
+        let (target, level) = (metadata.target(), metadata.level());
+        // rustls warns of every alert that a stranger's client sends. What matters of that is counted and told by us.
+        target.starts_with("hotrow") || level <= Level::Warn && !target.starts_with("rustls")
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -1,5 +1,6 @@
 //! Arguments in, exit code out.
 
+use hotrow::commands::Ended;
 use hotrow::config::{self, Invocation, Stop};
 use hotrow::service::{self, Pulse};
 use hotrow::store::conninfo;
@@ -73,13 +74,21 @@ fn hide_password() -> io::Result<()> {
     }
 }
 
-/// Runs a command that prints something and ends.
+/// Runs a command that does one thing and ends.
 fn answer(invocation: &Invocation) -> ExitCode {
     match commands::run(invocation) {
-        Ok(text) => {
+        Ok(Ended::Printed(text)) => {
             // Whoever does not want to read it all (`| head`) may go.
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
+        }
+        Ok(Ended::Done(line)) => {
+            eprintln!("{line}");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Partly(line)) => {
+            eprintln!("{line}");
+            ExitCode::from(FAILED)
         }
         Err(line) => {
             eprintln!("hotrow: {line}");

@@ -38,7 +38,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["connection"],
     &["event_loop"],
-    &["memory"],
+    &["memory", "transfer"],
     &["server", "logging", "commands", "service"],
     &["main"],
 ];
@@ -356,12 +356,15 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// Every long flag of `hotrow --help` with its default.
+/// Every long flag of `hotrow --help`, and of the commands that have flags of their own, with its default.
 fn flags_of_help() -> BTreeMap<String, Option<String>> {
-    let mut hotrow = Command::new(env!("CARGO_BIN_EXE_hotrow"));
-    let output = hotrow.arg("--help").env_clear().output().unwrap();
-    assert!(output.status.success());
-    let help = String::from_utf8(output.stdout).unwrap();
+    let mut help = String::new();
+    for command in [&[][..], &["import"], &["export"]] {
+        let mut hotrow = Command::new(env!("CARGO_BIN_EXE_hotrow"));
+        let output = hotrow.args(command).arg("--help").env_clear().output().unwrap();
+        assert!(output.status.success());
+        help += &String::from_utf8(output.stdout).unwrap();
+    }
     // A flag begins its line; what is said of it may take several.
     let mut flags: Vec<(String, String)> = Vec::new();
     for line in help.lines() {
@@ -380,7 +383,7 @@ fn flags_of_help() -> BTreeMap<String, Option<String>> {
 
 /// The flags on a line that shows how hotrow is run: those behind its name.
 fn arguments_of_hotrow(line: &str) -> impl Iterator<Item = &str> {
-    let commands = ["hotrow --", "hotrow serve --", "tools/run --"];
+    let commands = ["hotrow --", "hotrow serve --", "hotrow import --", "hotrow export --", "tools/run --"];
     let start = commands.iter().filter_map(|command| line.find(command)).min();
     let arguments = start.map_or("", |start| &line[start..]).split('`').next().unwrap();
     arguments.split_whitespace().filter(|word| word.starts_with("--"))

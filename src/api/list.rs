@@ -107,7 +107,7 @@ impl List {
             json.push(b'}');
         }
         let last = page.rows.last().filter(|_| page.more);
-        let cursor = last.map(|row| URL_SAFE_NO_PAD.encode(row.key.as_bytes()));
+        let cursor = last.map(|row| cursor(&row.key));
         json.extend_from_slice(b"],\"cursor\":");
         match &cursor {
             Some(cursor) => json_string(&mut json, cursor),
@@ -133,6 +133,11 @@ impl List {
         }
         fields.no_content();
     }
+}
+
+/// The cursor of what stands behind this key.
+pub fn cursor(key: &str) -> String {
+    URL_SAFE_NO_PAD.encode(key)
 }
 
 /// A list is read in the table, whatever is cached.
@@ -228,10 +233,6 @@ mod tests {
     use crate::http::response::Reuse;
     use proptest::prelude::*;
     use std::time::SystemTime;
-
-    fn cursor(key: &str) -> String {
-        URL_SAFE_NO_PAD.encode(key)
-    }
 
     #[test]
     fn a_query_has_a_row_for_everything_it_may_and_may_not_be() {

@@ -124,6 +124,14 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if chain.is_empty() { Err("there is no certificate in it".into()) } else { Ok(chain) }
 }
 
+/// Whom a client of ours trusts: who stands in this file, in PEM, or where none is given whom the system trusts.
+pub fn trusted(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, String> {
+    match file {
+        Some(path) => certificates(path),
+        None => Ok(rustls_native_certs::load_native_certs().certs),
+    }
+}
+
 impl Roots {
     fn load(&self) -> Result<RootCertStore, String> {
         let mut store = RootCertStore::empty();

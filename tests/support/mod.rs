@@ -25,6 +25,7 @@ pub mod postgresql;
 pub mod process;
 pub mod proxy;
 pub mod server;
+pub mod stub;
 pub mod world;
 
 pub use client::Client;
