@@ -16,7 +16,7 @@ pub mod binaries;
 
 use binaries::{Binaries, Owner};
 use postgres::{Config, NoTls};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
@@ -33,7 +33,7 @@ const START: Duration = Duration::from_secs(120);
 pub const STOP: Duration = Duration::from_secs(30);
 /// How long [`Managed::start`] may take: one that was left running is stopped first, gently or not, or the cluster is made.
 pub const LONGEST_START: Duration = Duration::from_secs(120 + 2 * 30 + 30);
-/// How often it is looked after.
+/// How often it is looked at while something is expected of it, and the shortest pause before it is started again.
 const STEP: Duration = Duration::from_millis(20);
 /// The longest pause between two attempts to start it again.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
@@ -318,23 +318,33 @@ impl Shared {
     fn watch(&self) {
         let mut pause = STEP;
         loop {
-            thread::sleep(pause);
+            self.wait_for_end();
             let mut state = self.state();
             if state.stopping {
                 return;
             }
-            match state.child.as_mut().map(Child::try_wait) {
-                Some(Ok(None)) => pause = STEP,
-                ended => {
-                    log::error!("the private PostgreSQL has ended ({ended:?}): starting it again");
-                    match self.spawn() {
-                        Ok(child) => state.child = Some(child),
-                        Err(error) => log::error!("{error}"),
-                    }
-                    // It can fail again at once, as long as backends of the dead one are still going.
-                    pause = (pause * 2).min(RESTART_PAUSE);
-                }
+            let ended = match state.child.as_mut().map(Child::try_wait) {
+                Some(Ok(None)) => continue,
+                ended => ended,
+            };
+            log::error!("the private PostgreSQL has ended ({ended:?}): starting it again");
+            match self.spawn() {
+                Ok(child) => state.child = Some(child),
+                Err(error) => log::error!("{error}"),
             }
+            drop(state);
+            // It can fail again at once, as long as backends of the dead one are still going.
+            thread::sleep(pause);
+            pause = if self.is_running() { STEP } else { (pause * 2).min(RESTART_PAUSE) };
+        }
+    }
+
+    /// Returns when it has ended, or there is none; asleep until then, and without the lock. Its end is left to be
+    /// found by whoever waits for it next.
+    fn wait_for_end(&self) {
+        let pid = self.state().child.as_ref().and_then(|child| Pid::from_raw(child.id() as i32));
+        if let Some(pid) = pid {
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
     }
 }
