@@ -55,6 +55,10 @@ pub const LOAD_LINE_BYTES: usize = 256;
 pub const LOAD_ROW_BYTES: usize = 256;
 /// Lines that were refused, as an answer to a bulk load tells them: of the others it says how many they are.
 pub const LOAD_ERRORS: usize = 100;
+/// What is said of one of them: the rest of a longer text is cut off.
+pub const LOAD_DETAIL_BYTES: usize = 200;
+/// What one of them takes in all.
+pub const LOAD_ERROR_BYTES: usize = 512;
 /// Pieces of bulk loads, at most, that are stored the slow way after the fast way has met a row that was there, before the
 /// fast way is tried again.
 pub const COPY_PAUSE: u32 = 64;

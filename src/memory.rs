@@ -7,9 +7,9 @@ use crate::engine::shards;
 use crate::limits::{
     ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
     BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES,
-    KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_LINES, LOAD_ROW_BYTES, LOADS, OUTPUT_BYTES, READ_BATCH,
-    READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES, TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY,
-    WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
+    KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_ERROR_BYTES, LOAD_ERRORS, LOAD_LINES, LOAD_ROW_BYTES, LOADS,
+    OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES, TLS_OUTPUT_BYTES,
+    TLS_SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::store::load::line_bytes;
 use crate::token::Ticket;
@@ -50,7 +50,7 @@ impl Bound {
         // one answer, or have.
         let connection =
             CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + steps_bytes + value;
-        // A load holds the lines that it collects and the piece that is out.
+        // A load holds the lines that it collects and the piece that is out; and what was refused, for its answer.
         let piece = LOAD_BYTES + READ_BYTES + line_bytes(value);
         let lines = LOAD_LINES + READ_BYTES / r#"{"key":"k","value":""}"#.len();
         // A writer has a piece's rows beside it, unescaped, their keys in flight, and all of it again on its way to
@@ -74,7 +74,7 @@ impl Bound {
             cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE,
             connections: config.max_connections as usize * connection
                 + (ADMIN_CONNECTIONS + TURNED_AWAY) * small
-                + LOADS * 2 * piece,
+                + LOADS * (2 * piece + 2 * LOAD_ERRORS * LOAD_ERROR_BYTES),
             queues: depth * read
                 + writers * depth * (job + steps_bytes + value)
                 + shards * WAITERS_A_SHARD * size_of::<Ticket>(),

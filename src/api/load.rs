@@ -125,7 +125,7 @@ fn time(text: &str) -> Option<()> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    let date = (1..=294_275).contains(&year) && (1..=12).contains(&month) && (1..=days).contains(&day);
+    let date = (1..=294_276).contains(&year) && (1..=12).contains(&month) && (1..=days).contains(&day);
     // A leap second is the first of the next minute to PostgreSQL.
     let time = hour < 24 && minute < 60 && second <= 60 && hours < 16 && minutes < 60;
     (date && time).then_some(())
@@ -255,8 +255,8 @@ mod tests {
             ("2028-02-29T23:59:60z", true),
             ("0001-01-01T00:00:00Z", true),
             ("12030-01-01T00:00:00.123456Z", true),
-            ("294275-12-31T23:59:59Z", true),
-            ("294276-12-31T23:59:59Z", false),
+            ("294276-12-31T23:59:59Z", true),
+            ("294277-01-01T00:00:00Z", false),
             ("0000-01-01T00:00:00Z", false),
             ("2030-02-29T00:00:00Z", false),
             ("2030-04-31T00:00:00Z", false),

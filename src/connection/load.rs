@@ -35,6 +35,8 @@ pub(super) struct Load {
     whole: usize,
     /// Whole lines in there.
     count: usize,
+    /// There is more in there than empty lines.
+    speaks: bool,
     /// The piece at the database, and how many lines will be done with it.
     out: Option<(Claim, u64)>,
     /// So many leading lines are done.
@@ -64,6 +66,7 @@ impl Load {
         // Lent to each other: the decoder to this, and this to what it finds.
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Framing::None));
         let used = decoder.decode(bytes, |piece| {
+            self.speaks = self.speaks || !piece.trim_ascii_start().is_empty();
             self.collect(piece);
             Ok(())
         });
@@ -109,7 +112,7 @@ impl Load {
         let unended = last && self.whole < self.lines.len();
         self.lines.truncate(self.lines.len() - rest.len());
         let count = std::mem::take(&mut self.count) + usize::from(unended);
-        self.whole = 0;
+        (self.whole, self.speaks) = (0, !rest.is_empty());
         (std::mem::replace(&mut self.lines, rest), count)
     }
 }
@@ -134,6 +137,7 @@ impl Connection {
             lines: Vec::new(),
             whole: 0,
             count: 0,
+            speaks: false,
             out: None,
             done: 0,
             loaded: Loaded::default(),
@@ -148,13 +152,8 @@ impl Connection {
     /// Content of a load has come. Returns how much was taken.
     pub(super) fn take_lines(&mut self, bytes: &[u8], ws: &mut Workspace, cx: &Context<'_>) -> usize {
         let State::Loading(load) = &mut self.state else { return 0 };
-        let before = load.count;
         match load.take(bytes) {
             Ok(used) => {
-                // While a piece is at the database, its time counts. Else a line has as long as a value has.
-                if load.count > before && load.out.is_none() {
-                    self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
-                }
                 self.load_on(ws, cx);
                 used
             }
@@ -168,7 +167,6 @@ impl Connection {
 
     /// Sends the next piece, if there is one and none is out; answers, when all are done.
     pub(super) fn load_on(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
-        let ticket = self.ticket(cx);
         let State::Loading(load) = &mut self.state else { return };
         if load.out.is_some() || !load.is_full() && !load.decoder.is_done() {
             return;
@@ -176,6 +174,12 @@ impl Connection {
         if load.lines.is_empty() {
             return self.end_of_load(ws, cx);
         }
+        self.send_piece(ws, cx);
+    }
+
+    fn send_piece(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+        let ticket = self.ticket(cx);
+        let State::Loading(load) = &mut self.state else { return };
         let (lines, count) = load.cut();
         let piece = Piece {
             lines,
@@ -239,9 +243,13 @@ impl Connection {
         self.refuse(&load::ended(problem, load.done, &load.loaded), frame, ws, cx);
     }
 
-    /// Its time is over: that of the piece at the database, or that of the content.
+    /// Its time is over: that of the piece at the database, or that in which lines were to come. If some have, they wait no
+    /// longer for others; who sends none, or empty ones, keeps a place that somebody else may want.
     pub(super) fn load_expired(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Loading(load) = &mut self.state else { return };
+        if load.out.is_none() && load.count > 0 && load.speaks && !cx.draining {
+            return self.send_piece(ws, cx);
+        }
         let problem = match &load.out {
             Some((claim, _)) if claim.withdraw() => answer::not_started(),
             Some(_) => answer::outcome_unknown(),
@@ -276,6 +284,7 @@ mod tests {
             lines: Vec::new(),
             whole: 0,
             count: 0,
+            speaks: false,
             out: None,
             done: 0,
             loaded: Loaded::default(),

@@ -144,7 +144,7 @@ impl FakeSession {
         let lost = || Lost { backend: self.number, statement: statement.clone() };
         let result = match fate {
             0 if faults.refused => {
-                let blame = [Blame::Conflict, Blame::Row, Blame::Server, Blame::ReadOnly]
+                let blame = [Blame::Conflict, Blame::Row, Blame::Held, Blame::Server, Blame::ReadOnly]
                     [world.state().rng.usize(..4)];
                 Err(Error::Refused { message: "no".into(), blame })
             }

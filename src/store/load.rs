@@ -4,7 +4,7 @@
 
 use super::Claim;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::{KEY_BYTES, LOAD_ERRORS, LOAD_LINE_BYTES, LOADS};
+use crate::limits::{KEY_BYTES, LOAD_DETAIL_BYTES, LOAD_ERRORS, LOAD_LINE_BYTES, LOADS};
 use crate::token::Ticket;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -127,12 +127,31 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// A line was refused.
+    /// A line was refused: behind every one that was refused before.
     pub fn refuse(&mut self, line: u64, problem: Problem) {
-        self.failed += 1;
         if self.errors.len() < LOAD_ERRORS {
-            self.errors.push((line, problem));
+            self.refuse_row(line, problem);
+        } else {
+            self.failed += 1;
         }
+    }
+
+    /// The row of a line was refused, wherever that line is; [`Loaded::keep_first`] has the last word on what is told.
+    pub fn refuse_row(&mut self, line: u64, mut problem: Problem) {
+        self.failed += 1;
+        // What a parser or PostgreSQL says may repeat all that it was given.
+        if problem.detail.len() > LOAD_DETAIL_BYTES {
+            let mut cut = problem.detail[..problem.detail.floor_char_boundary(LOAD_DETAIL_BYTES)].to_owned();
+            cut.push('…');
+            problem.detail = cut.into();
+        }
+        self.errors.push((line, problem));
+    }
+
+    /// Keeps the refusals that are told: the first, by their lines.
+    pub fn keep_first(&mut self) {
+        self.errors.sort_by_key(|(line, _)| *line);
+        self.errors.truncate(LOAD_ERRORS);
     }
 
     /// These as well.
@@ -186,6 +205,20 @@ mod tests {
                 loaded.errors.iter().map(|(line, problem)| (*line, problem.kind.facts().1)).collect();
             assert_eq!((refused.as_slice(), loaded.failed), (errors, errors.len() as u64));
         }
+    }
+
+    #[test]
+    fn what_is_told_of_a_line_is_short_and_of_the_first_lines() {
+        let mut loaded = Loaded::default();
+        for line in 0..2 * LOAD_ERRORS as u64 {
+            loaded.refuse(10 + line, Problem::new(Kind::BadLine, "ä".repeat(LOAD_DETAIL_BYTES)));
+        }
+        loaded.refuse_row(5, Problem::new(Kind::DatabaseRefused, "no"));
+        loaded.keep_first();
+        assert_eq!((loaded.failed, loaded.errors.len()), (2 * LOAD_ERRORS as u64 + 1, LOAD_ERRORS));
+        assert_eq!((loaded.errors[0].0, loaded.errors[1].0), (5, 10));
+        assert!(loaded.errors[1].1.detail.len() <= LOAD_DETAIL_BYTES + "…".len());
+        assert!(loaded.errors[1].1.detail.ends_with("ä…"));
     }
 
     #[test]

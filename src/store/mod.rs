@@ -295,6 +295,8 @@ pub enum Blame {
     Conflict,
     /// Possibly one row of the batch: try each alone.
     Row,
+    /// The same, but it would pass: somebody else holds a row, and it was not waited for any longer.
+    Held,
     /// The server, whatever is sent: full disk, no right to the table.
     Server,
     /// This session is on a server that takes no writes: look for another.

@@ -285,6 +285,8 @@ fn blame(db: &DbError) -> Blame {
         "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Blame::ReadOnly,
         // No resources, no such table, no right to it, no table as it should be.
         "53" | "42" | "58" | "XX" => Blame::Server,
+        "55" => Blame::Held,
+        _ if *code == SqlState::QUERY_CANCELED => Blame::Held,
         _ => Blame::Row,
     }
 }

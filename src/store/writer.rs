@@ -315,7 +315,9 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
                     conflicts += 1
                 }
-                Err(Error::Refused { blame: Blame::Row, .. }) if batch.keys().nth(1).is_some() => {
+                Err(Error::Refused { blame: Blame::Row | Blame::Held, .. })
+                    if batch.keys().nth(1).is_some() =>
+                {
                     // One row is at fault; the others must not suffer for it.
                     for single in batch.split() {
                         self.execute_single(single, attempt);
@@ -328,7 +330,7 @@ impl<C: Connector> Writer<C> {
                     }
                     // Of a row that breaks a rule of the table its client is told; it says nothing of the next.
                     match blame {
-                        Blame::Row => log::debug!("PostgreSQL refused a row: {message}"),
+                        Blame::Row | Blame::Held => log::debug!("PostgreSQL refused a row: {message}"),
                         Blame::Conflict | Blame::Server | Blame::ReadOnly => {
                             self.refusals.refused("writes", &message);
                         }

@@ -151,7 +151,10 @@ impl Remote {
 
 fn content(answer: Response<Body>) -> Result<Vec<u8>, Trouble> {
     let read = answer.into_body().into_with_config().limit(ANSWER_BYTES).read_to_vec();
-    read.map_err(|error| Trouble::MayPass(format!("the answer has broken off: {}", words(&error)), None))
+    read.map_err(|error| match error {
+        Error::BodyExceedsLimit(_) => Trouble::Stays("the answer is longer than any of hotrow's".into()),
+        error => Trouble::MayPass(format!("the answer has broken off: {}", words(&error)), None),
+    })
 }
 
 fn field(fields: &HeaderMap, name: header::HeaderName) -> Option<&str> {

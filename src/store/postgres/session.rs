@@ -8,7 +8,7 @@ use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::{End, Row as Loading};
 use crate::store::patience::Patience;
-use crate::store::{Error, Session, Set, Written};
+use crate::store::{Blame, Error, Session, Set, Written};
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::types::{ToSql, Type};
 use ::postgres::{Client, Statement};
@@ -130,9 +130,9 @@ impl Session for PostgresSession {
                     self.copies.fulfilled();
                     return Ok(());
                 }
-                // A row was there, most likely; whatever it is, the upsert's word is the last.
-                Err(Error::Refused { .. }) => self.copies.disappointed(),
-                Err(error @ (Error::NotSent(_) | Error::Lost(_))) => return Err(error),
+                // A row was there, most likely; whatever a row has done, the upsert's word is the last.
+                Err(Error::Refused { blame: Blame::Row, .. }) => self.copies.disappointed(),
+                Err(error) => return Err(error),
             }
         }
         self.begin()?;
@@ -163,15 +163,10 @@ impl Session for PostgresSession {
         let arguments = ChangeArguments::new(changes);
         let mut changed = vec![None; changes.len()];
         let rows = if all_or_nothing {
-            let unsent = |error| match sort(error) {
-                Error::Lost(message) => Error::NotSent(message),
-                other @ (Error::NotSent(_) | Error::Refused { .. }) => other,
-            };
-            let mut transaction = self.client.transaction().map_err(unsent)?;
-            // Nothing happens before the commit.
-            let rows = transaction.query(&statement, &arguments.as_sql()).map_err(unsent)?;
+            let mut transaction = self.client.transaction().map_err(before_commit)?;
+            let rows = transaction.query(&statement, &arguments.as_sql()).map_err(before_commit)?;
             if rows.len() < changes.len() {
-                transaction.rollback().map_err(unsent)?;
+                transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
             }
             transaction.commit().map_err(sort)?;
@@ -256,14 +251,17 @@ impl PostgresSession {
         Ok(keys.iter().map(found_of).collect())
     }
 
-    /// Stores rows that are not there yet.
+    /// Stores rows that are not there yet. The commit is asked for by itself: COPY's own end is told before the commit that would
+    /// follow it, and what a deferred constraint or a conflict then has against it would go unheard.
     fn copy(&mut self, text: &[u8]) -> Result<(), Error> {
         self.begin()?;
         let statement = self.prepared(COPY)?;
-        let mut writer = self.client.copy_in(&statement).map_err(sort)?;
+        let mut transaction = self.client.transaction().map_err(before_commit)?;
+        let mut writer = transaction.copy_in(&statement).map_err(before_commit)?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
-        writer.write_all(text).map_err(|error| Error::Lost(error.to_string()))?;
-        writer.finish().map_err(sort)?;
+        writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
+        writer.finish().map_err(before_commit)?;
+        transaction.commit().map_err(sort)?;
         self.check_timeline()
     }
 
@@ -272,10 +270,7 @@ impl PostgresSession {
         if let Some(statement) = &self.prepared[number] {
             return Ok(statement.clone());
         }
-        let statement = self.client.prepare(STATEMENTS[number]).map_err(|error| match sort(error) {
-            Error::Lost(message) => Error::NotSent(message),
-            error @ (Error::NotSent(_) | Error::Refused { .. }) => error,
-        })?;
+        let statement = self.client.prepare(STATEMENTS[number]).map_err(before_commit)?;
         Ok(self.prepared[number].insert(statement).clone())
     }
 
@@ -359,6 +354,14 @@ fn record(row: &::postgres::Row, now_ms: u64) -> Result<Record, Error> {
         (now_ms as f64 / 1_000.0 + left_s).max(0.0) as u32
     });
     Ok(Record { value: value.into(), version: version(row.get(2))?, expires_s })
+}
+
+/// An error before a commit was asked for: nothing has happened, and nothing will.
+fn before_commit(error: ::postgres::Error) -> Error {
+    match sort(error) {
+        Error::Lost(message) => Error::NotSent(message),
+        other @ (Error::NotSent(_) | Error::Refused { .. }) => other,
+    }
 }
 
 fn version(xmin: &str) -> Result<u32, Error> {

@@ -244,7 +244,11 @@ impl<C: Connector> Writer<C> {
                     self.session = None;
                 }
                 let failure = refused(&message, changes.len());
-                if blame == Blame::Row { Round::Row(failure) } else { Round::Failed(failure) }
+                if matches!(blame, Blame::Row | Blame::Held) {
+                    Round::Row(failure)
+                } else {
+                    Round::Failed(failure)
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
 use super::{IDLE_CHECK, Writer};
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::{BROKEN_OFF_RETRIES, LOAD_ERRORS};
+use crate::limits::BROKEN_OFF_RETRIES;
 use std::time::Instant;
 
 /// One key of a piece.
@@ -61,8 +61,7 @@ impl<C: Connector> Writer<C> {
             }
             None => match self.load(&keys, job.deadline_ms, &mut loaded) {
                 Ok(()) => {
-                    loaded.errors.sort_by_key(|(line, _)| *line);
-                    loaded.errors.truncate(LOAD_ERRORS);
+                    loaded.keep_first();
                     Answer::Loaded(loaded)
                 }
                 Err(failure) => Answer::Failed(failure),
@@ -128,8 +127,7 @@ impl<C: Connector> Writer<C> {
                             log::debug!("PostgreSQL refused a row: {message}");
                             for (line, _) in key.lines {
                                 let detail = format!("PostgreSQL refused the row: {message}");
-                                loaded.failed += 1;
-                                loaded.errors.push((*line, Problem::new(Kind::DatabaseRefused, detail)));
+                                loaded.refuse_row(*line, Problem::new(Kind::DatabaseRefused, detail));
                             }
                             self.not_loaded(these);
                         }
