@@ -277,7 +277,7 @@ impl Connection {
             }
             State::Waiting(frame, Job::Watch(watch)) => {
                 let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
-                self.watched_in_vain(&watch, Frame { reuse, ..frame }, ws, cx);
+                self.watched_in_vain(watch, Frame { reuse, ..frame }, ws, cx);
             }
             State::Exporting(frame, export) => {
                 // The queue was full: perhaps it is not any more.

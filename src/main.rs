@@ -28,8 +28,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Serve(config)) => config,
         Ok(other) => return answer(&other),
         Err(Stop::Asked(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
+            return print(&text);
         }
         Err(Stop::Unusable(line)) => {
             eprintln!("hotrow: {line}");
@@ -77,11 +76,7 @@ fn hide_password() -> io::Result<()> {
 /// Runs a command that does one thing and ends.
 fn answer(invocation: &Invocation) -> ExitCode {
     match commands::run(invocation) {
-        Ok(Ended::Printed(text)) => {
-            // Whoever does not want to read it all (`| head`) may go.
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(Ended::Printed(text)) => print(&text),
         Ok(Ended::Done(line)) => {
             eprintln!("{line}");
             ExitCode::SUCCESS
@@ -94,6 +89,18 @@ fn answer(invocation: &Invocation) -> ExitCode {
             eprintln!("hotrow: {line}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever does not want to read it all (`| head`) may go.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("hotrow: cannot write to stdout: {error}");
+            ExitCode::from(FAILED)
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }
 

@@ -5,7 +5,7 @@
 mod support;
 
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use support::database::Database;
 use support::{Server, wait_until};
 
@@ -110,6 +110,24 @@ fn config_prints_every_flag_with_its_origin_and_no_password() {
     }
     assert!(!text.contains("secret"), "{text}");
     assert_eq!(hotrow(&["config", "--cache-bytes", "much"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn what_cannot_be_printed_is_a_failure_and_a_reader_who_has_gone_is_none() {
+    for arguments in [&["--help"][..], &["--version"], &["config"], &["migrate", "--print"]] {
+        let run = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_hotrow"));
+            let output = command.args(arguments).stdout(stdout).stderr(Stdio::piped()).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (code, line) = run(full.into());
+        assert_eq!((code, line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.starts_with("hotrow: cannot write to stdout: No space left"), "{line}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()), (Some(0), String::new()));
+    }
 }
 
 #[test]

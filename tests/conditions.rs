@@ -311,6 +311,12 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     assert_eq!((nothing.status, nothing.field("ETag")), (304, Some(tag.as_str())));
     assert_eq!(get(&mut watchers[0], "k", &wait(300, "\"1\"")).text(), "two");
     assert_eq!(get(&mut watchers[0], "none", &wait(300, "\"1\"")).status, 404);
+    // A row whose time ends while somebody waits is a change that no write tells of.
+    writer.request("PUT", "/kv/mortal?ttl=1", "", b"v");
+    let mortal = self::tag(&mut writer, "mortal");
+    watchers[0].send(support::client::request("GET", "/kv/mortal", &wait(300, &mortal), b""));
+    assert_eq!(watchers[0].response().outcome(), "404 key-not-found");
+    assert_eq!(server.metric("hotrow_watchers"), 0);
     // What is not cached is looked up first.
     let cold = Server::start_on(server.database(), &[]);
     let mut watcher = cold.connect();

@@ -194,6 +194,24 @@ fn a_key_is_what_stands_behind_kv_decoded_once() {
 }
 
 #[test]
+fn a_content_that_stands_for_something_else_is_refused() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    for (fields, outcome) in [
+        ("Content-Encoding: gzip\r\n", "415 unsupported-media-type"),
+        ("Content-Range: bytes 0-0/5\r\n", "400 malformed-request"),
+        ("Content-Encoding: identity\r\n", "201"),
+    ] {
+        let answer = client.request("PUT", "/kv/k", fields, b"x");
+        assert!(answer.outcome().starts_with(outcome), "{fields}: {answer:?}");
+        let lines = format!("{fields}Content-Type: application/x-ndjson\r\n");
+        let answer = client.request("PUT", "/kv", &lines, b"{\"key\":\"l\",\"value\":\"\"}");
+        assert_eq!(answer.status == 200, outcome == "201", "{fields}: {answer:?}");
+    }
+    assert_eq!(client.get("k").text(), "x", "and the connection goes on");
+}
+
+#[test]
 fn a_value_is_any_text_without_a_null() {
     let server = Server::start(&[]);
     let mut client = server.connect();

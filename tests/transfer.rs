@@ -131,6 +131,43 @@ fn an_export_has_every_row_exactly() {
 }
 
 #[test]
+fn what_an_export_replaces_keeps_its_place_and_its_readers() {
+    let server = Server::start(&[]);
+    server.database().insert("k", "v");
+    let (url, dir) = (url(&server), tempfile::tempdir().unwrap());
+    let (file, link) = (path(&dir, "rows"), path(&dir, "link"));
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    done(&hotrow(&["export", "--url", &url, &link]), "exported 1 rows, 24 bytes");
+    assert!(Path::new(&link).is_symlink());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "{\"key\":\"k\",\"value\":\"v\"}\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(&file).unwrap();
+    let (code, lines) = said(&hotrow(&["export", "--url", &url, &link]));
+    assert!(code == 1 && lines.len() == 1 && lines[0].contains("cannot follow"), "{lines:?}");
+}
+
+#[test]
+fn what_an_import_begins_with_is_looked_at() {
+    let server = Server::start(&[]);
+    let (url, dir) = (url(&server), tempfile::tempdir().unwrap());
+    let file = path(&dir, "rows");
+    fs::write(&file, "\u{feff}{\"key\":\"k\",\"value\":\"v\"}\r\n").unwrap();
+    done(&hotrow(&["import", "--url", &url, &file]), "imported 1 rows, 0 refused");
+    fs::write(&file, b"\x1f\x8b\x08").unwrap();
+    let (code, lines) = said(&hotrow(&["import", "--url", &url, &file]));
+    assert!(code == 1 && lines.len() == 1 && lines[0].contains("is compressed"), "{lines:?}");
+    for short in ["", "\n", "{}"] {
+        fs::write(&file, short).unwrap();
+        let refused = usize::from(short == "{}");
+        let (code, lines) = said(&hotrow(&["import", "--url", &url, &file]));
+        let last = format!("imported 0 rows, {refused} refused");
+        assert_eq!((code, lines.last()), (refused as i32, Some(&last)), "{lines:?}");
+    }
+}
+
+#[test]
 fn an_export_that_was_cut_off_is_gone_on_with() {
     let server = Server::start(&[]);
     let (rows, dir) = (odd_rows(), tempfile::tempdir().unwrap());

@@ -71,7 +71,7 @@ pub fn parse(line: &str, max_value_bytes: usize) -> Result<Row<'_>, Problem> {
         return Err(bad("a line is {\"key\":…,\"value\":…}".into()));
     }
     let Line { key, value, ttl, expires_at } =
-        serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+        serde_json::from_str(line).map_err(|error| bad(without_place(&error)))?;
     key::check(&key)?;
     if value.len() > max_value_bytes {
         let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
@@ -95,6 +95,12 @@ pub fn parse(line: &str, max_value_bytes: usize) -> Result<Row<'_>, Problem> {
         (Some(_), Some(_)) => return Err(bad("a row has ttl or expires_at, not both".into())),
     };
     Ok(Row { key, value, end })
+}
+
+/// What is wrong, without where: it has the line's own number, and the parser knows of one line only.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
 }
 
 fn bad(detail: String) -> Problem {

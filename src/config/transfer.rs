@@ -147,7 +147,11 @@ fn url(text: &str) -> Result<String, String> {
     if rest.is_empty() || rest.starts_with(['/', ':']) || rest.contains(is_odd) {
         return Err(rule.into());
     }
-    Ok(text.trim_end_matches('/').into())
+    let base = text.trim_end_matches('/');
+    if base.ends_with("/kv") {
+        return Err("it is the server's, without the /kv behind it: that is put there".into());
+    }
+    Ok(base.into())
 }
 
 #[cfg(test)]
@@ -169,6 +173,8 @@ mod tests {
             ("http://", Err("http://HOST:PORT")),
             ("http:///kv", Err("http://HOST:PORT")),
             ("http://:80", Err("http://HOST:PORT")),
+            ("http://host/kv", Err("without the /kv")),
+            ("http://host/proxied/kv/", Err("without the /kv")),
             ("http://host/kv?prefix=a", Err("http://HOST:PORT")),
             ("http://a b", Err("http://HOST:PORT")),
             ("http://me:secret@host", Err("--token-file")),

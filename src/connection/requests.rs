@@ -203,6 +203,7 @@ impl Connection {
         }
         let checked = routed
             .and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes))
+            .and_then(|command| check_content(command, head))
             .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)))
             .and_then(|(command, wishes)| match (&command, &wishes) {
                 (Command::Load, Some(wishes)) if wishes.conditions.is_some() => Err(load::conditional()),
@@ -601,6 +602,21 @@ fn check_length(
         }
         _ => Ok(command),
     }
+}
+
+/// Contents are stored as they come, and whole: one that stands for another, or for a part of one, would be taken for what it
+/// is not (RFC 9110 sections 8.4 and 14.5).
+fn check_content<'b>(command: Command<'b>, head: &Head<'_>) -> Result<Command<'b>, Problem> {
+    let coded = head.extras.content_encoding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    if head.framing.has_content() && coded {
+        let detail = "a content is taken as it is, without Content-Encoding";
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+    }
+    if head.framing.has_content() && head.extras.content_range.is_some() {
+        let detail = "a content is taken whole, without Content-Range";
+        return Err(Problem::new(Kind::MalformedRequest, detail));
+    }
+    Ok(command)
 }
 
 fn too_large(max_value_bytes: usize) -> Problem {

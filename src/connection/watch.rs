@@ -32,6 +32,14 @@ pub(super) struct Watch {
     ticket: Ticket,
 }
 
+impl Watch {
+    /// When to look again, if nobody writes before: at the end of the wait, or of the row. That is known to the second; so
+    /// as not to ask the table without end in that second, it is asked at the end of it.
+    fn look_at_ms(&self, expires_s: u32, cx: &Context<'_>) -> u64 {
+        self.until_ms.min((u64::from(expires_s) * 1_000).max(cx.now_ms + 1_000))
+    }
+}
+
 impl Connection {
     /// A GET with fields about conditions, the cache, or waiting.
     pub(super) fn get_as_wished(
@@ -110,7 +118,7 @@ impl Connection {
         let mut same = None;
         let hit = |known: Known<'_>| match &known {
             Known::Value(held) if is_same(conditions, Current::Version(held.version)) => {
-                same = Some(held.version);
+                same = Some((held.version, held.expires_s));
             }
             Known::Value(_) | Known::Absent { .. } => {
                 answer::hit_if(encoder, output, &known, Some(conditions), frame);
@@ -118,9 +126,11 @@ impl Connection {
         };
         let asked = cx.backend.watch(key, cx.now_s, *ticket, hit);
         match (asked, same) {
-            (Asked::Answered(()), Some(version)) => {
+            (Asked::Answered(()), Some((version, expires_s))) => {
                 watch.known = Some(version);
-                self.wait_for_change(watch, frame, cx);
+                let deadline_ms = watch.look_at_ms(expires_s, cx);
+                self.wait(frame, Job::Watch(watch), cx);
+                self.deadline_ms = deadline_ms;
             }
             (asked @ Asked::Answered(()), None) => {
                 cx.backend.unwatch(key, *ticket);
@@ -129,12 +139,6 @@ impl Connection {
             // Nothing is known: until it is, this is a read like any other.
             (asked, _) => self.take_asked(asked, Job::Watch(watch), frame, ws, cx),
         }
-    }
-
-    fn wait_for_change(&mut self, watch: Box<Watch>, frame: Frame, cx: &Context<'_>) {
-        let until_ms = watch.until_ms;
-        self.wait(frame, Job::Watch(watch), cx);
-        self.deadline_ms = until_ms;
     }
 
     /// A reply to a connection that waits for a change.
@@ -152,7 +156,7 @@ impl Connection {
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
                 watch.known = Some(record.version);
-                self.deadline_ms = watch.until_ms;
+                self.deadline_ms = watch.look_at_ms(record.expires_s, cx);
                 self.state = State::Waiting(frame, Job::Watch(watch));
             }
             Answer::Found(row) => {
@@ -183,15 +187,19 @@ impl Connection {
         self.answered(frame, ws, cx);
     }
 
-    /// The wait is over without a change; or the database has not even told what there is.
+    /// The wait is over without a change; or the row's own time is, which nobody's write tells of; or the database has not
+    /// even told what there is.
     pub(super) fn watched_in_vain(
         &mut self,
-        watch: &Watch,
+        watch: Box<Watch>,
         frame: Frame,
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
         cx.backend.unwatch(&watch.key, watch.ticket);
+        if watch.known.is_some() && cx.now_ms < watch.until_ms && !cx.draining {
+            return self.watch(watch, frame, ws, cx);
+        }
         if watch.known.is_none() {
             return self.refuse(&answer::deadline_exceeded(), frame, ws, cx);
         }

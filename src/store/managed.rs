@@ -327,7 +327,12 @@ impl Shared {
                 Some(Ok(None)) => continue,
                 ended => ended,
             };
-            log::error!("the private PostgreSQL has ended ({ended:?}): starting it again");
+            let how = match ended {
+                Some(Ok(Some(status))) => status.to_string(),
+                Some(Err(error)) => error.to_string(),
+                Some(Ok(None)) | None => "it could not be started".to_owned(),
+            };
+            log::error!("the private PostgreSQL has ended ({how}): starting it again");
             match self.spawn() {
                 Ok(child) => state.child = Some(child),
                 Err(error) => log::error!("{error}"),

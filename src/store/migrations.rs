@@ -24,13 +24,16 @@ pub fn apply(client: &mut Client) -> Result<usize, Error> {
     transaction.batch_execute(include_str!("../../sql/migrations_table.sql"))?;
     let row = transaction.query_one("SELECT coalesce(max(version), 0) FROM hotrow_migrations", &[])?;
     let done = usize::try_from(row.get::<_, i32>(0)).unwrap_or(0);
-    for (version, (name, sql)) in MIGRATIONS.iter().enumerate().skip(done).map(|(at, m)| (at as i32 + 1, m)) {
+    let missing = || MIGRATIONS.iter().enumerate().skip(done).map(|(at, m)| (at as i32 + 1, m));
+    for (version, (name, sql)) in missing() {
         transaction.batch_execute(sql)?;
         let record = "INSERT INTO hotrow_migrations (version, name) VALUES ($1, $2)";
         transaction.execute(record, &[&version, name])?;
-        log::info!("applied migration {version} ({name})");
     }
     transaction.commit()?;
+    for (version, (name, _)) in missing() {
+        log::info!("applied migration {version} ({name})");
+    }
     Ok(MIGRATIONS.len().saturating_sub(done))
 }
 

@@ -131,7 +131,7 @@ fn query(prefix: &str, behind: Option<&str>) -> String {
 impl Target {
     /// Opens the file. What is in it of an export that was cut off is counted into `whole`.
     fn open(export: &Export, whole: &mut Whole) -> Result<Target, String> {
-        let path = export.file.clone();
+        let mut path = export.file.clone();
         if is_dash(&path) {
             return match export.goes_on {
                 true => Err("stdout cannot be gone on with: give --continue with a file".into()),
@@ -140,6 +140,10 @@ impl Target {
         }
         if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(format!("{} is no file that could be replaced; - is stdout", path.display()));
+        }
+        if path.is_symlink() {
+            // What it leads to is replaced, not the link: /dev/stdout is one.
+            path = fs::canonicalize(&path).map_err(|e| format!("cannot follow {}: {e}", path.display()))?;
         }
         let mut part = path.clone().into_os_string();
         part.push(".part");
@@ -154,6 +158,11 @@ impl Target {
             ),
             _ => format!("cannot write {}: {error}", part.display()),
         })?;
+        if let Ok(old) = fs::metadata(&path) {
+            // Who may read what is replaced may read what comes instead of it.
+            file.set_permissions(old.permissions())
+                .map_err(|e| format!("cannot write {}: {e}", part.display()))?;
+        }
         if !is_new {
             cut_back(&mut file, whole).map_err(|e| format!("cannot go on with {}: {e}", part.display()))?;
         }

@@ -93,7 +93,8 @@ struct Input {
 impl Input {
     fn open(path: &Path) -> Result<Input, String> {
         if is_dash(path) {
-            return Ok(Input { name: "stdin".into(), reader: Box::new(io::stdin()), size: None });
+            let reader = beginning("stdin", Box::new(io::stdin()))?;
+            return Ok(Input { name: "stdin".into(), reader, size: None });
         }
         let name = path.display().to_string();
         let cannot = |error: io::Error| format!("cannot read {name}: {error}");
@@ -104,7 +105,20 @@ impl Input {
         }
         // A pipe has no end that is known.
         let size = if metadata.is_file() { Some(metadata.len()) } else { None };
-        Ok(Input { name, reader: Box::new(file), size })
+        let reader = beginning(&name, Box::new(file))?;
+        Ok(Input { name, reader, size })
+    }
+}
+
+/// Looks at the first bytes: a byte order mark is left out, as some editors put it there; what is compressed is told at once
+/// instead of line by line.
+fn beginning(name: &str, mut reader: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>, String> {
+    let mut first = Vec::new();
+    reader.by_ref().take(3).read_to_end(&mut first).map_err(|e| format!("cannot read {name}: {e}"))?;
+    match first[..] {
+        [0x1f, 0x8b, ..] => Err(format!("{name} is compressed: zcat it, and import - from the pipe")),
+        [0xef, 0xbb, 0xbf] => Ok(reader),
+        _ => Ok(Box::new(io::Cursor::new(first).chain(reader))),
     }
 }
 

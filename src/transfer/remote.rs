@@ -10,10 +10,11 @@ use rustls::crypto::ring;
 use std::cell::Cell;
 use std::error::Error as _;
 use std::io::{ErrorKind, Read};
+use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use ureq::http::{HeaderMap, Response, header};
+use ureq::http::{HeaderMap, Response, Uri, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Error, Timeout};
 
@@ -64,6 +65,7 @@ impl Remote {
         let config = config.user_agent(concat!("hotrow/", env!("CARGO_PKG_VERSION")));
         let config = config.timeout_connect(Some(CONNECT)).timeout_recv_response(Some(SILENCE));
         let mut config = config.timeout_per_read(Some(SILENCE)).timeout_per_write(Some(SILENCE));
+        find(&base)?;
         if base.starts_with("https:") {
             config = config.tls_config(tls(flags.cacert.as_deref())?);
         }
@@ -146,6 +148,16 @@ impl Remote {
             _ => false,
         };
         Err(if passes { Trouble::MayPass(reason, None) } else { Trouble::Stays(reason) })
+    }
+}
+
+/// A name that nobody has will not be found by asking again.
+fn find(base: &str) -> Result<(), String> {
+    let uri: Uri = base.parse().map_err(|e| format!("{base}: {e}"))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    match (host, uri.port_u16().unwrap_or(443)).to_socket_addrs() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{base}: cannot find {host}: {error}")),
     }
 }
 

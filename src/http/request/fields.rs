@@ -24,6 +24,10 @@ pub struct Extras<'b> {
     pub accept: Option<&'b [u8]>,
     /// `Authorization`. Two are as good as a wrong one: then it is empty.
     pub authorization: Option<&'b [u8]>,
+    /// `Content-Encoding`, the first.
+    pub content_encoding: Option<&'b [u8]>,
+    /// `Content-Range`, the first.
+    pub content_range: Option<&'b [u8]>,
     /// `Content-Type`, the first.
     pub content_type: Option<&'b [u8]>,
     /// `Origin`, the first.
@@ -50,6 +54,8 @@ pub enum List {
 pub(super) enum Name {
     Accept,
     Authorization,
+    ContentEncoding,
+    ContentRange,
     ContentType,
     Origin,
     RequestId,
@@ -69,6 +75,8 @@ impl Name {
             13 if is(name, "If-None-Match") => Name::List(List::IfNoneMatch),
             13 if is(name, "Cache-Control") => Name::List(List::CacheControl),
             13 if is(name, "Authorization") => Name::Authorization,
+            13 if is(name, "Content-Range") => Name::ContentRange,
+            16 if is(name, "Content-Encoding") => Name::ContentEncoding,
             _ => return None,
         })
     }
@@ -84,6 +92,8 @@ impl<'b> Extras<'b> {
     pub(super) fn note(&mut self, name: Name, value: &'b [u8]) {
         let place = match name {
             Name::Accept => &mut self.accept,
+            Name::ContentEncoding => &mut self.content_encoding,
+            Name::ContentRange => &mut self.content_range,
             Name::ContentType => &mut self.content_type,
             Name::Origin => &mut self.origin,
             Name::RequestId => &mut self.request_id,
@@ -144,7 +154,7 @@ pub(super) fn read<'b>(
                 }
                 coding = Some(*value);
             }
-            6 | 8 | 12 | 13 => {
+            6 | 8 | 12 | 13 | 16 => {
                 if let Some(name) = Name::of(name) {
                     extras.note(name, value);
                 }
