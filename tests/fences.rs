@@ -89,6 +89,7 @@ fn only_the_same_instance_is_ended() {
     let fenced = Fenced::new();
     let server = fenced.start();
     let other = Server::start_on(&fenced.postgresql.database(), &[]);
+    wait_until("it warns of the first", || other.stderr().contains("another hotrow is on this database"));
     assert_eq!(other.connect().put("other", "v").status, 201);
     let backends = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity WHERE application_name LIKE \
                     'hotrow/%' AND application_name NOT LIKE '%' || $1";

@@ -119,6 +119,13 @@ impl Postgres {
             }
             wait_for_end(deadline)?;
         }
+        let others = client.query_one(include_str!("../../sql/others.sql"), &[&self.application_name]);
+        if let Some(others) = others.map_err(sort)?.get::<_, Option<&str>>(0) {
+            log::warn!(
+                "another hotrow is on this database, too ({others}): what one of them writes the other does not see \
+                 while it has a cached copy"
+            );
+        }
         let version = show(&mut client, "server_version")?;
         let version = version.split(' ').next().unwrap_or_default().to_owned();
         Ok(About { version })
