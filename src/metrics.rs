@@ -375,6 +375,8 @@ pub struct Work {
     pub batch: Histogram,
     /// 1 while it has a connection to the database.
     pub connections: Counter,
+    /// When the statement was sent that it waits for, in milliseconds of the process's clock; 0 while it waits for none.
+    pub asked_ms: AtomicU64,
 }
 
 impl Default for Work {
@@ -384,6 +386,7 @@ impl Default for Work {
             statement: Histogram::new(&DURATIONS_NS),
             batch: Histogram::new(&BATCH_JOBS),
             connections: Counter::default(),
+            asked_ms: AtomicU64::new(0),
         }
     }
 }

@@ -17,12 +17,12 @@ use crate::event_loop::places::Places;
 use crate::event_loop::{ADMIN_LISTENER, Credentials, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::http::cors::Audiences;
 use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
-use crate::limits::{QUEUE_WAIT_SHARE, RECONNECT_MS};
+use crate::limits::{ANSWER_MARGIN_MS, QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
 use crate::metrics::{Counters, Workers};
 use crate::process::Process;
 use crate::store::backend::Backend;
-use crate::store::health::Health;
+use crate::store::health::{AnswerLimit, Health};
 use crate::store::load::Loads;
 use crate::store::managed::{self, Managed};
 use crate::store::pool::Pool;
@@ -142,9 +142,15 @@ pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
     let clock = Clock::start();
-    let health =
-        Arc::new(Health::new(readers, writers).with_longest_wait(config.request_timeout / QUEUE_WAIT_SHARE));
     let worker_counters = Arc::new(Workers::new(readers, writers));
+    let answer_limit = AnswerLimit {
+        workers: Arc::clone(&worker_counters),
+        clock,
+        // PostgreSQL gives a statement up by itself at --request-timeout, and a session PostgreSQL a margin later, if it can.
+        limit_ms: config.request_timeout.as_millis() as u64 + 2 * ANSWER_MARGIN_MS,
+    };
+    let health = Health::new(readers, writers).with_longest_wait(config.request_timeout / QUEUE_WAIT_SHARE);
+    let health = Arc::new(health.with_answer_limit(answer_limit));
     let polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)> = (0..loops)
         .map(|_| {
             let poll = Poll::new()?;

@@ -247,6 +247,32 @@ fn a_server_that_does_not_answer_is_given_up_until_it_does() {
     assert_eq!(client.get("k").text(), "last");
 }
 
+/// Through a socket file nothing ends a wait for a frozen server: but nobody else is made to wait for it.
+#[test]
+fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
+    let postgresql = Postgresql::start_new();
+    let mut database = postgresql.database();
+    let folder = postgresql.cluster().parent().unwrap().display().to_string();
+    database.url = database.url.replace("host=127.0.0.1", &format!("host='{folder}'"));
+    let server =
+        Server::start_on(&database, &["--request-timeout", "1s", "--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    assert_eq!(client.put("k", "old").status, 201);
+    let frozen = postgresql.freeze();
+    let mut put = ask(&server, "PUT", "k", "new");
+    assert_eq!(client.get("cold").outcome(), "504 deadline-exceeded");
+    assert_eq!(put.response().outcome(), "504 outcome-unknown");
+    wait_until("it is taken for gone", || is_down(&server));
+    assert_eq!(client.get("other").outcome(), "503 database-down");
+    assert_eq!(client.put("other", "value").outcome(), "503 database-down");
+    assert!(is_hit(&client.get("k")), "hits go on");
+    drop(frozen);
+    wait_until("it is taken for there again", || !is_down(&server));
+    assert_eq!(client.put("other", "value").status, 201);
+    let log = server.stderr();
+    assert!(log.contains("has not answered a statement") && log.contains("answers again"), "{log}");
+}
+
 #[test]
 fn a_read_only_database_is_told_and_recovers() {
     let postgresql = Postgresql::start_new();

@@ -2,6 +2,9 @@
 //! by [`super::backend`] on every miss and write and by the admin socket.
 
 use super::pace::Pace;
+use crate::clock::Clock;
+use crate::metrics::{Work, Workers};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -18,6 +21,26 @@ pub struct Health {
     /// How fast each writer gets on.
     pub write_paces: Box<[Pace]>,
     longest_wait: Duration,
+    answer_limit: Option<AnswerLimit>,
+    unanswered: AtomicBool,
+}
+
+/// How long a worker may wait for an answer of PostgreSQL before it counts as one without a database.
+#[derive(Debug)]
+pub struct AnswerLimit {
+    /// What they wait for.
+    pub workers: Arc<Workers>,
+    /// The clock by which they do.
+    pub clock: Clock,
+    /// How long. PostgreSQL itself ends a statement before that: who passes it is frozen, or cannot be reached.
+    pub limit_ms: u64,
+}
+
+impl AnswerLimit {
+    fn is_over(&self, work: &Work) -> bool {
+        let asked_ms = work.asked_ms.load(Ordering::Relaxed);
+        asked_ms != 0 && self.clock.now_ms() > asked_ms + self.limit_ms
+    }
 }
 
 impl Health {
@@ -32,12 +55,19 @@ impl Health {
             read_pace: Pace::default(),
             write_paces: (0..writers).map(|_| Pace::default()).collect(),
             longest_wait: Duration::MAX,
+            answer_limit: None,
+            unanswered: AtomicBool::new(false),
         }
     }
 
     /// The same, where a job may wait in its queue for so long and no longer.
     pub fn with_longest_wait(self, longest_wait: Duration) -> Health {
         Health { longest_wait, ..self }
+    }
+
+    /// The same, where a worker that waits for an answer for too long is as good as one without a database.
+    pub fn with_answer_limit(self, limit: AnswerLimit) -> Health {
+        Health { answer_limit: Some(limit), ..self }
     }
 
     /// A miss behind so many others would wait for too long.
@@ -50,25 +80,46 @@ impl Health {
         self.write_paces[writer].wait(queued) > self.longest_wait
     }
 
-    /// No reader has a connection.
+    /// No reader has a database that answers.
     pub fn reads_down(&self) -> bool {
-        self.readers_down.load(Ordering::Relaxed) == self.readers
+        self.down()[0] >= self.readers
     }
 
-    /// This writer has no connection.
+    /// This writer has no database that answers.
     pub fn writes_down(&self, writer: usize) -> bool {
         self.writers_down[writer].load(Ordering::Relaxed)
+            || self.unanswered_of(|workers| &workers.writers[writer..=writer]) > 0
     }
 
     /// Something cannot be served but from memory.
     pub fn any_down(&self) -> bool {
-        self.reads_down() || self.writers_down.iter().any(|down| down.load(Ordering::Relaxed))
+        self.reads_down() || (0..self.writers_down.len()).any(|writer| self.writes_down(writer))
     }
 
-    /// How many readers and writers have no connection.
+    /// How many readers and writers have no database that answers.
     pub fn down(&self) -> [usize; 2] {
-        let writers = self.writers_down.iter().filter(|down| down.load(Ordering::Relaxed)).count();
-        [self.readers_down.load(Ordering::Relaxed), writers]
+        let readers = self.readers_down.load(Ordering::Relaxed);
+        let writers = (0..self.writers_down.len()).filter(|writer| self.writes_down(*writer)).count();
+        [readers + self.unanswered_of(|workers| &workers.readers), writers]
+    }
+
+    /// How many of these workers have waited for an answer for too long. Says in the log when that begins, and when it is over.
+    fn unanswered_of(&self, of: impl Fn(&Workers) -> &[Arc<Work>]) -> usize {
+        let Some(limit) = &self.answer_limit else { return 0 };
+        let count = |works: &[Arc<Work>]| works.iter().filter(|work| limit.is_over(work)).count();
+        let found = count(of(&limit.workers));
+        if found > 0 && !self.unanswered.swap(true, Ordering::Relaxed) {
+            let seconds = limit.limit_ms / 1_000;
+            log::error!(
+                "PostgreSQL has not answered a statement for {seconds} s: what needs it is refused until it does"
+            );
+        } else if found == 0 && self.unanswered.load(Ordering::Relaxed) {
+            let all = count(&limit.workers.readers) + count(&limit.workers.writers);
+            if all == 0 && self.unanswered.swap(false, Ordering::Relaxed) {
+                log::info!("PostgreSQL answers again");
+            }
+        }
+        found
     }
 
     /// A reader lost its database, or has one again.

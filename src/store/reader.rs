@@ -90,7 +90,7 @@ impl<C: Connector> Reader<C> {
     fn connect(&mut self) -> bool {
         match self.shared.connector.connect() {
             Ok(session) => {
-                self.session = Some(Counted::new(session, &self.work));
+                self.session = Some(Counted::new(session, &self.work, self.shared.clock));
                 self.pause.reset();
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_reader(false);

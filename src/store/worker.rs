@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::metrics::{Work, Workers};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// What every worker holds.
@@ -32,19 +33,22 @@ pub struct Shared<C> {
 pub struct Counted<S> {
     session: S,
     work: Arc<Work>,
+    clock: Clock,
 }
 
 impl<S> Counted<S> {
     /// Counts this session to those of a worker.
-    pub fn new(session: S, work: &Arc<Work>) -> Counted<S> {
+    pub fn new(session: S, work: &Arc<Work>, clock: Clock) -> Counted<S> {
         work.connections.add(1);
-        Counted { session, work: Arc::clone(work) }
+        Counted { session, work: Arc::clone(work), clock }
     }
 
     /// Times one statement that does so many jobs.
     pub fn timed<R>(&mut self, jobs: usize, execute: impl FnOnce(&mut S) -> R) -> R {
         let started = Instant::now();
+        self.work.asked_ms.store(self.clock.now_ms().max(1), Ordering::Relaxed);
         let result = execute(&mut self.session);
+        self.work.asked_ms.store(0, Ordering::Relaxed);
         self.work.statement.observe_duration(started.elapsed());
         self.work.batch.observe(jobs as u64, 1);
         result

@@ -193,7 +193,7 @@ impl<C: Connector> Writer<C> {
         });
         match connected {
             Ok(session) => {
-                self.session = Some(Counted::new(session, &self.work));
+                self.session = Some(Counted::new(session, &self.work, self.shared.clock));
                 self.pause.reset();
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_writer(self.number, false);

@@ -225,7 +225,7 @@ struct Stored {
 /// Statuses of requests with wishes, and of additions.
 const WISHED: [u16; 14] = [200, 201, 204, 304, 400, 404, 405, 409, 411, 412, 413, 422, 503, 504];
 
-/// Statuses of batches.
+/// Statuses of batches and bulk loads.
 const BATCHED: [u16; 9] = [200, 400, 409, 411, 412, 413, 415, 503, 504];
 
 /// A request whose answer depends on more than what is remembered here. True: there is nothing more to check.
@@ -236,7 +236,7 @@ fn check_wished(request: &Request, command: &Command<'_>, answer: &Answer, store
         Command::Delete(key) => (key, true, request.wishes),
         Command::Add(key, _) => (key, true, true),
         // Whatever it has done, it may have done to any key.
-        Command::Batch(_) => {
+        Command::Batch(_) | Command::Load => {
             stored.rows.clear();
             stored.any = true;
             assert!(BATCHED.contains(&answer.status), "{request:?}: {answer:?}");
@@ -264,7 +264,7 @@ fn check_data(request: &Request, content: &[u8], answer: &Answer, stored: &mut S
     let loses = |key: &str| key.starts_with(UNKNOWN);
     let expected = match routed {
         Err(problem) => problem.status(),
-        Ok(Command::Add(..) | Command::Batch(_)) => panic!("its effect depends on the row"),
+        Ok(Command::Add(..) | Command::Batch(_) | Command::Load) => panic!("its effect depends on the row"),
         Ok(Command::Options(_)) => 204,
         Ok(Command::Description) => 200,
         Ok(Command::Admin(_)) => panic!("operations on the data socket"),

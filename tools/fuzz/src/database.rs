@@ -3,9 +3,11 @@
 
 use crossbeam_channel::Receiver;
 use hotrow::engine::shard::Writes;
-use hotrow::engine::{Engine, Record, Row};
+use hotrow::engine::{Engine, NEVER, Record, Row};
+use hotrow::http::problem::{Kind, Problem};
 use hotrow::store::judge::{Before, Judged, To};
 use hotrow::store::list::{Page, PageRow, Range};
+use hotrow::store::load::{LoadJob, Loaded};
 use hotrow::store::{Answer, Failure, Job, ManyJob, ReadJob, ReadWork, Reply, Step, WriteJob};
 use std::collections::BTreeMap;
 
@@ -61,7 +63,8 @@ impl Database {
                 Vec::new()
             }
             Some(Job::Many(job)) => self.write_many(&job, engine, lose),
-            None => Vec::new(),
+            Some(Job::Load(job)) if job.claim.take() => self.load(&job, engine, lose),
+            Some(Job::Load(_)) | None => Vec::new(),
         }
     }
 
@@ -101,6 +104,33 @@ impl Database {
             }
         }
         vec![Reply { ticket: job.ticket, answer: Answer::Many(answers) }]
+    }
+
+    /// One row after the other: what a piece is answered does not depend on it.
+    fn load(&mut self, job: &LoadJob, engine: &Engine, lose: bool) -> Vec<Reply> {
+        let (mut loaded, mut lost) = (Loaded::default(), lose);
+        for (line, row) in job.rows(&mut loaded) {
+            let (key, hash) = (Box::from(&*row.key), engine.hash(&row.key));
+            let mut shard = engine.shard(hash);
+            if refusal(&key).is_some() || !shard.may_send_foreign(hash, &key) {
+                loaded.refuse_row(line, Problem::new(Kind::DatabaseRefused, "no"));
+                continue;
+            }
+            self.version += 1;
+            if lose || key.starts_with(UNKNOWN) {
+                lost = true;
+                shard.doubt(hash, &key);
+                shard.unknown(hash, &key, Writes::Foreign);
+            } else {
+                shard.replaced(hash, &key, Writes::Foreign);
+                loaded.written += 1;
+            }
+            let record = Record { value: (&*row.value).into(), version: self.version, expires_s: NEVER };
+            self.rows.insert(key, record);
+        }
+        loaded.keep_first();
+        let answer = if lost { Answer::Failed(Failure::Unknown) } else { Answer::Loaded(loaded) };
+        vec![Reply { ticket: job.ticket, answer }]
     }
 
     /// Does the steps of one key, in their order.
