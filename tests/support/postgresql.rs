@@ -182,8 +182,9 @@ impl Postgresql {
     /// `kill -9` of every process of it; the next start replays the log.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
+        // Who stands still starts nobody whom this would miss.
+        stand_still(child.id());
         let others = children(child.id());
-        // First the one who would start others.
         for pid in std::iter::once(child.id()).chain(others.iter().copied()) {
             signal(pid, Signal::KILL);
         }
@@ -204,7 +205,7 @@ impl Postgresql {
     pub fn freeze(&self) -> Frozen {
         let postmaster = self.child.as_ref().expect("it runs").id();
         // First the one who starts the others, then those who are there.
-        signal(postmaster, Signal::STOP);
+        stand_still(postmaster);
         let mut pids = vec![postmaster];
         pids.extend(children(postmaster));
         for pid in &pids[1..] {
@@ -266,6 +267,17 @@ impl Drop for Frozen {
             signal(*pid, Signal::CONT);
         }
     }
+}
+
+/// Stops a process, and waits until it has stopped: until then it may still be making another one.
+fn stand_still(pid: u32) {
+    signal(pid, Signal::STOP);
+    let stat = format!("/proc/{pid}/stat");
+    wait_until("it stands still", || {
+        let text = fs::read_to_string(&stat).expect("it is there");
+        // Behind its name, which may have anything in it: proc(5).
+        text.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    });
 }
 
 /// How to connect to a PostgreSQL of ours on this port, or to what stands in front of one.
