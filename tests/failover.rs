@@ -80,7 +80,8 @@ fn a_standby_is_promoted_while_the_primary_is_frozen() {
     let frozen = primary.freeze();
     standby.promote();
     load.go_on_for(300);
-    assert!(server.stderr().contains("no answer within"), "{}", server.stderr());
+    // What is cached may be all that was asked for until now.
+    wait_until("a session was given up", || server.stderr().contains("no answer within"));
     // It wakes up, believes that it is the primary still, and finds what it had been sent.
     drop(frozen);
     wait_until("its backends have found nobody", || {
