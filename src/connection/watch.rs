@@ -112,7 +112,7 @@ impl Connection {
 
     /// Begins to wait for a change, or goes on to: answers if there is one already.
     fn watch(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        watch.ticket = self.ticket(cx);
+        (watch.ticket, watch.known) = (self.ticket(cx), None);
         let Workspace { output, encoder, .. } = ws;
         let Watch { key, conditions, ticket, .. } = &*watch;
         let mut same = None;
