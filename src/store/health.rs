@@ -82,7 +82,8 @@ impl Health {
 
     /// No reader has a database that answers.
     pub fn reads_down(&self) -> bool {
-        self.down()[0] >= self.readers
+        self.readers_down.load(Ordering::Relaxed) + self.unanswered_of(|workers| &workers.readers)
+            >= self.readers
     }
 
     /// This writer has no database that answers.
