@@ -8,7 +8,7 @@
 
 -- What is prepared before the start, so that making requests takes no time from the load. A set of keys that is larger
 -- is drawn from anew for every request: else a cache would need to hold no more keys than these.
-local PREPARED = 65536
+local PREPARED = 131072
 
 local threads = 0
 function setup(thread)
