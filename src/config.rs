@@ -8,6 +8,7 @@ pub mod transfer;
 use crate::limits::MAX_VALUE_BYTES;
 use crate::secrets;
 use clap::builder::BoolishValueParser;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use settings::{Origin, Setting};
@@ -345,7 +346,8 @@ pub fn command() -> clap::Command {
 /// Reads arguments (the first is the program's name) and the environment.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
     let mut command = Cli::command();
-    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = command.try_get_matches_from_mut(&arguments).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, matches))
     });
@@ -355,7 +357,12 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
             return Stop::Asked(text);
         }
         let line: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-        Stop::Unusable(line.join(" ").trim_start_matches("error: ").to_owned())
+        let line = line.join(" ");
+        let line = line.trim_start_matches("error: ");
+        Stop::Unusable(match variable_at_fault(&error, &command, &arguments) {
+            Some(variable) => format!("{line} (it is in {variable})"),
+            None => line.to_owned(),
+        })
     })?;
     let settings = match matches.subcommand() {
         Some((name, matches)) => {
@@ -384,6 +391,19 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
             Invocation::Completions(String::from_utf8_lossy(&script).into_owned())
         }
     })
+}
+
+/// The environment variable that a flag has its bad value from: clap names the flag alone.
+fn variable_at_fault(error: &clap::Error, command: &clap::Command, arguments: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let long = flag.strip_prefix("--")?.split([' ', '=']).next()?;
+    let is_given =
+        arguments.iter().filter_map(|argument| argument.to_str()?.strip_prefix("--")).any(|given| {
+            given.strip_prefix(long).is_some_and(|value| value.is_empty() || value.starts_with('='))
+        });
+    let all = command.get_subcommands().chain([command]).flat_map(clap::Command::get_arguments);
+    let variable = all.filter(|arg| arg.get_long() == Some(long)).find_map(clap::Arg::get_env)?;
+    (!is_given).then(|| variable.to_string_lossy().into_owned())
 }
 
 /// Adds what clap does not know of.

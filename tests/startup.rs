@@ -51,7 +51,14 @@ fn a_bad_flag_is_named_with_its_rule() {
 
 #[test]
 fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
-    refused(&[], &[("HOTROW_IDLE_TIMEOUT", "soon")], 2, &["--idle-timeout", "ms, s or m"]);
+    refused(
+        &[],
+        &[("HOTROW_IDLE_TIMEOUT", "soon")],
+        2,
+        &["--idle-timeout", "ms, s or m", "(it is in HOTROW_IDLE_TIMEOUT)"],
+    );
+    let (_, lines) = run(&["--idle-timeout=now"], &[("HOTROW_IDLE_TIMEOUT", "soon")]);
+    assert!(lines[0].contains("'now'") && !lines[0].contains("HOTROW_"), "{lines:?}");
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--database-url", &Database::new().url, "--listen", "127.0.0.1:0"]);
     command.env("HOTROW_LISTEN", "192.0.2.1:80").env("HOTROW_EVENT_LOOPS", "2");
