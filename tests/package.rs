@@ -119,6 +119,24 @@ fn the_units_agree_with_each_other_and_with_the_defaults() {
     assert!(limit > default("max_connections").parse::<u64>().unwrap() + 1024);
 }
 
+/// Each unit is put into the package once and has its life in every script: nothing is left to guess.
+#[test]
+fn every_unit_is_packed_started_stopped_and_forgotten() {
+    let manifest = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let units = ["hotrow.service", "hotrow.socket", "hotrow-admin.socket"];
+    let is_unit = |name: &String| name.ends_with(".service") || name.ends_with(".socket");
+    let names =
+        fs::read_dir(file("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(is_unit).collect::<BTreeSet<_>>(), units.map(str::to_owned).into());
+    for unit in units {
+        let asset = format!(r#"["tools/deploy/debian/{unit}", "usr/lib/systemd/system/", "644"]"#);
+        assert_eq!(manifest.matches(&asset).count(), 1, "{unit}");
+        for script in ["scripts/postinst", "scripts/prerm", "scripts/postrm"] {
+            assert!(read(script).contains(unit), "{script} says nothing of {unit}");
+        }
+    }
+}
+
 /// And that its exposure is what the README says.
 #[test]
 fn systemd_finds_the_service_closed() {
