@@ -24,6 +24,10 @@ fn replace(begin: u64, end: u64, value: u64) -> Operation {
     operation(begin, end, What::Put { value, existed: true })
 }
 
+fn load(begin: u64, end: u64, value: u64) -> Operation {
+    operation(begin, end, What::Loaded(value))
+}
+
 fn delete(begin: u64, end: u64) -> Operation {
     operation(begin, end, What::Delete { existed: true })
 }
@@ -295,6 +299,15 @@ fn count(begin: u64, end: u64, number: u64) -> Operation {
 
 fn maybe_count(begin: u64, end: u64) -> Operation {
     operation(begin, end, What::MaybeCount)
+}
+
+#[test]
+fn a_bulk_load_stores_whatever_was_there() {
+    accepted(&[load(0, 1, 1), get(2, 3, 1), load(4, 5, 2), get(6, 7, 2), delete(8, 9)]);
+    accepted(&[create(0, 1, 1), load(2, 9, 2), get(3, 4, 1), get(5, 6, 2)]);
+    refused(&[create(0, 1, 1), load(2, 3, 2), get(4, 5, 1)], get(4, 5, 1));
+    refused(&[load(0, 1, 1), delete_none(2, 3)], delete_none(2, 3));
+    refused(&[load(0, 1, 1), create(2, 3, 2)], create(2, 3, 2));
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub enum What {
         /// There was a row before.
         existed: bool,
     },
+    /// A line of a bulk load: it is stored, and nobody is told whether there was a row before.
+    Loaded(u64),
     /// DELETE: 204 where there was a row, 404 where not.
     Delete {
         /// There was a row before.
@@ -73,6 +75,7 @@ impl fmt::Display for Operation {
             What::Get(Some(value)) => write!(f, "GET    200 {value:x}"),
             What::Get(None) => write!(f, "GET    404"),
             What::Put { value, existed } => write!(f, "PUT    {} {value:x}", if existed { 200 } else { 201 }),
+            What::Loaded(value) => write!(f, "LOAD   200 {value:x}"),
             What::Delete { existed } => write!(f, "DELETE {}", if existed { 204 } else { 404 }),
             What::Swap { from, value } => write!(f, "PUT    200 {value:x} instead of {from:x}"),
             What::NotSwapped(from) => write!(f, "PUT    412 instead of {from:x}"),

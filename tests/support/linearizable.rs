@@ -228,6 +228,7 @@ impl Search {
                 What::MaybeCount => self.begun_counts += 1,
                 What::Get(_)
                 | What::Put { .. }
+                | What::Loaded(_)
                 | What::Delete { .. }
                 | What::Swap { .. }
                 | What::NotSwapped(_)
@@ -311,6 +312,7 @@ impl Search {
                 };
                 to(State::Value(value), before)
             }
+            What::Loaded(value) => to(State::Value(value), Some(from.clone())),
             What::Delete { existed: true } => to(State::Absent, self.with_row(from)),
             // A commit that was repeated has given the same value another version.
             What::NotSwapped(_) if self.prior == Prior::Repeated => vec![from.clone()],

@@ -1,4 +1,4 @@
-//! Clients that read, write, delete and count with a few keys as fast as they are answered, and record it. Whatever happens to the
+//! Clients that read, write, load, delete and count with a few keys as fast as they are answered, and record it. Whatever happens to the
 //! server or its database, they go on.
 
 use super::client::{Client, Response};
@@ -218,7 +218,7 @@ impl Loader {
         let mut history = History::default();
         while !self.shared.stop.load(Ordering::Relaxed) {
             let key = &keys[self.rng.usize(..keys.len())];
-            let asked = match self.rng.u8(..40) {
+            let asked = match self.rng.u8(..41) {
                 18..=34 if key.ends_with(COUNTER) => Asked::Count,
                 0..=17 => Asked::Get,
                 18..=28 => Asked::Put(self.new_value()),
@@ -230,6 +230,11 @@ impl Loader {
                 35 => {
                     let other = &keys[self.rng.usize(..keys.len())];
                     self.operate_batch([key, other], &mut history);
+                    continue;
+                }
+                36 if !key.ends_with(COUNTER) => {
+                    let other = keys.iter().find(|_| self.rng.bool()).filter(|key| !key.ends_with(COUNTER));
+                    self.operate_load([other.unwrap_or(key), key], &mut history);
                     continue;
                 }
                 _ => Asked::Delete,
@@ -294,15 +299,7 @@ impl Loader {
             })
             .collect();
         let target = if self.rng.bool() { "/batch?atomic=true" } else { "/batch" };
-        let shared = Arc::clone(&self.shared);
-        let Some(connection) = self.connected() else { return };
-        let begin_ns = shared.now_ns();
-        let fields = "Content-Type: application/x-ndjson\r\n";
-        let result = connection.try_request("POST", target, fields, lines.as_bytes());
-        let end_ns = shared.now_ns();
-        if result.as_ref().map_or(true, Response::says_close) {
-            self.connection = None;
-        }
+        let Some((begin_ns, end_ns, result)) = self.send_lines("POST", target, &lines) else { return };
         let items = self.judge_batch(result);
         for (at, (key, value)) in keys.into_iter().zip(values).enumerate() {
             let (status, text) = &items[at];
@@ -321,6 +318,53 @@ impl Loader {
             self.count(what.as_ref());
             // The second of two writes of one key happens after the first, and both in one commit: the time of a whole
             // request holds both.
+            if let Some(what) = what {
+                history.push(key, Operation { client: self.number, begin_ns, end_ns, what });
+            }
+        }
+    }
+
+    /// Lines in one request; when it began and ended. `None`: the server is not there.
+    fn send_lines(
+        &mut self,
+        method: &str,
+        target: &str,
+        lines: &str,
+    ) -> Option<(u64, u64, io::Result<Response>)> {
+        let shared = Arc::clone(&self.shared);
+        let connection = self.connected()?;
+        let begin_ns = shared.now_ns();
+        let fields = "Content-Type: application/x-ndjson\r\n";
+        let result = connection.try_request(method, target, fields, lines.as_bytes());
+        let end_ns = shared.now_ns();
+        if result.as_ref().map_or(true, Response::says_close) {
+            self.connection = None;
+        }
+        Some((begin_ns, end_ns, result))
+    }
+
+    /// A bulk load of two lines, and one commit. Of two of one key the first is never seen by anybody.
+    fn operate_load(&mut self, keys: [&String; 2], history: &mut History) {
+        let values = [self.new_value(), self.new_value()];
+        let line = |(key, value)| format!("{{\"key\":\"{key}\",\"value\":\"{}\"}}\n", text_of(value));
+        let lines: String = keys.iter().zip(values).map(line).collect();
+        let Some((begin_ns, end_ns, result)) = self.send_lines("PUT", "/kv", &lines) else { return };
+        let is_stored = result.as_ref().is_ok_and(|response| response.status == 200);
+        let status = if let (true, Ok(response)) = (is_stored, &result) {
+            let json: serde_json::Value = serde_json::from_slice(&response.body).expect("it is JSON");
+            assert_eq!((&json["written"], &json["failed"]), (&2.into(), &0.into()), "{json}");
+            200
+        } else {
+            self.judge_batch(result)[0].0
+        };
+        let first = usize::from(keys[0] == keys[1]);
+        for (key, value) in keys.into_iter().zip(values).skip(first) {
+            let what = match status {
+                200 => Some(What::Loaded(value)),
+                504 => Some(What::MaybePut(value)),
+                _ => None,
+            };
+            self.count(what.as_ref());
             if let Some(what) = what {
                 history.push(key, Operation { client: self.number, begin_ns, end_ns, what });
             }
@@ -353,9 +397,9 @@ impl Loader {
 
     fn count(&self, what: Option<&What>) {
         match what {
-            Some(What::Put { .. } | What::Delete { .. } | What::Swap { .. } | What::Count(_))
-                if self.number < CLIENTS =>
-            {
+            Some(
+                What::Put { .. } | What::Loaded(_) | What::Delete { .. } | What::Swap { .. } | What::Count(_),
+            ) if self.number < CLIENTS => {
                 self.shared.acknowledged[self.number as usize].fetch_add(1, Ordering::Relaxed);
             }
             Some(What::MaybePut(_) | What::MaybeDelete | What::MaybeCount) => {
