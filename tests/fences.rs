@@ -83,6 +83,44 @@ fn a_request_that_arrives_when_its_hotrow_was_killed_and_started_again_changes_n
     fenced.release(&server);
 }
 
+/// Its commit was never asked for, so that nothing can come of it; but its backend waits for the rest of its rows, and has
+/// the table locked against whoever wants to change it.
+#[test]
+fn a_load_that_is_cut_off_in_its_middle_leaves_no_lock_behind() {
+    let fenced = Fenced::new();
+    let server = fenced.start();
+    let (mut holder, mut observer) = (fenced.postgresql.connect(), fenced.postgresql.connect());
+    for round in 0.. {
+        let mut lock = holder.transaction().unwrap();
+        lock.batch_execute("LOCK TABLE kv_store IN SHARE MODE").unwrap();
+        let mut client = server.connect();
+        let fields = "Content-Type: application/x-ndjson\r\n";
+        client.send(request(
+            "PUT",
+            "/kv",
+            fields,
+            format!("{{\"key\":\"{round}\",\"value\":\"\"}}").as_bytes(),
+        ));
+        let waiting = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%COPY kv_store%' AND wait_event_type = 'Lock'";
+        let mut pid = 0;
+        wait_until("its backend has begun", || {
+            observer.query_opt(waiting, &[]).unwrap().map(|row| pid = row.get::<_, i32>(0)).is_some()
+        });
+        fenced.proxy.hold_requests(1, Hold::UntilRelease);
+        lock.commit().unwrap();
+        wait_until("something is held", || fenced.proxy.is_harmless());
+        assert_eq!(client.response().status, 200);
+        let state = "SELECT state FROM pg_stat_activity WHERE pid = $1";
+        match observer.query_opt(state, &[&pid]).unwrap() {
+            None => break,
+            // It was the sweeper's request that was held: once more.
+            Some(row) if row.get::<_, &str>(0) == "idle" => fenced.proxy.release(),
+            Some(row) => panic!("its backend is still there: {}", row.get::<_, &str>(0)),
+        }
+    }
+    holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE NOWAIT; COMMIT").unwrap();
+}
+
 /// Another hotrow on the same database is none of our business.
 #[test]
 fn only_the_same_instance_is_ended() {

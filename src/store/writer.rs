@@ -44,7 +44,7 @@ pub struct Writer<C: Connector> {
     number: usize,
     session: Option<Counted<C::Session>>,
     work: Arc<Work>,
-    /// Backends that a statement was lost with: to be gone before the next session is used.
+    /// Backends of sessions that broke in the middle of something: to be gone before the next session is used.
     lost: Vec<<C::Session as Session>::Backend>,
     pause: Pause,
     down: bool,
@@ -211,6 +211,13 @@ impl<C: Connector> Writer<C> {
         }
     }
 
+    /// The session has broken in the middle of something. Until its backend is gone, that may happen yet; and of what certainly
+    /// will not, for its commit was never asked for, rows and tables may stay locked.
+    fn lose_session(&mut self) {
+        let session = self.session.take().expect("it was used just now");
+        self.lost.push(session.backend());
+    }
+
     /// Waits until the next attempt and refuses at once whatever is or gets into the queue. False: it is closed.
     fn wait_while_down(&mut self) -> bool {
         let until = self.pause.next(&self.shared.health);
@@ -305,8 +312,7 @@ impl<C: Connector> Writer<C> {
                 }
                 Err(Error::Lost(message)) => {
                     log::warn!("a commit of {} keys was lost: {message}", batch.keys().count());
-                    let session = self.session.take().expect("used above");
-                    self.lost.push(session.backend());
+                    self.lose_session();
                     if attempt == Attempt::First {
                         self.doubt(&batch);
                     }
@@ -361,8 +367,7 @@ impl<C: Connector> Writer<C> {
             }
             Err(Error::Lost(_)) => {
                 // In doubt once more, and by another backend: settle that one too before the key is let go.
-                let session = self.session.take().expect("used above");
-                self.lost.push(session.backend());
+                self.lose_session();
                 while !self.connect() {
                     self.wait_while_down();
                 }

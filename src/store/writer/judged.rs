@@ -226,10 +226,7 @@ impl<C: Connector> Writer<C> {
                 Round::Changed(judged, parts.iter().zip(&rows).map(version).collect())
             }
             Err(Error::NotSent(_)) => {
-                // Nothing can come of it any more; but a transaction that was cut off in its middle may hold its rows
-                // until its backend is gone.
-                let session = self.session.take().expect("used above");
-                self.lost.push(session.backend());
+                self.lose_session();
                 Round::Again(self.shared.down())
             }
             Err(Error::Lost(message)) => {
@@ -314,8 +311,7 @@ impl<C: Connector> Writer<C> {
     /// A change was lost: nobody may be told anything before its backend is gone, however long it takes. Then it can
     /// no longer happen, and whether it has, nobody knows.
     fn settle_lost(&mut self, parts: &[Part<'_>], left: &mut Vec<usize>, endings: &mut [Option<Ending>]) {
-        let session = self.session.take().expect("it was lost just now");
-        self.lost.push(session.backend());
+        self.lose_session();
         for at in left.iter() {
             self.shared.engine.shard(parts[*at].hash).doubt(parts[*at].hash, parts[*at].key);
         }

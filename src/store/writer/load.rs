@@ -104,7 +104,7 @@ impl<C: Connector> Writer<C> {
                     self.loaded(these, loaded);
                 }
                 Err(Error::NotSent(_)) => {
-                    self.session = None;
+                    self.lose_session();
                     unsent += 1;
                     // A server that takes connections and drops them at once is as good as none.
                     if unsent > 1 {
@@ -173,8 +173,7 @@ impl<C: Connector> Writer<C> {
     /// A statement was lost: nobody may be told anything before its backend is gone, however long it takes. Then it can no
     /// longer happen, and whether it has, nobody knows.
     fn settle_load(&mut self, keys: &[Key<'_>]) {
-        let session = self.session.take().expect("it was lost just now");
-        self.lost.push(session.backend());
+        self.lose_session();
         for key in keys {
             self.shared.engine.shard(key.hash).doubt(key.hash, &key.row.key);
         }
