@@ -21,6 +21,7 @@
 mod asker;
 mod collect;
 pub mod context;
+mod incoming;
 mod list;
 mod load;
 mod requests;
@@ -38,10 +39,11 @@ use crate::store::Reply;
 use crate::token::{Id, Ticket};
 use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
+use incoming::Incoming;
 use list::Export;
 use load::Load;
 use memchr::memchr;
-use requests::{Incoming, Job};
+use requests::Job;
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 

@@ -9,16 +9,16 @@
 //!
 //! Called by [`super::route`] for its query, and by [`crate::connection`].
 
-use super::{answer, collection, key, query};
+use super::list::NDJSON;
+use super::{answer, collection, key, query, value};
 use crate::http::conditional::Preconditions;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
 use crate::http::response::{Encoder, Frame, JSON, Lent};
-use crate::limits::{BATCH_STEPS, TTL_SECONDS};
+use crate::limits::BATCH_STEPS;
 use crate::output::Output;
 use crate::store::{Answer, NO_VERSION, Op};
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 /// Where it is.
 pub const PATH: &str = "/batch";
@@ -40,11 +40,9 @@ pub enum Form {
 impl Form {
     /// What the request says of its content.
     pub fn of(extras: &Extras<'_>) -> Result<Form, Problem> {
-        let media_type = extras.content_type.unwrap_or(b"application/json");
-        let name = media_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
-        match name {
-            _ if name.eq_ignore_ascii_case(b"application/json") => Ok(Form::Array),
-            _ if name.eq_ignore_ascii_case(b"application/x-ndjson") => Ok(Form::Lines),
+        match extras.media_type().unwrap_or(b"application/json") {
+            name if name.eq_ignore_ascii_case(b"application/json") => Ok(Form::Array),
+            name if name.eq_ignore_ascii_case(NDJSON.as_bytes()) => Ok(Form::Lines),
             _ => {
                 let detail = "a batch is application/json (an array) or application/x-ndjson (a line each)";
                 Err(Problem::new(Kind::UnsupportedMediaType, detail))
@@ -68,20 +66,10 @@ struct Sent {
     value: Option<Box<str>>,
     if_match: Option<Box<str>>,
     if_none_match: Option<Box<str>>,
-    #[serde(default, deserialize_with = "whole")]
+    #[serde(default, deserialize_with = "value::whole")]
     ttl: Option<i64>,
-    #[serde(default, deserialize_with = "whole")]
+    #[serde(default, deserialize_with = "value::whole")]
     by: Option<i64>,
-}
-
-/// A whole number, however it is written: to JSON 5, 5.0 and 0.5e1 are the same.
-pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
-    // Up to this size every whole number is one in floating point, too.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let rounded = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
-    let number = number.as_i64().or(rounded.map(|float| float as i64));
-    number.map(Some).ok_or_else(|| D::Error::custom("ttl and by are whole numbers of 64 bits"))
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -102,8 +90,9 @@ pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<S
         Form::Lines => {
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
             let parse = |(at, line)| {
-                serde_json::from_str(line)
-                    .map_err(|error| bad(format!("line {} is no operation: {error}", at + 1)))
+                serde_json::from_str(line).map_err(|error| {
+                    bad(format!("line {} is no operation: {}", at + 1, value::without_place(&error)))
+                })
             };
             lines.take(BATCH_STEPS + 1).map(parse).collect::<Result<_, _>>()?
         }
@@ -142,18 +131,8 @@ impl Sent {
             Verb::Incr => Op::Add(by.unwrap_or(1)),
             Verb::Set => {
                 let value = value.ok_or_else(|| bad("set needs a value".into()))?;
-                if value.len() > max_value_bytes {
-                    let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
-                    return Err(Problem::new(Kind::ValueTooLarge, detail));
-                }
-                if value.contains('\0') {
-                    let detail = "a value has no U+0000 in it: PostgreSQL's text has none";
-                    return Err(Problem::new(Kind::ValueNotText, detail));
-                }
-                let within =
-                    |ttl_s| u32::try_from(ttl_s).ok().filter(|ttl_s| (1..=TTL_SECONDS).contains(ttl_s));
-                let rule = || bad(format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}"));
-                let ttl_s = ttl.map(|ttl_s| within(ttl_s).ok_or_else(rule)).transpose()?;
+                value::check(&value, max_value_bytes)?;
+                let ttl_s = ttl.map(value::ttl).transpose().map_err(bad)?;
                 Op::Set { value: value.into(), ttl_s }
             }
         };

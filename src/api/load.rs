@@ -8,11 +8,11 @@
 //!
 //! Called by [`crate::connection`]; the writers call [`parse`] for each line.
 
-use super::{answer, batch, key};
+use super::list::NDJSON;
+use super::{answer, key, value};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
 use crate::http::response::{Encoder, Frame, JSON, Lent};
-use crate::limits::TTL_SECONDS;
 use crate::output::Output;
 use crate::store::load::{End, Loaded, Row};
 use serde::{Deserialize, Serialize};
@@ -21,9 +21,7 @@ use std::ops::RangeInclusive;
 
 /// Whether the content is what can be loaded, by what the request says of it.
 pub fn check(extras: &Extras<'_>) -> Result<(), Problem> {
-    let media_type = extras.content_type.unwrap_or_default();
-    let name = media_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
-    if name.eq_ignore_ascii_case(super::list::NDJSON.as_bytes()) {
+    if extras.media_type().is_some_and(|name| name.eq_ignore_ascii_case(NDJSON.as_bytes())) {
         return Ok(());
     }
     let detail = "what is loaded is application/x-ndjson: a line {\"key\":…,\"value\":…} for each row";
@@ -58,7 +56,7 @@ struct Line<'l> {
     key: Cow<'l, str>,
     #[serde(borrow)]
     value: Cow<'l, str>,
-    #[serde(default, deserialize_with = "batch::whole")]
+    #[serde(default, deserialize_with = "value::whole")]
     ttl: Option<i64>,
     #[serde(default, borrow)]
     expires_at: Option<Cow<'l, str>>,
@@ -71,23 +69,12 @@ pub fn parse(line: &str, max_value_bytes: usize) -> Result<Row<'_>, Problem> {
         return Err(bad("a line is {\"key\":…,\"value\":…}".into()));
     }
     let Line { key, value, ttl, expires_at } =
-        serde_json::from_str(line).map_err(|error| bad(without_place(&error)))?;
+        serde_json::from_str(line).map_err(|error| bad(value::without_place(&error)))?;
     key::check(&key)?;
-    if value.len() > max_value_bytes {
-        let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
-        return Err(Problem::new(Kind::ValueTooLarge, detail));
-    }
-    if memchr::memchr(0, value.as_bytes()).is_some() {
-        let detail = "a value has no U+0000 in it: PostgreSQL's text has none";
-        return Err(Problem::new(Kind::ValueNotText, detail));
-    }
+    value::check(&value, max_value_bytes)?;
     let end = match (ttl, expires_at) {
         (None, None) => End::Never,
-        (Some(ttl), None) => {
-            let within = u32::try_from(ttl).ok().filter(|ttl_s| (1..=TTL_SECONDS).contains(ttl_s));
-            let rule = || bad(format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}"));
-            End::After(within.ok_or_else(rule)?)
-        }
+        (Some(ttl), None) => End::After(value::ttl(ttl).map_err(bad)?),
         (None, Some(at)) if time(&at).is_some() => End::At(at),
         (None, Some(_)) => {
             return Err(bad("expires_at is a time as 2030-12-31T23:59:59.5Z (RFC 3339)".into()));
@@ -95,12 +82,6 @@ pub fn parse(line: &str, max_value_bytes: usize) -> Result<Row<'_>, Problem> {
         (Some(_), Some(_)) => return Err(bad("a row has ttl or expires_at, not both".into())),
     };
     Ok(Row { key, value, end })
-}
-
-/// What is wrong, without where: it has the line's own number, and the parser knows of one line only.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
 }
 
 fn bad(detail: String) -> Problem {

@@ -12,6 +12,7 @@ pub mod list;
 pub mod load;
 pub mod openapi;
 pub mod query;
+pub mod value;
 pub mod wishes;
 
 use crate::http::problem::{Kind, Problem};

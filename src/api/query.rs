@@ -1,7 +1,7 @@
 //! The query of a target: `name=value&name=value`, percent-decoded once. Pure. Used by [`super::route`].
 
+use super::value;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::TTL_SECONDS;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
@@ -38,10 +38,9 @@ pub fn known<'q, const N: usize>(query: &'q str, names: [&str; N]) -> Result<Val
 
 /// `ttl=SECONDS`.
 pub fn ttl(text: &str) -> Result<u32, Problem> {
-    match text.parse() {
-        Ok(ttl_s @ 1..=TTL_SECONDS) if !text.starts_with('+') => Ok(ttl_s),
-        _ => Err(bad(format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}"))),
-    }
+    // What is no number is as wrong as 0 is.
+    let seconds = text.parse().ok().filter(|_| !text.starts_with('+')).unwrap_or(0);
+    value::ttl(seconds).map_err(bad)
 }
 
 /// `true` or `false`.

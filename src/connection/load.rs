@@ -10,7 +10,7 @@
 //! Here a line is found and not understood: what it says is for the writer to find out. Called by [`super`] and by
 //! [`super::requests`].
 
-use super::requests::reserve;
+use super::incoming::reserve;
 use super::{Connection, Context, State, Workspace};
 use crate::api::{answer, load};
 use crate::http::content::Decoder;
@@ -47,6 +47,22 @@ pub(super) struct Load {
 }
 
 impl Load {
+    fn new(framing: Framing, frame: Frame, max_value_bytes: usize, permit: Arc<Permit>) -> Load {
+        Load {
+            frame,
+            decoder: Decoder::new(framing),
+            lines: Vec::new(),
+            whole: 0,
+            count: 0,
+            speaks: false,
+            out: None,
+            done: 0,
+            loaded: Loaded::default(),
+            max_value_bytes,
+            permit,
+        }
+    }
+
     /// Nothing more can be taken now: the database has a piece, and the next one is full; or there is no more.
     pub(super) fn is_blocked(&self) -> bool {
         self.decoder.is_done() || self.out.is_some() && self.is_full()
@@ -131,19 +147,7 @@ impl Connection {
             self.refuse(&load::too_many(), frame, ws, cx);
             return false;
         };
-        let load = Load {
-            frame,
-            decoder: Decoder::new(framing),
-            lines: Vec::new(),
-            whole: 0,
-            count: 0,
-            speaks: false,
-            out: None,
-            done: 0,
-            loaded: Loaded::default(),
-            max_value_bytes: cx.bounds.max_value_bytes,
-            permit,
-        };
+        let load = Load::new(framing, frame, cx.bounds.max_value_bytes, permit);
         self.state = State::Loading(Box::new(load));
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
         true
@@ -278,19 +282,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn load(max_value_bytes: usize, length: usize) -> Load {
-        Load {
-            frame: Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE },
-            decoder: Decoder::new(Framing::Length(length as u64)),
-            lines: Vec::new(),
-            whole: 0,
-            count: 0,
-            speaks: false,
-            out: None,
-            done: 0,
-            loaded: Loaded::default(),
-            max_value_bytes,
-            permit: Loads::default().begin().unwrap(),
-        }
+        let frame = Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE };
+        let permit = Loads::default().begin().unwrap();
+        Load::new(Framing::Length(length as u64), frame, max_value_bytes, permit)
     }
 
     #[test]

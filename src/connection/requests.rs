@@ -2,15 +2,15 @@
 //! rest, takes the replies. Called by [`super`] with whatever it has read.
 
 use super::collect::Collect;
+use super::incoming::{self, Incoming, Owned, Purpose, Setting, own};
 use super::list::Listing;
 use super::watch::Watch;
 use super::{Connection, Context, Role, State, Workspace};
 use crate::api::answer::Forward;
 use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
-use crate::api::{self, Command, admin, answer, load, openapi};
+use crate::api::{self, Command, admin, answer, load, openapi, value};
 use crate::http::conditional::Preconditions;
-use crate::http::content::Decoder;
 use crate::http::cors::Audience;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
@@ -39,43 +39,6 @@ pub(super) enum Job {
     Items(Box<Collect>),
     /// A page of a list.
     Page(Box<Listing>),
-}
-
-/// A request whose content is arriving.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    purpose: Purpose,
-    pub(super) frame: Frame,
-    decoder: Decoder,
-    content: Vec<u8>,
-    /// Bytes of content so far, kept or not.
-    bytes: u64,
-}
-
-/// What becomes of a content.
-#[derive(Debug)]
-enum Purpose {
-    /// It is the value of this key.
-    Set(Setting),
-    /// It is a batch of operations, all to be done or none.
-    Batch(Form, bool),
-    /// It is dropped, and then this is done.
-    Drop(Owned),
-}
-
-/// A PUT whose value is on its way.
-#[derive(Debug)]
-struct Setting {
-    key: Box<str>,
-    ttl_s: Option<u32>,
-    wishes: Option<Box<Wishes>>,
-}
-
-/// A command that outlives the bytes it was parsed from.
-#[derive(Debug)]
-enum Owned {
-    Command(Command<'static>, Option<Box<Wishes>>),
-    Refusal(Problem),
 }
 
 impl Connection {
@@ -175,6 +138,7 @@ impl Connection {
             && scan::is_literal(head.target.as_bytes())
             && api::literal_key(head.target.as_bytes()).is_some()
         {
+            // Text already: looking again whether it is UTF-8 would cost a hundred instructions.
             return self.get(&head.target["/kv/".len()..], frame, ws, cx);
         }
         self.begin_any(head, more_follows, frame, ws, cx);
@@ -202,8 +166,7 @@ impl Connection {
             list.negotiate(&head.extras, head.version);
         }
         let checked = routed
-            .and_then(|command| check_length(command, head.framing, cx.bounds.max_value_bytes))
-            .and_then(|command| check_content(command, head))
+            .and_then(|command| incoming::check(command, head, cx.bounds.max_value_bytes))
             .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)))
             .and_then(|(command, wishes)| match (&command, &wishes) {
                 (Command::Load, Some(wishes)) if wishes.conditions.is_some() => Err(load::conditional()),
@@ -248,9 +211,7 @@ impl Connection {
         if head.expects_continue && !more_follows {
             ws.output.bytes.extend_from_slice(CONTINUE);
         }
-        let decoder = Decoder::new(head.framing);
-        self.state =
-            State::Content(Box::new(Incoming { purpose, frame, decoder, content: Vec::new(), bytes: 0 }));
+        self.state = State::Content(Box::new(Incoming::new(purpose, frame, head.framing)));
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
     }
 
@@ -339,10 +300,11 @@ impl Connection {
         let Workspace { output, encoder, .. } = ws;
         match cx.backend.peek(key, cx.now_s, |known| answer::hit(encoder, output, &known, frame)) {
             Some(()) => self.hit(frame, ws, cx),
-            None => self.get(str::from_utf8(key).expect("a literal path is ASCII"), frame, ws, cx),
+            None => self.get(text(key), frame, ws, cx),
         }
     }
 
+    /// The same for a key that has to be asked for, or whose request was read. Not inlined, as [`Connection::begin_any`].
     #[inline(never)]
     fn get(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let ticket = self.ticket(cx);
@@ -405,10 +367,7 @@ impl Connection {
         let value = String::from_utf8(content).ok().filter(|value| memchr(0, value.as_bytes()).is_none());
         match value {
             Some(value) => self.write(key, Op::Set { value: value.into(), ttl_s }, wishes, frame, ws, cx),
-            None => {
-                let detail = "a value is UTF-8 text without U+0000: PostgreSQL's text holds nothing else";
-                self.refuse(&Problem::new(Kind::ValueNotText, detail), frame, ws, cx);
-            }
+            None => self.refuse(&value::not_text(), frame, ws, cx),
         }
     }
 
@@ -558,70 +517,9 @@ impl Connection {
     }
 }
 
-impl Incoming {
-    /// Takes content from the front of `bytes`; returns how much.
-    #[inline(never)]
-    fn take(&mut self, bytes: &[u8], max_value_bytes: usize) -> Result<usize, Problem> {
-        let Incoming { purpose, decoder, content, bytes: total, .. } = self;
-        decoder.decode(bytes, |piece| {
-            *total += piece.len() as u64;
-            if let Purpose::Set(_) | Purpose::Batch(..) = purpose {
-                if *total > max_value_bytes as u64 {
-                    return Err(too_large(max_value_bytes));
-                }
-                reserve(content, piece.len(), max_value_bytes);
-                content.extend_from_slice(piece);
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Grows by doubling, but never past what a value may have: memory is computed by the largest value, not by twice that.
-pub(super) fn reserve(content: &mut Vec<u8>, more: usize, max_value_bytes: usize) {
-    let wanted = content.len() + more;
-    if wanted > content.capacity() {
-        let room = wanted.max(2 * content.capacity()).min(max_value_bytes);
-        content.reserve_exact(room - content.len());
-    }
-}
-
-/// A write needs a length, and one that fits.
-fn check_length(
-    command: Command<'_>,
-    framing: Framing,
-    max_value_bytes: usize,
-) -> Result<Command<'_>, Problem> {
-    match (&command, framing) {
-        (Command::Set(..) | Command::Batch(_) | Command::Load, Framing::None) => {
-            let detail = "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0";
-            Err(Problem::new(Kind::LengthRequired, detail))
-        }
-        (Command::Set(..) | Command::Batch(_), Framing::Length(bytes)) if bytes > max_value_bytes as u64 => {
-            Err(too_large(max_value_bytes))
-        }
-        _ => Ok(command),
-    }
-}
-
-/// Contents are stored as they come, and whole: one that stands for another, or for a part of one, would be taken for what it
-/// is not (RFC 9110 sections 8.4 and 14.5).
-fn check_content<'b>(command: Command<'b>, head: &Head<'_>) -> Result<Command<'b>, Problem> {
-    let coded = head.extras.content_encoding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-    if head.framing.has_content() && coded {
-        let detail = "a content is taken as it is, without Content-Encoding";
-        return Err(Problem::new(Kind::UnsupportedMediaType, detail));
-    }
-    if head.framing.has_content() && head.extras.content_range.is_some() {
-        let detail = "a content is taken whole, without Content-Range";
-        return Err(Problem::new(Kind::MalformedRequest, detail));
-    }
-    Ok(command)
-}
-
-fn too_large(max_value_bytes: usize) -> Problem {
-    let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
-    Problem::new(Kind::ValueTooLarge, detail)
+/// A key that stands for itself.
+fn text(literal: &[u8]) -> &str {
+    str::from_utf8(literal).expect("a literal path is ASCII")
 }
 
 /// Why bytes are no proper request, in words of ours: what a client sent names no metric.
@@ -629,21 +527,5 @@ pub(super) fn reason(problem: &Problem) -> &'static str {
     match &problem.detail {
         Cow::Borrowed(detail) if problem.kind == Kind::MalformedRequest => detail,
         Cow::Borrowed(_) | Cow::Owned(_) => problem.kind.facts().1,
-    }
-}
-
-fn own(command: Command<'_>) -> Command<'static> {
-    match command {
-        Command::Get(key) => Command::Get(key.into_owned().into()),
-        Command::GetMany(keys) => Command::GetMany(keys),
-        Command::List(list) => Command::List(list),
-        Command::Set(key, ttl_s) => Command::Set(key.into_owned().into(), ttl_s),
-        Command::Delete(key) => Command::Delete(key.into_owned().into()),
-        Command::Add(key, by) => Command::Add(key.into_owned().into(), by),
-        Command::Batch(all_or_nothing) => Command::Batch(all_or_nothing),
-        Command::Load => Command::Load,
-        Command::Options(allow) => Command::Options(allow),
-        Command::Description => Command::Description,
-        Command::Admin(page) => Command::Admin(page),
     }
 }

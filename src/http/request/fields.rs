@@ -88,6 +88,12 @@ impl<'b> Extras<'b> {
         self.lists.iter().filter(move |(of, _)| *of == list).map(|(_, line)| *line)
     }
 
+    /// The media type of the content, without parameters.
+    pub fn media_type(&self) -> Option<&'b [u8]> {
+        let name = self.content_type?.split(|b| *b == b';').next().unwrap_or_default();
+        Some(name.trim_ascii())
+    }
+
     /// Takes the next field.
     pub(super) fn note(&mut self, name: Name, value: &'b [u8]) {
         let place = match name {
