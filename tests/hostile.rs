@@ -240,6 +240,7 @@ fn resets_at_every_stage_leave_nothing_behind() {
     bystander.is_served(50);
     // With the bystander's and the admin connection, which the metrics are read over.
     assert_eq!(connections(&server), 1);
+    server.is_settled();
     let (memory, descriptors) = (Memory::of(&server), server.descriptors());
     let large = request("GET", "/kv/large", "", b"").repeat(50);
     for round in 0..50 {

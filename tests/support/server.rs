@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::database::Database;
+use super::wait_until;
 use super::{DEADLINE, process};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
@@ -192,6 +193,14 @@ impl Server {
     /// Its memory in RAM, in bytes.
     pub fn rss_bytes(&self) -> usize {
         process::rss_bytes(self.pid())
+    }
+
+    /// Waits until all its workers have sessions: two readers, two writers, and the sweeper, which begins a second later.
+    pub fn is_settled(&self) {
+        let sessions = "SELECT (count(*) = 5)::text FROM pg_stat_activity
+            WHERE application_name LIKE 'hotrow%' AND datname = current_database()";
+        let database = self.database();
+        wait_until("all workers have sessions", || database.text(sessions, &[]).as_deref() == Some("true"));
     }
 
     /// Its open file descriptors.
