@@ -3,7 +3,7 @@
 //! [`crate::server`].
 
 use crate::config::{AccessLogTo, Config};
-use crate::engine::shards;
+use crate::engine::{cache, shards};
 use crate::limits::{
     ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
     BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES,
@@ -71,7 +71,7 @@ impl Bound {
             }
         };
         Bound {
-            cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE,
+            cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE + shards * cache::BESIDE_BYTES,
             connections: config.max_connections as usize * connection
                 + (ADMIN_CONNECTIONS + TURNED_AWAY) * small
                 + LOADS * (2 * piece + 2 * LOAD_ERRORS * LOAD_ERROR_BYTES),

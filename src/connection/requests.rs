@@ -300,13 +300,23 @@ impl Connection {
         let Workspace { output, encoder, .. } = ws;
         match cx.backend.peek(key, cx.now_s, |known| answer::hit(encoder, output, &known, frame)) {
             Some(()) => self.hit(frame, ws, cx),
-            None => self.get(text(key), frame, ws, cx),
+            None => self.ask(text(key), frame, ws, cx),
         }
     }
 
-    /// The same for a key that has to be asked for, or whose request was read. Not inlined, as [`Connection::begin_any`].
+    /// The same where the request was read. Not inlined, as [`Connection::begin_any`].
     #[inline(never)]
     fn get(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let Workspace { output, encoder, .. } = ws;
+        match cx.backend.peek(key.as_bytes(), cx.now_s, |known| answer::hit(encoder, output, &known, frame)) {
+            Some(()) => self.hit(frame, ws, cx),
+            None => self.ask(key, frame, ws, cx),
+        }
+    }
+
+    /// A GET of a key that was not known just now.
+    #[inline(never)]
+    fn ask(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let ticket = self.ticket(cx);
         let Workspace { output, encoder, .. } = ws;
         let asked =

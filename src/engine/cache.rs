@@ -14,44 +14,49 @@
 //!  absent keys have a queue of their own, plain FIFO, so that asking for nonsense evicts no value
 //! ```
 //!
-//! A hit changes two bits of its entry and moves nothing. That is why this policy and not LRU: one cache line, and
+//! A hit changes two bits of its record and moves nothing. That is why this policy and not LRU: one cache line, and
 //! a scan passes through `recent` without touching what is in `main`. How large `recent` is, what leads to `main` and how
 //! long ghosts are remembered was chosen by the table of benches/HIT_RATIO.md.
 
+use super::arena::{self, Arena, CHUNK_BYTES, Header, Log, Position};
 use super::ghosts::Ghosts;
 use super::{NEVER, Record};
 use crate::http::response::Lent;
 use crate::limits::{ABSENT_SHARE, SHARED_VALUE_BYTES};
 use ahash::RandomState;
 use hashbrown::HashTable;
+use slab::Slab;
 use std::sync::Arc;
 
-/// What an entry takes besides key and value: itself, its place in the index at the index's usual load, its
-/// fingerprint among the ghosts, its times, and the allocator's own header and rounding.
-pub const OVERHEAD_BYTES: usize = size_of::<Entry>() + 8 + 2 + TIMES_BYTES + 16;
-
-/// Behind key and value of every entry: when it became known, and when it expires. Seconds of the process's clock.
-const TIMES_BYTES: usize = 8;
-/// No entry.
-const NONE: u32 = u32::MAX;
+/// What an entry takes besides its record: its place in the index at the index's usual load, and its fingerprint among the ghosts.
+pub const INDEX_BYTES: usize = 8 + 2;
+/// What a cache takes besides what it counts.
+pub const BESIDE_BYTES: usize = arena::beside_bytes(QUEUES);
+/// Its queues.
+const QUEUES: usize = 3;
+/// What a value that is shared takes besides: its counts, its place, and what the allocator adds.
+const SHARED_BYTES: usize = 64;
 /// Hits that an entry remembers.
 const HITS_MAX: u8 = 3;
 /// The share of the bytes that `recent` may keep once there is no room for all: one in this many.
 const RECENT_SHARE: usize = 32;
+/// What is over may take this share of what is not, and a chunk: one in so many. More would waste memory; with less, what is
+/// over would be paid for by moving more of what is not.
+const OVER_SHARE: usize = 8;
 
 /// A bounded map from keys to values and absences.
 ///
-/// Invariants: `index` has exactly the entries that are in a queue; every queue's `bytes` is the sum of its entries'
-/// costs; after every call `recent + main <= capacity` and `absent <= capacity / ABSENT_SHARE`.
+/// Invariants: `index` has exactly the records that are not over; every queue's counts are the sums of its records; after
+/// every call `recent + main <= capacity` and `absent <= capacity / ABSENT_SHARE`, records that are over included.
 #[derive(Debug)]
 pub struct Cache {
     hasher: RandomState,
-    /// Positions in `entries`, by key.
-    index: HashTable<u32>,
-    /// Entries in queues, and free ones chained through `next`.
-    entries: Vec<Entry>,
-    free: u32,
-    queues: [Queue; 3],
+    /// Records in `arena`, by key.
+    index: HashTable<Position>,
+    arena: Arena,
+    /// Values large enough to be sent from here while the cache goes on: their records have their numbers.
+    shared: Slab<Arc<str>>,
+    queues: [Queue; QUEUES],
     /// Keys lately evicted from `recent`.
     ghosts: Ghosts,
     /// Something was evicted for want of room. Before that, what comes in goes to `main`: a key that is asked for in turn
@@ -59,54 +64,7 @@ pub struct Cache {
     was_full: bool,
     capacity_bytes: usize,
     /// Entries pushed out, by the queue that they were in.
-    evicted: [u64; 3],
-}
-
-/// One key. 32 bytes, two to a cache line.
-#[derive(Debug)]
-struct Entry {
-    payload: Payload,
-    version: u32,
-    /// Towards the front, where entries come in.
-    newer: u32,
-    /// Towards the back, where they leave; or the next free entry.
-    older: u32,
-    key_bytes: u16,
-    queue: QueueName,
-    hits: u8,
-}
-
-#[derive(Debug)]
-enum Payload {
-    /// Key, value and times behind one another.
-    Joined(Box<[u8]>),
-    /// A value large enough to be sent from here while the cache goes on.
-    Split(Box<Large>),
-}
-
-#[derive(Debug)]
-struct Large {
-    key: Box<str>,
-    value: Arc<str>,
-    times: Times,
-}
-
-/// When an entry became known and when it expires ([`NEVER`]: not at all), in seconds of the process's clock.
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    known_s: u32,
-    expires_s: u32,
-}
-
-impl Times {
-    fn to_bytes(self) -> [u8; TIMES_BYTES] {
-        (u64::from(self.known_s) | u64::from(self.expires_s) << 32).to_le_bytes()
-    }
-
-    fn from_bytes(bytes: [u8; TIMES_BYTES]) -> Times {
-        let both = u64::from_le_bytes(bytes);
-        Times { known_s: both as u32, expires_s: (both >> 32) as u32 }
-    }
+    evicted: [u64; QUEUES],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,11 +74,67 @@ enum QueueName {
     Absent = 2,
 }
 
-#[derive(Debug)]
+/// Records from the oldest, which leaves, to the newest, and how much there is of them.
+#[derive(Debug, Default)]
 struct Queue {
-    newest: u32,
-    oldest: u32,
-    bytes: usize,
+    log: Log,
+    /// Of records that are not over.
+    live_bytes: usize,
+    /// Of records that are over, and not the oldest yet.
+    over_bytes: usize,
+    /// What entries take besides their records.
+    other_bytes: usize,
+}
+
+impl Queue {
+    fn bytes(&self) -> usize {
+        self.live_bytes + self.over_bytes + self.other_bytes
+    }
+
+    /// Nothing of it is of use any more: gives its chunks back.
+    fn clear_if_over(&mut self, arena: &mut Arena) {
+        if self.live_bytes == 0 {
+            self.over_bytes = 0;
+            arena.clear(&mut self.log);
+        }
+    }
+}
+
+/// What the policy notes on a record, in a byte.
+///
+/// ```text
+///  1 | over | shared | 0 | queue, 2 bits | hits, 2 bits        a tag is never 0
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tag(u8);
+
+impl Tag {
+    const OVER: u8 = 1 << 6;
+    const SHARED: u8 = 1 << 5;
+
+    fn new(queue: QueueName, hits: u8, is_shared: bool) -> Tag {
+        Tag(1 << 7 | if is_shared { Tag::SHARED } else { 0 } | (queue as u8) << 2 | hits)
+    }
+
+    fn hits(self) -> u8 {
+        self.0 & HITS_MAX
+    }
+
+    fn queue(self) -> QueueName {
+        match self.0 >> 2 & 3 {
+            0 => QueueName::Recent,
+            1 => QueueName::Main,
+            _ => QueueName::Absent,
+        }
+    }
+
+    fn is_shared(self) -> bool {
+        self.0 & Tag::SHARED != 0
+    }
+
+    fn is_over(self) -> bool {
+        self.0 & Tag::OVER != 0
+    }
 }
 
 /// What the cache knows of a key.
@@ -158,66 +172,20 @@ pub struct Held<'a> {
     pub expires_s: u32,
 }
 
-impl Entry {
-    fn key(&self) -> &[u8] {
-        match &self.payload {
-            Payload::Joined(bytes) => &bytes[..usize::from(self.key_bytes)],
-            Payload::Split(large) => large.key.as_bytes(),
-        }
-    }
-
-    fn times(&self) -> Times {
-        match &self.payload {
-            Payload::Joined(bytes) => {
-                Times::from_bytes(*bytes.last_chunk().expect("every joined payload ends in its times"))
-            }
-            Payload::Split(large) => large.times,
-        }
-    }
-
-    fn cost(&self) -> usize {
-        OVERHEAD_BYTES
-            + match &self.payload {
-                // The times are in the overhead.
-                Payload::Joined(bytes) => bytes.len() - TIMES_BYTES,
-                // The box and the counts of the Arc are small beside such a value, but counted.
-                Payload::Split(large) => large.key.len() + large.value.len() + 64,
-            }
-    }
-}
-
-impl Payload {
-    fn new(key: &str, value: Option<&Arc<str>>, times: Times) -> Payload {
-        match value {
-            Some(value) if value.len() >= SHARED_VALUE_BYTES => {
-                Payload::Split(Box::new(Large { key: key.into(), value: Arc::clone(value), times }))
-            }
-            _ => {
-                let value = value.map_or(&[][..], |v| v.as_bytes());
-                let mut bytes = Vec::with_capacity(key.len() + value.len() + TIMES_BYTES);
-                bytes.extend_from_slice(key.as_bytes());
-                bytes.extend_from_slice(value);
-                bytes.extend_from_slice(&times.to_bytes());
-                Payload::Joined(bytes.into_boxed_slice())
-            }
-        }
-    }
-}
-
 impl Cache {
     /// An empty cache for so many bytes, overhead included. `hasher` must be the one that makes the `hash` arguments.
     pub fn new(capacity_bytes: usize, hasher: RandomState) -> Cache {
-        let queue = || Queue { newest: NONE, oldest: NONE, bytes: 0 };
+        let capacity_bytes = capacity_bytes.min(arena::MOST_BYTES / (ABSENT_SHARE + 1) * ABSENT_SHARE);
         Cache {
             hasher,
             index: HashTable::new(),
-            entries: Vec::new(),
-            free: NONE,
-            queues: [queue(), queue(), queue()],
+            arena: Arena::default(),
+            shared: Slab::new(),
+            queues: Default::default(),
             ghosts: Ghosts::default(),
             was_full: false,
             capacity_bytes,
-            evicted: [0; 3],
+            evicted: [0; QUEUES],
         }
     }
 
@@ -225,70 +193,92 @@ impl Cache {
     #[inline(always)]
     pub fn get(&mut self, hash: u64, key: impl AsRef<[u8]>, now_s: u32) -> Option<Known<'_>> {
         let at = self.find(hash, key)?;
-        let times = self.entries[at as usize].times();
-        if times.expires_s <= now_s {
-            self.remove_at(hash, at);
+        let header = self.arena.header(at);
+        if header.expires_s <= now_s {
+            self.expire(hash, at);
             return None;
         }
-        let entry = &mut self.entries[at as usize];
+        let tag = Tag(header.tag);
         // Written only if it changes: what is hit all the time stays in the caches of all cores.
-        if entry.hits < HITS_MAX {
-            entry.hits += 1;
+        if tag.hits() < HITS_MAX {
+            self.arena.set_tag(at, header.tag + 1);
         }
-        let value = match &entry.payload {
-            Payload::Joined(bytes) => {
-                Lent::Bytes(&bytes[usize::from(entry.key_bytes)..bytes.len() - TIMES_BYTES])
-            }
-            Payload::Split(large) => Lent::Shared(&large.value),
-        };
         // A worker's clock may be a second ahead of the time of a loop's turn.
-        let age_s = now_s.saturating_sub(times.known_s);
-        if entry.queue == QueueName::Absent {
+        let age_s = now_s.saturating_sub(header.known_s);
+        if tag.queue() == QueueName::Absent {
             return Some(Known::Absent { age_s });
         }
-        Some(Known::Value(Held { value, version: entry.version, age_s, expires_s: times.expires_s }))
+        let bytes = self.arena.value(at, &header);
+        let value =
+            if tag.is_shared() { Lent::Shared(&self.shared[number(bytes)]) } else { Lent::Bytes(bytes) };
+        Some(Known::Value(Held { value, version: header.version, age_s, expires_s: header.expires_s }))
     }
 
     /// Remembers a row, or that there is none, as it was at this time. What does not fit at all is only forgotten.
     pub fn put(&mut self, hash: u64, key: &str, row: Option<&Record>, known_s: u32) {
-        let (value, version) = (row.map(|record| &record.value), row.map_or(0, |record| record.version));
-        let times = Times { known_s, expires_s: row.map_or(NEVER, |record| record.expires_s) };
-        let known = self.find(hash, key).map(|at| {
-            let (queue, hits) = (self.entries[at as usize].queue, self.entries[at as usize].hits);
-            self.remove_at(hash, at);
-            (queue, hits)
-        });
+        let value = row.map(|record| &record.value);
+        let shared = value.filter(|value| value.len() >= SHARED_VALUE_BYTES);
+        let known = self.find(hash, key).map(|at| (at, Tag(self.arena.header(at).tag)));
         let (queue, hits) = match (value, known) {
             (None, _) => (QueueName::Absent, 0),
-            (Some(_), Some((queue, hits))) if queue != QueueName::Absent => (queue, hits),
+            (Some(_), Some((_, tag))) if tag.queue() != QueueName::Absent => (tag.queue(), tag.hits()),
             (Some(_), _) if self.ghosts.take(hash) || self.has_room_in_main() => (QueueName::Main, 0),
             (Some(_), _) => (QueueName::Recent, 0),
         };
-        let key_bytes = key.len() as u16;
-        let payload = Payload::new(key, value, times);
-        let entry = Entry { payload, version, newer: NONE, older: NONE, key_bytes, queue, hits };
-        let cost = entry.cost();
+        let value_bytes = if shared.is_some() { NUMBER_BYTES } else { value.map_or(0, |value| value.len()) };
+        let header = Header {
+            known_s,
+            expires_s: row.map_or(NEVER, |record| record.expires_s),
+            version: row.map_or(0, |record| record.version),
+            key_bytes: key.len() as u16,
+            value_bytes: value_bytes as u16,
+            tag: Tag::new(queue, hits, shared.is_some()).0,
+        };
+        let kept = value.map_or(&[][..], |value| value.as_bytes());
+        if let Some((at, tag)) = known {
+            // Most values are as long as the ones before them.
+            if tag == Tag(header.tag)
+                && shared.is_none()
+                && self.arena.header(at).record_bytes() == header.record_bytes()
+            {
+                return self.arena.overwrite(at, &header, kept);
+            }
+            self.remove(hash, at);
+        }
+        let other_bytes = INDEX_BYTES + shared.map_or(0, |value| value.len() + SHARED_BYTES);
+        let cost = header.record_bytes() + other_bytes;
         if cost > self.limit_of(queue) {
-            return;
+            return self.tidy();
         }
-        while self.queues[QueueName::Absent as usize].bytes + cost > self.limit_of(queue)
-            && queue == QueueName::Absent
-        {
-            self.drop_oldest(QueueName::Absent);
+        if queue == QueueName::Absent {
+            while self.queues[queue as usize].bytes() + cost > self.limit_of(queue) {
+                self.drop_oldest(queue);
+            }
+        } else {
+            while self.value_bytes() + cost > self.capacity_bytes {
+                self.evict_one();
+            }
         }
-        while queue != QueueName::Absent && self.value_bytes() + cost > self.capacity_bytes {
-            self.evict_one();
-        }
-        let at = self.place(entry);
-        self.push_newest(at);
-        let Cache { index, entries, hasher, .. } = self;
-        index.insert_unique(hash, at, |at| hasher.hash_one(entries[*at as usize].key()));
+        let Cache { index, arena, hasher, queues, .. } = self;
+        let to = &mut queues[queue as usize];
+        let at = match shared {
+            None => arena.append(&mut to.log, &header, key.as_bytes(), kept),
+            Some(value) => {
+                let number = self.shared.insert(Arc::clone(value)) as u32;
+                arena.append(&mut to.log, &header, key.as_bytes(), &number.to_le_bytes())
+            }
+        };
+        to.live_bytes += header.record_bytes();
+        to.other_bytes += other_bytes;
+        index.insert_unique(hash, at, |at| hasher.hash_one(arena.key(*at)));
+        self.tidy();
     }
 
     /// Forgets what is known of `key`.
     pub fn forget(&mut self, hash: u64, key: &str) {
         if let Some(at) = self.find(hash, key) {
-            self.remove_at(hash, at);
+            self.remove(hash, at);
+            self.tidy();
         }
     }
 
@@ -304,16 +294,16 @@ impl Cache {
 
     /// Bytes in use: keys, values and overhead.
     pub fn bytes(&self) -> usize {
-        self.value_bytes() + self.queues[QueueName::Absent as usize].bytes
+        self.value_bytes() + self.queues[QueueName::Absent as usize].bytes()
     }
 
     /// Entries pushed out by others so far: of those seen once, those seen again, those absent.
-    pub fn evicted(&self) -> [u64; 3] {
+    pub fn evicted(&self) -> [u64; QUEUES] {
         self.evicted
     }
 
     fn value_bytes(&self) -> usize {
-        self.queues[QueueName::Recent as usize].bytes + self.queues[QueueName::Main as usize].bytes
+        self.queues[QueueName::Recent as usize].bytes() + self.queues[QueueName::Main as usize].bytes()
     }
 
     fn limit_of(&self, queue: QueueName) -> usize {
@@ -324,109 +314,153 @@ impl Cache {
     }
 
     #[inline]
-    fn find(&self, hash: u64, key: impl AsRef<[u8]>) -> Option<u32> {
+    fn find(&self, hash: u64, key: impl AsRef<[u8]>) -> Option<Position> {
         let key = key.as_ref();
-        self.index.find(hash, |at| self.entries[*at as usize].key() == key).copied()
+        self.index.find(hash, |at| self.arena.has_key(*at, key)).copied()
     }
 
     fn has_room_in_main(&self) -> bool {
-        let main = &self.queues[QueueName::Main as usize];
-        !self.was_full && main.bytes < self.capacity_bytes - self.capacity_bytes / RECENT_SHARE
+        let main = self.queues[QueueName::Main as usize].bytes();
+        !self.was_full && main < self.capacity_bytes - self.capacity_bytes / RECENT_SHARE
     }
 
-    /// Makes room. Every turn of the loop either evicts, or takes a hit from an entry: it ends.
+    /// Makes room. Every turn of the loop takes a record out, or takes a hit from one: it ends.
     fn evict_one(&mut self) {
-        let (recent, main) = (&self.queues[0], &self.queues[1]);
         self.was_full = true;
-        if recent.oldest != NONE && (recent.bytes > self.capacity_bytes / RECENT_SHARE || main.oldest == NONE)
+        let [recent, main, _] = &self.queues;
+        let main_oldest = self.arena.oldest(&main.log);
+        if let Some(at) = self.arena.oldest(&recent.log)
+            && (recent.bytes() > self.capacity_bytes / RECENT_SHARE || main_oldest.is_none())
         {
-            let at = recent.oldest;
-            if self.entries[at as usize].hits > 0 {
-                self.unlink(at);
-                let entry = &mut self.entries[at as usize];
-                (entry.queue, entry.hits) = (QueueName::Main, 0);
-                self.push_newest(at);
-            } else {
-                let hash = self.hasher.hash_one(self.entries[at as usize].key());
-                self.ghosts.put(hash, self.entries.len());
+            let tag = Tag(self.arena.header(at).tag);
+            if tag.is_over() || tag.hits() == 0 {
+                if !tag.is_over() {
+                    let hash = self.hasher.hash_one(self.arena.key(at));
+                    self.ghosts.put(hash, self.index.len());
+                }
                 self.drop_oldest(QueueName::Recent);
-            }
-        } else {
-            let at = main.oldest;
-            if self.entries[at as usize].hits > 0 {
-                self.unlink(at);
-                self.entries[at as usize].hits -= 1;
-                self.push_newest(at);
             } else {
+                self.move_oldest(QueueName::Recent, Tag::new(QueueName::Main, 0, tag.is_shared()));
+            }
+        } else if let Some(at) = main_oldest {
+            let tag = Tag(self.arena.header(at).tag);
+            if tag.is_over() || tag.hits() == 0 {
                 self.drop_oldest(QueueName::Main);
+            } else {
+                self.move_oldest(QueueName::Main, Tag::new(QueueName::Main, tag.hits() - 1, tag.is_shared()));
             }
         }
     }
 
+    /// Takes out the oldest record of a queue: over, or pushed out now.
     fn drop_oldest(&mut self, queue: QueueName) {
-        let at = self.queues[queue as usize].oldest;
-        let hash = self.hasher.hash_one(self.entries[at as usize].key());
-        self.remove_at(hash, at);
-        self.evicted[queue as usize] += 1;
+        let Some(at) = self.arena.oldest(&self.queues[queue as usize].log) else { return };
+        let header = self.arena.header(at);
+        if Tag(header.tag).is_over() {
+            self.queues[queue as usize].over_bytes -= header.record_bytes();
+        } else {
+            let hash = self.hasher.hash_one(self.arena.key(at));
+            self.unlink(hash, at);
+            self.evicted[queue as usize] += 1;
+        }
+        self.leave(queue);
     }
 
-    fn remove_at(&mut self, hash: u64, at: u32) {
+    /// Moves the oldest record of a queue, which is not over, to the newest end of the one that the tag names.
+    fn move_oldest(&mut self, from: QueueName, tag: Tag) {
+        let Some(at) = self.arena.oldest(&self.queues[from as usize].log) else { return };
+        let hash = self.hasher.hash_one(self.arena.key(at));
+        self.arena.set_tag(at, tag.0);
+        let moved = self.arena.copy(at, &mut self.queues[tag.queue() as usize].log);
         let place =
-            self.index.find_entry(hash, |other| *other == at).expect("an entry in a queue is in the index");
-        place.remove();
-        self.unlink(at);
-        let entry = &mut self.entries[at as usize];
-        entry.payload = Payload::Joined(Box::default());
-        entry.older = self.free;
-        self.free = at;
+            self.index.find_mut(hash, |other| *other == at).expect("a record that is not over is indexed");
+        *place = moved;
+        let (record_bytes, other_bytes) = self.costs(at);
+        let left = &mut self.queues[from as usize];
+        left.live_bytes -= record_bytes;
+        left.other_bytes -= other_bytes;
+        let entered = &mut self.queues[tag.queue() as usize];
+        entered.live_bytes += record_bytes;
+        entered.other_bytes += other_bytes;
+        self.leave(from);
     }
 
-    fn place(&mut self, entry: Entry) -> u32 {
-        if self.free != NONE {
-            let at = self.free;
-            self.free = self.entries[at as usize].older;
-            self.entries[at as usize] = entry;
-            return at;
-        }
-        // By an eighth rather than by doubling: half-empty tables of a full cache would be memory for nothing.
-        if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact(self.entries.len() / 8 + 16);
-        }
-        let at = u32::try_from(self.entries.len()).expect("a shard's bytes bound its entries far below 2^32");
-        self.entries.push(entry);
-        at
+    /// Lets the oldest record of a queue go, which is counted no more.
+    fn leave(&mut self, queue: QueueName) {
+        let queue = &mut self.queues[queue as usize];
+        self.arena.pop(&mut queue.log);
+        queue.clear_if_over(&mut self.arena);
     }
 
-    fn push_newest(&mut self, at: u32) {
-        let entry = &mut self.entries[at as usize];
-        let queue = &mut self.queues[entry.queue as usize];
-        queue.bytes += entry.cost();
-        (entry.newer, entry.older) = (NONE, queue.newest);
-        match queue.newest {
-            NONE => queue.oldest = at,
-            newest => self.entries[newest as usize].newer = at,
-        }
-        queue.newest = at;
+    /// Apart from the way of a hit, which is shorter without it.
+    #[cold]
+    fn expire(&mut self, hash: u64, at: Position) {
+        self.remove(hash, at);
     }
 
-    fn unlink(&mut self, at: u32) {
-        let entry = &self.entries[at as usize];
-        let (newer, older) = (entry.newer, entry.older);
-        let queue = &mut self.queues[entry.queue as usize];
-        queue.bytes -= entry.cost();
-        match newer {
-            NONE => queue.newest = older,
-            newer => self.entries[newer as usize].older = older,
+    /// Makes a record over where it is.
+    fn remove(&mut self, hash: u64, at: Position) {
+        let header = self.arena.header(at);
+        self.unlink(hash, at);
+        self.arena.set_tag(at, header.tag | Tag::OVER);
+        let queue = &mut self.queues[Tag(header.tag).queue() as usize];
+        queue.over_bytes += header.record_bytes();
+        queue.clear_if_over(&mut self.arena);
+    }
+
+    /// Takes a record out of the index and the counts.
+    fn unlink(&mut self, hash: u64, at: Position) {
+        let place = self.index.find_entry(hash, |other| *other == at);
+        place.expect("a record that is not over is indexed").remove();
+        let (record_bytes, other_bytes) = self.costs(at);
+        let header = self.arena.header(at);
+        if Tag(header.tag).is_shared() {
+            self.shared.remove(number(self.arena.value(at, &header)));
         }
-        match older {
-            NONE => queue.oldest = newer,
-            older => self.entries[older as usize].newer = newer,
+        let queue = &mut self.queues[Tag(header.tag).queue() as usize];
+        queue.live_bytes -= record_bytes;
+        queue.other_bytes -= other_bytes;
+    }
+
+    /// What an entry takes: in its record, and besides.
+    fn costs(&self, at: Position) -> (usize, usize) {
+        let header = self.arena.header(at);
+        let shared_bytes = match Tag(header.tag).is_shared() {
+            true => self.shared[number(self.arena.value(at, &header))].len() + SHARED_BYTES,
+            false => 0,
+        };
+        (header.record_bytes(), INDEX_BYTES + shared_bytes)
+    }
+
+    /// Keeps what is over within its share: what is not, and stands in front of it, goes to the newest end. Every turn of a
+    /// queue takes out all that is over: it ends.
+    fn tidy(&mut self) {
+        for name in [QueueName::Recent, QueueName::Main, QueueName::Absent] {
+            loop {
+                let queue = &self.queues[name as usize];
+                if queue.over_bytes <= queue.live_bytes / OVER_SHARE + CHUNK_BYTES {
+                    break;
+                }
+                let Some(at) = self.arena.oldest(&queue.log) else { break };
+                match Tag(self.arena.header(at).tag) {
+                    tag if tag.is_over() => self.drop_oldest(name),
+                    tag => self.move_oldest(name, tag),
+                }
+            }
         }
     }
 }
 
+/// Bytes of a shared value's number, in the place of the value.
+const NUMBER_BYTES: usize = 4;
+
+fn number(bytes: &[u8]) -> usize {
+    u32::from_le_bytes(*bytes.first_chunk().expect("a number has its bytes")) as usize
+}
+
 #[cfg(test)]
 mod tests {
+    use super::arena::record_bytes;
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -453,13 +487,8 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_half_a_cache_line() {
-        assert_eq!(size_of::<Entry>(), 32);
-    }
-
-    #[test]
     fn a_scan_does_not_evict_what_is_used() {
-        let (mut cache, hasher) = cache(100 * (OVERHEAD_BYTES + 10));
+        let (mut cache, hasher) = cache(100 * (INDEX_BYTES + record_bytes(4, 5)));
         let value = record("value", 1);
         let put =
             |cache: &mut Cache, key: &str| cache.put(hasher.hash_one(key.as_bytes()), key, Some(&value), 0);
@@ -486,7 +515,7 @@ mod tests {
             let key = i.to_string();
             cache.put(hasher.hash_one(key.as_bytes()), &key, None, 0);
         }
-        assert!(cache.bytes() <= 10_000 + OVERHEAD_BYTES + 10);
+        assert!(cache.bytes() <= 10_000 + INDEX_BYTES + record_bytes(4, 5));
         assert!(cache.get(hasher.hash_one("kept".as_bytes()), "kept", 0).is_some());
         assert!(matches!(
             cache.get(hasher.hash_one("9999".as_bytes()), "9999", 0),
@@ -512,12 +541,25 @@ mod tests {
         assert!(matches!(cache.get(hash, "absent", 9), Some(Known::Absent { age_s: 0 })));
     }
 
+    #[test]
+    fn what_is_written_again_in_other_sizes_pushes_nothing_out() {
+        let (mut cache, hasher) = cache(200_000);
+        let keys: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
+        for round in 0..1_000 {
+            for (i, key) in keys.iter().enumerate() {
+                let value = "v".repeat(1_000 + (round * 7 + i * 13) % 500);
+                cache.put(hasher.hash_one(key.as_bytes()), key, Some(&record(&value, 1)), 0);
+            }
+        }
+        assert_eq!((cache.len(), cache.evicted()), (100, [0; 3]));
+    }
+
     proptest! {
         /// Against a plain map: the cache may know less, but never something else, and never more than its bytes.
         #[test]
         fn it_never_says_anything_that_was_not_put_last(
-            operations in prop::collection::vec((0u8..4, 0u8..40, 0usize..3), 1..400),
-            capacity in 0usize..6_000,
+            operations in prop::collection::vec((0u8..6, 0u8..40, 0usize..4), 1..400),
+            capacity in prop_oneof![0usize..6_000, 6_000usize..200_000],
         ) {
             let (mut cache, hasher) = cache(capacity);
             let mut model: HashMap<String, Option<(String, u32)>> = HashMap::new();
@@ -526,16 +568,16 @@ mod tests {
                 let hash = hasher.hash_one(key.as_bytes());
                 let version = version as u32;
                 match operation {
-                    0 => {
-                        let value = format!("{version}").repeat([1, 50, SHARED_VALUE_BYTES][size]);
+                    0..3 => {
+                        let value = format!("{version}").repeat([1, 50, 700, SHARED_VALUE_BYTES][size]);
                         cache.put(hash, &key, Some(&record(&value, version)), 0);
                         model.insert(key, Some((value, version)));
                     }
-                    1 => {
+                    3 => {
                         cache.put(hash, &key, None, 0);
                         model.insert(key, None);
                     }
-                    2 => {
+                    4 => {
                         cache.forget(hash, &key);
                         model.remove(&key);
                     }
@@ -546,8 +588,16 @@ mod tests {
                     }
                 }
                 prop_assert!(cache.bytes() <= capacity + capacity / ABSENT_SHARE);
-                let sum: usize = cache.index.iter().map(|at| cache.entries[*at as usize].cost()).sum();
-                prop_assert_eq!(cache.bytes(), sum);
+                let costs = cache.index.iter().map(|at| cache.costs(*at));
+                let live: usize = costs.map(|(record_bytes, other_bytes)| record_bytes + other_bytes).sum();
+                let over: usize = cache.queues.iter().map(|queue| queue.over_bytes).sum();
+                prop_assert_eq!(cache.bytes(), live + over);
+                let shared = cache.index.iter().filter(|at| Tag(cache.arena.header(**at).tag).is_shared());
+                prop_assert_eq!(cache.shared.len(), shared.count());
+                for queue in &cache.queues {
+                    prop_assert!(queue.over_bytes <= queue.live_bytes / OVER_SHARE + CHUNK_BYTES);
+                    prop_assert_eq!(queue.live_bytes > 0, cache.arena.oldest(&queue.log).is_some());
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 //! simulation drives it (`src/simulation.rs`). Called by event loops through [`crate::store`], and by the store's
 //! workers with outcomes.
 
+pub mod arena;
 pub mod cache;
 pub mod ghosts;
 pub mod shard;
@@ -154,14 +155,14 @@ mod tests {
 
     #[test]
     fn every_shard_has_room_for_some_of_the_largest_values() {
-        for (cache_bytes, max_value_bytes, shards) in [
+        for (cache_bytes, max_value_bytes, count) in [
             (256 << 20, 1 << 20, 64),
             (16 << 20, 1 << 20, 4),
             (1 << 10, 1 << 20, 1),
             (0, 1, 1),
             (1 << 40, 1, 64),
         ] {
-            assert_eq!(Engine::new(cache_bytes, max_value_bytes).shard_count(), shards);
+            assert_eq!(shards(cache_bytes, max_value_bytes), count);
         }
     }
 
