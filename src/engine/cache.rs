@@ -40,9 +40,13 @@ const SHARED_BYTES: usize = 64;
 const HITS_MAX: u8 = 3;
 /// The share of the bytes that `recent` may keep once there is no room for all: one in this many.
 const RECENT_SHARE: usize = 32;
-/// What is over may take this share of what is not, and a chunk: one in so many. More would waste memory; with less, what is
-/// over would be paid for by moving more of what is not.
+/// What is over may take this share of what is not, and a chunk: one in so many. Past that, room is made of it. A larger share
+/// would waste memory; with a smaller one, more of what is not over would be moved for it.
 const OVER_SHARE: usize = 8;
+
+/// Bytes of records that one call moves at most, so that no loop waits for a shard longer than a tenth of a millisecond or two.
+/// What was used is pushed out all the same then, and what is over stays for the next call.
+const MOVED_BYTES: usize = 64 << 10;
 
 /// A bounded map from keys to values and absences.
 ///
@@ -255,8 +259,9 @@ impl Cache {
                 self.drop_oldest(queue);
             }
         } else {
+            let mut moved_bytes = 0;
             while self.value_bytes() + cost > self.capacity_bytes {
-                self.evict_one();
+                moved_bytes += self.evict_one(moved_bytes < MOVED_BYTES);
             }
         }
         let Cache { index, arena, hasher, queues, .. } = self;
@@ -324,32 +329,33 @@ impl Cache {
         !self.was_full && main < self.capacity_bytes - self.capacity_bytes / RECENT_SHARE
     }
 
-    /// Makes room. Every turn of the loop takes a record out, or takes a hit from one: it ends.
-    fn evict_one(&mut self) {
+    /// Makes room: takes a record out, or if it may spare what was used, moves one with a hit less. Returns the bytes moved: for
+    /// each of them there was a hit, and so it ends.
+    fn evict_one(&mut self, may_spare: bool) -> usize {
         self.was_full = true;
         let [recent, main, _] = &self.queues;
-        let main_oldest = self.arena.oldest(&main.log);
-        if let Some(at) = self.arena.oldest(&recent.log)
-            && (recent.bytes() > self.capacity_bytes / RECENT_SHARE || main_oldest.is_none())
-        {
-            let tag = Tag(self.arena.header(at).tag);
-            if tag.is_over() || tag.hits() == 0 {
-                if !tag.is_over() {
-                    let hash = self.hasher.hash_one(self.arena.key(at));
-                    self.ghosts.put(hash, self.index.len());
-                }
-                self.drop_oldest(QueueName::Recent);
-            } else {
-                self.move_oldest(QueueName::Recent, Tag::new(QueueName::Main, 0, tag.is_shared()));
+        let oldest = |queue: &Queue| {
+            let at = self.arena.oldest(&queue.log)?;
+            Some((at, Tag(self.arena.header(at).tag)))
+        };
+        let (from, at, tag) = match (oldest(recent), oldest(main)) {
+            (Some((at, tag)), None) => (QueueName::Recent, at, tag),
+            (Some((at, tag)), _) if recent.bytes() > self.capacity_bytes / RECENT_SHARE => {
+                (QueueName::Recent, at, tag)
             }
-        } else if let Some(at) = main_oldest {
-            let tag = Tag(self.arena.header(at).tag);
-            if tag.is_over() || tag.hits() == 0 {
-                self.drop_oldest(QueueName::Main);
-            } else {
-                self.move_oldest(QueueName::Main, Tag::new(QueueName::Main, tag.hits() - 1, tag.is_shared()));
-            }
+            (_, Some((at, tag))) => (QueueName::Main, at, tag),
+            (None, None) => return 0,
+        };
+        if may_spare && !tag.is_over() && tag.hits() > 0 {
+            let hits = if from == QueueName::Main { tag.hits() - 1 } else { 0 };
+            return self.move_oldest(from, Tag::new(QueueName::Main, hits, tag.is_shared()));
         }
+        if from == QueueName::Recent && !tag.is_over() {
+            let hash = self.hasher.hash_one(self.arena.key(at));
+            self.ghosts.put(hash, self.index.len());
+        }
+        self.drop_oldest(from);
+        0
     }
 
     /// Takes out the oldest record of a queue: over, or pushed out now.
@@ -366,9 +372,9 @@ impl Cache {
         self.leave(queue);
     }
 
-    /// Moves the oldest record of a queue, which is not over, to the newest end of the one that the tag names.
-    fn move_oldest(&mut self, from: QueueName, tag: Tag) {
-        let Some(at) = self.arena.oldest(&self.queues[from as usize].log) else { return };
+    /// Moves the oldest record of a queue, which is not over, to the newest end of the one that the tag names. Returns its bytes.
+    fn move_oldest(&mut self, from: QueueName, tag: Tag) -> usize {
+        let Some(at) = self.arena.oldest(&self.queues[from as usize].log) else { return 0 };
         let hash = self.hasher.hash_one(self.arena.key(at));
         self.arena.set_tag(at, tag.0);
         let moved = self.arena.copy(at, &mut self.queues[tag.queue() as usize].log);
@@ -383,6 +389,7 @@ impl Cache {
         entered.live_bytes += record_bytes;
         entered.other_bytes += other_bytes;
         self.leave(from);
+        record_bytes
     }
 
     /// Lets the oldest record of a queue go, which is counted no more.
@@ -433,10 +440,11 @@ impl Cache {
     }
 
     /// Keeps what is over within its share: what is not, and stands in front of it, goes to the newest end. Every turn of a
-    /// queue takes out all that is over: it ends.
+    /// queue takes out all that is over.
     fn tidy(&mut self) {
         for name in [QueueName::Recent, QueueName::Main, QueueName::Absent] {
-            loop {
+            let mut moved_bytes = 0;
+            while moved_bytes < MOVED_BYTES {
                 let queue = &self.queues[name as usize];
                 if queue.over_bytes <= queue.live_bytes / OVER_SHARE + CHUNK_BYTES {
                     break;
@@ -444,7 +452,7 @@ impl Cache {
                 let Some(at) = self.arena.oldest(&queue.log) else { break };
                 match Tag(self.arena.header(at).tag) {
                     tag if tag.is_over() => self.drop_oldest(name),
-                    tag => self.move_oldest(name, tag),
+                    tag => moved_bytes += self.move_oldest(name, tag),
                 }
             }
         }
@@ -595,7 +603,7 @@ mod tests {
                 let shared = cache.index.iter().filter(|at| Tag(cache.arena.header(**at).tag).is_shared());
                 prop_assert_eq!(cache.shared.len(), shared.count());
                 for queue in &cache.queues {
-                    prop_assert!(queue.over_bytes <= queue.live_bytes / OVER_SHARE + CHUNK_BYTES);
+                    prop_assert!(queue.over_bytes <= queue.live_bytes / OVER_SHARE + 2 * CHUNK_BYTES);
                     prop_assert_eq!(queue.live_bytes > 0, cache.arena.oldest(&queue.log).is_some());
                 }
             }
