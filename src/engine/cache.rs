@@ -29,7 +29,7 @@ use slab::Slab;
 use std::sync::Arc;
 
 /// What an entry takes besides its record: its place in the index at the index's usual load, and its fingerprint among the ghosts.
-pub const INDEX_BYTES: usize = 8 + 2;
+const INDEX_BYTES: usize = 8 + 2;
 /// What a cache takes besides what it counts.
 pub const BESIDE_BYTES: usize = arena::beside_bytes(QUEUES);
 /// Its queues.
@@ -432,9 +432,10 @@ impl Cache {
     /// What an entry takes: in its record, and besides.
     fn costs(&self, at: Position) -> (usize, usize) {
         let header = self.arena.header(at);
-        let shared_bytes = match Tag(header.tag).is_shared() {
-            true => self.shared[number(self.arena.value(at, &header))].len() + SHARED_BYTES,
-            false => 0,
+        let shared_bytes = if Tag(header.tag).is_shared() {
+            self.shared[number(self.arena.value(at, &header))].len() + SHARED_BYTES
+        } else {
+            0
         };
         (header.record_bytes(), INDEX_BYTES + shared_bytes)
     }

@@ -2,8 +2,7 @@
 
 use super::client::Client;
 use super::database::Database;
-use super::wait_until;
-use super::{DEADLINE, process};
+use super::{DEADLINE, process, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
