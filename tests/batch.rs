@@ -1,13 +1,9 @@
 //! `POST /batch`: operations on many keys in one request, one statement and one commit.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::Response;
+use crate::support::{Client, Server};
 use serde_json::{Value, json};
 use std::thread;
-use support::client::Response;
-use support::{Client, Server};
 
 fn post(client: &mut Client, query: &str, operations: &Value) -> Response {
     client.request("POST", &format!("/batch{query}"), "", operations.to_string().as_bytes())

@@ -1,16 +1,12 @@
 //! `PUT /kv`: rows without end in one request, stored by pieces.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::{Response, request};
+use crate::support::postgresql::Postgresql;
+use crate::support::process::peak_rss_bytes;
+use crate::support::{Client, Server, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use support::client::{Response, request};
-use support::postgresql::Postgresql;
-use support::process::peak_rss_bytes;
-use support::{Client, Server, wait_until};
 
 const LINES: &str = "Content-Type: application/x-ndjson\r\n";
 

@@ -1,12 +1,8 @@
 //! The judge of the histories can fail, and does not fail without a reason: histories made by hand, each line one
 //! operation, its beginning and its end. The bugs that a server like this can have are among them.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::history::{History, Operation, What, text_of, value_of};
-use support::linearizable::{Prior, check};
+use crate::support::history::{History, Operation, What, text_of, value_of};
+use crate::support::linearizable::{Prior, check};
 
 fn get(begin: u64, end: u64, value: u64) -> Operation {
     operation(begin, end, What::Get(Some(value)))

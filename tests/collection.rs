@@ -1,14 +1,10 @@
 //! Many keys at once, as users see it: several in one answer, lists, export and bulk load.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::{Response, request};
+use crate::support::database::Database;
+use crate::support::{Client, Server, random_text, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use support::client::{Response, request};
-use support::database::Database;
-use support::{Client, Server, random_text, wait_until};
 
 /// One member of every item.
 fn of(response: &Response, name: &str) -> Vec<Value> {

@@ -1,13 +1,9 @@
 //! The commands beside `serve`: what they print, and their exit codes.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::database::Database;
+use crate::support::{Server, wait_until};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
-use support::database::Database;
-use support::{Server, wait_until};
 
 fn hotrow(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));

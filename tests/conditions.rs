@@ -1,13 +1,9 @@
 //! Requests that ask for more than a key: conditions, directives about the cache, preferences, times to live, counters,
 //! and waiting for a change. The plain ones are in `data_path.rs`.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::Response;
+use crate::support::{Client, Server, wait_until};
 use std::thread;
-use support::client::Response;
-use support::{Client, Server, wait_until};
 
 const CLIENTS: usize = 64;
 
@@ -291,7 +287,7 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     let tag = tag(&mut writer, "k");
     let mut watchers: Vec<Client> = (0..8).map(|_| server.connect()).collect();
     for watcher in &mut watchers {
-        watcher.send(support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+        watcher.send(crate::support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
     }
     wait_until("all wait", || server.metric("hotrow_watchers") == 8);
     // Another key's writes, and a write that is not done, are no change of this one.
@@ -314,13 +310,13 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     // A row whose time ends while somebody waits is a change that no write tells of.
     writer.request("PUT", "/kv/mortal?ttl=1", "", b"v");
     let mortal = self::tag(&mut writer, "mortal");
-    watchers[0].send(support::client::request("GET", "/kv/mortal", &wait(300, &mortal), b""));
+    watchers[0].send(crate::support::client::request("GET", "/kv/mortal", &wait(300, &mortal), b""));
     assert_eq!(watchers[0].response().outcome(), "404 key-not-found");
     assert_eq!(server.metric("hotrow_watchers"), 0);
     // What is not cached is looked up first.
     let cold = Server::start_on(server.database(), &[]);
     let mut watcher = cold.connect();
-    watcher.send(support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+    watcher.send(crate::support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
     wait_until("it waits", || {
         cold.metric("hotrow_watchers") == 1 && cold.metric("hotrow_keys_in_flight") == 0
     });
@@ -329,7 +325,7 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     // Whoever goes home is forgotten.
     watcher.put("k", "three");
     let tag = self::tag(&mut watcher, "k");
-    watcher.send(support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+    watcher.send(crate::support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
     wait_until("it waits", || cold.metric("hotrow_watchers") == 1);
     drop(watcher);
     wait_until("it is forgotten", || cold.metric("hotrow_watchers") == 0);
@@ -338,7 +334,7 @@ fn whoever_waits_for_a_change_is_told_of_it() {
 #[test]
 fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
     const WATCHERS: usize = 2_000;
-    support::process::allow_many_descriptors();
+    crate::support::process::allow_many_descriptors();
     let server = Server::start(&[]);
     let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count();
     server.connect().put("k", "v");
@@ -347,7 +343,7 @@ fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
     let mut watchers: Vec<Client> = (0..WATCHERS).map(|_| server.connect()).collect();
     let fields = format!("If-None-Match: {tag}\r\nPrefer: wait=300\r\n");
     for watcher in &mut watchers {
-        watcher.send(support::client::request("GET", "/kv/k", &fields, b""));
+        watcher.send(crate::support::client::request("GET", "/kv/k", &fields, b""));
     }
     wait_until("all wait", || server.metric("hotrow_watchers") == WATCHERS as u64);
     assert_eq!(threads(), before);

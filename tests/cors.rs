@@ -1,13 +1,9 @@
 //! What browsers ask of a server before they let a script of another origin read its answers (CORS).
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::Response;
+use crate::support::{Client, Server};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use support::client::Response;
-use support::{Client, Server};
 
 const APP: &str = "https://app.example.com";
 const OTHER: &str = "http://localhost:3000";
@@ -199,7 +195,7 @@ fn requests_behind_each_other_are_answered_each_for_its_own_origin() {
     let asked = [Some(APP), None, Some(OTHER), Some("https://nobody.example"), Some(APP), Some(APP)];
     let request = |asked: &Option<&str>| {
         let fields = asked.map(origin).unwrap_or_default();
-        support::client::request("GET", "/kv/k", &fields, b"")
+        crate::support::client::request("GET", "/kv/k", &fields, b"")
     };
     client.send(asked.iter().map(request).collect::<Vec<_>>().concat());
     for asked in asked {

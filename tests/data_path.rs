@@ -1,13 +1,9 @@
 //! The data path as users see it: every method on a key, what is in memory and what is in the table, on one
 //! connection and on many. The bytes of messages are in `framing.rs`; clients that mean harm in `hostile.rs`.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::client::{Response, request};
-use support::database::Database;
-use support::{Client, Server, random_text};
+use crate::support::client::{Response, request};
+use crate::support::database::Database;
+use crate::support::{Client, Server, random_text};
 
 const HITS: &str = r#"hotrow_cache_requests_total{result="hit"}"#;
 const MISSES: &str = r#"hotrow_cache_requests_total{result="miss"}"#;

@@ -1,17 +1,13 @@
 //! TLS to PostgreSQL, against a real one with certificates made here: every `sslmode`, right and wrong roots and names,
 //! certificates as credentials; and where the password is not to be seen.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::postgresql::Postgresql;
+use crate::support::{Server, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::postgresql::Postgresql;
-use support::{Server, wait_until};
 
 /// A PostgreSQL that speaks TLS with a certificate for `localhost`, and files for clients.
 struct World {

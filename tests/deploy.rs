@@ -1,14 +1,10 @@
 //! What is deployed beside the server: the dashboard and the alerts ask for metrics and labels that it really has.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Server, exposition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use support::{Server, exposition};
 
 const RULES: &str = "prometheus-rules.yml";
 const RULES_TEST: &str = "prometheus-rules-test.yml";

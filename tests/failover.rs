@@ -2,16 +2,12 @@
 //! by itself on the second, nothing acknowledged is lost, and a server that is only a standby, or was left behind, is
 //! not believed.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::database::Database;
-use support::linearizable::Prior;
-use support::load::Load;
-use support::postgresql::Postgresql;
-use support::world::judge;
-use support::{Server, wait_until};
+use crate::support::database::Database;
+use crate::support::linearizable::Prior;
+use crate::support::load::Load;
+use crate::support::postgresql::Postgresql;
+use crate::support::world::judge;
+use crate::support::{Server, wait_until};
 
 /// A primary that acknowledges nothing that its standby does not have.
 fn pair() -> (Postgresql, Postgresql) {

@@ -2,17 +2,13 @@
 //! judge of all that was answered (`support/linearizable.rs`). The seeds are fixed; `tools/torture` does the same for
 //! hours with others.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::Server;
+use crate::support::linearizable::Prior;
+use crate::support::load::Load;
+use crate::support::world::{Fault, World, judge};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use support::Server;
-use support::linearizable::Prior;
-use support::load::Load;
-use support::world::{Fault, World, judge};
 
 /// More loops than this machine may have cores, so that replies cross threads.
 const LOOPS: [&str; 2] = ["--event-loops", "3"];

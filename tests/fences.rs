@@ -1,15 +1,11 @@
 //! A request that hotrow has given up may still be on its way, and reach its backend when later writes are acknowledged.
 //! It must find nobody there. `faults.rs` does this under load; here the moments are chosen.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::client::request;
-use support::database::Database;
-use support::postgresql::{Postgresql, free_port, url_at};
-use support::proxy::{Hold, Proxy};
-use support::{Client, Server, wait_until};
+use crate::support::client::request;
+use crate::support::database::Database;
+use crate::support::postgresql::{Postgresql, free_port, url_at};
+use crate::support::proxy::{Hold, Proxy};
+use crate::support::{Client, Server, wait_until};
 
 /// A server behind a proxy, at an address that it can have again.
 struct Fenced {
@@ -40,6 +36,7 @@ impl Fenced {
 
     /// A write that is held on its way.
     fn hold(&self, server: &Server, hold: Hold) -> Client {
+        self.proxy.aim_at("first");
         self.proxy.hold_requests(1, hold);
         let mut client = server.connect();
         client.send(request("PUT", "/kv/k", "", b"first"));

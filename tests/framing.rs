@@ -1,12 +1,8 @@
 //! Bytes in, answer out: RFC 9112 over the wire, row by row, each with what becomes of its connection. The parser's
 //! own tables, in `src/http/`, are finer; these rows show that the whole server keeps them, however its bytes arrive.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::client::request;
-use support::{Client, Server, random_text, wait_until};
+use crate::support::client::request;
+use crate::support::{Client, Server, random_text, wait_until};
 
 /// What becomes of the connection after the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +14,7 @@ enum Then {
 }
 use Then::{Closes, Goes};
 
-/// Bytes, the answers to them by [`support::Response::outcome`], and what becomes of the connection.
+/// Bytes, the answers to them by [`crate::support::Response::outcome`], and what becomes of the connection.
 struct Row {
     bytes: Vec<u8>,
     outcomes: Vec<&'static str>,

@@ -1,20 +1,16 @@
 //! Clients that mean harm, and clients that have bad luck: slow, silent, gone in the middle, too many, insatiable.
 //! Every test looks at two things besides: that others are served meanwhile, and that the server's memory stays small.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::request;
+use crate::support::database::Database;
+use crate::support::process::allow_many_descriptors;
+use crate::support::{Client, Server, random_text, wait_until};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
-use support::client::request;
-use support::database::Database;
-use support::process::allow_many_descriptors;
-use support::{Client, Server, random_text, wait_until};
 
 const HITS: &str = r#"hotrow_cache_requests_total{result="hit"}"#;
 const MIB: usize = 1 << 20;

@@ -1,9 +1,7 @@
 //! How a server ends, and what it tells whoever has started it.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::database::Database;
+use crate::support::{DEADLINE, Server, wait_until};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::Signal;
@@ -11,8 +9,6 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::database::Database;
-use support::{DEADLINE, Server, wait_until};
 
 /// What `/readyz` says.
 fn readiness(server: &Server) -> (u16, String) {

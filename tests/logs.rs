@@ -1,18 +1,14 @@
 //! What is written down: a line for every answer, a line for every change of state, and the name of a request in both
 //! its log line and its failure.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::request;
+use crate::support::database::Database;
+use crate::support::{Server, wait_until};
 use rustix::process::Signal;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
-use support::client::request;
-use support::database::Database;
-use support::{Server, wait_until};
 
 const DROPPED: &str = r#"hotrow_log_lines_dropped_total{log="access"}"#;
 
@@ -117,7 +113,7 @@ fn sighup_goes_on_in_a_new_file_and_ends_nothing() {
         assert!(lines(&path, 1)[0].contains("GET /kv/first"), "round {round}");
         lines(&old, 1);
     }
-    assert_eq!(server.stderr().matches("goes on in a new").count(), 3, "{}", server.stderr());
+    wait_until("each is logged", || server.stderr().matches("goes on in a new").count() == 3);
     let (status, _) = server.stop();
     assert!(status.success());
 }

@@ -1,17 +1,13 @@
 //! Memory under the worst that clients and database can do at once: the real server stays below the bound that is
 //! computed from its flags, and comes near enough to it to show that the bound is worth something.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::{Client, request};
+use crate::support::{Server, process, wait_until};
 use hotrow::config;
 use hotrow::limits::{BATCH_STEPS, LOADS, OUTPUT_BYTES};
 use hotrow::memory::Bound;
 use socket2::{Domain, Socket, Type};
 use std::ffi::OsString;
-use support::client::{Client, request};
-use support::{Server, process, wait_until};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -126,7 +122,7 @@ fn memory_stays_below_the_computed_bound() {
         // One is in the worker's hands; then so many as may wait, and some more.
         ask(0, &mut busy[0]);
         wait_until("the worker waits for the lock", || {
-            let sql_text = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            let sql_text = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
             sql.query_one(sql_text, &[]).unwrap().get::<_, i64>(0) == 1
         });
         for (i, client) in busy.iter_mut().enumerate().skip(1) {

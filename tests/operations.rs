@@ -1,15 +1,11 @@
 //! What an operator sees: the pages of the admin socket, metrics, logs. Real sockets, a real PostgreSQL.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::exposition::{self, Family};
+use crate::support::{Server, wait_until};
 use hotrow::metrics::families;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use support::exposition::{self, Family};
-use support::{Server, wait_until};
 
 /// A page with something in every corner: hits, absences, misses, writes, refusals, nonsense.
 fn busy_server() -> Server {

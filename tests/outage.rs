@@ -2,16 +2,12 @@
 //! and when it is back everything works without anybody's help. What clients are told of writes that the outage
 //! caught is held against the table. `faults.rs` does all this under load.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::{Client, Response, request};
+use crate::support::database::Database;
+use crate::support::postgresql::{Postgresql, url_at};
+use crate::support::proxy::Proxy;
+use crate::support::{Server, wait_until};
 use std::process::Command;
-use support::client::{Client, Response, request};
-use support::database::Database;
-use support::postgresql::{Postgresql, url_at};
-use support::proxy::Proxy;
-use support::{Server, wait_until};
 
 fn is_hit(response: &Response) -> bool {
     response.field("Cache-Status") == Some("hotrow; hit")
@@ -113,7 +109,7 @@ fn a_write_caught_by_the_outage_succeeds_if_it_is_back_in_time() {
         assert_eq!(client.get("sent").status, if method == "PUT" { 200 } else { 404 });
         assert_eq!(postgresql.database().value("queued"), None, "what was refused has not happened");
     }
-    assert!(server.stderr().contains("was lost"), "{}", server.stderr());
+    wait_until("it is logged", || server.stderr().contains("was lost"));
 }
 
 #[test]
@@ -165,6 +161,7 @@ fn what_an_unknown_write_has_left_is_served_and_not_what_was_before() {
         }
         // It is committed, the answer is lost, and hotrow cannot come back to ask in time.
         proxy.refuse(true);
+        proxy.aim_at(key);
         proxy.cut_answers(1);
         let answer = match body {
             Some(body) => client.put(key, body),
@@ -275,8 +272,10 @@ fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
     drop(frozen);
     wait_until("it is taken for there again", || !is_down(&server));
     assert_eq!(client.put("other", "value").status, 201);
-    let log = server.stderr();
-    assert!(log.contains("has not answered a statement") && log.contains("answers again"), "{log}");
+    wait_until("both are logged", || {
+        let log = server.stderr();
+        log.contains("has not answered a statement") && log.contains("answers again")
+    });
 }
 
 #[test]
@@ -357,7 +356,7 @@ fn a_full_disk_is_told_and_recovers() {
     // Neither compressed nor small enough to find room in a page that is there.
     sql.batch_execute("ALTER TABLE kv_store ALTER value SET STORAGE EXTERNAL").unwrap();
     let mut client = server.connect();
-    let value = support::random_text(100_000, 1);
+    let value = crate::support::random_text(100_000, 1);
     let mut stored = 0;
     let refused = loop {
         let response = client.put(&format!("k{stored}"), &value);

@@ -1,8 +1,6 @@
 //! What a package consists of agrees with the program: man page, environment file and units. That the package can be
 //! installed is shown by `tools/package --check`.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
 #[allow(dead_code, unreachable_pub)]
 #[path = "../tools/package_files.rs"]
 mod package_files;

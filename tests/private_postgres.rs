@@ -1,9 +1,6 @@
 //! The private PostgreSQL: made, kept, recovered, guarded, stopped. With real kills of real processes.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Client, Server, wait_until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs;
 use std::net::TcpStream;
@@ -11,7 +8,6 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Client, Server, wait_until};
 use tempfile::TempDir;
 
 /// A folder that PostgreSQL's user can get to, and the data folder in it.
@@ -224,7 +220,7 @@ fn it_works_as_a_user_without_privileges() {
 
 #[test]
 fn two_servers_that_start_at_once_on_a_new_database_share_the_migrations() {
-    let database = support::database::Database::new();
+    let database = crate::support::database::Database::new();
     let starts: Vec<_> = (0..4)
         .map(|_| {
             let database = database.clone();

@@ -1,19 +1,15 @@
 //! A restart refuses nobody. The tests play the service manager: they hold the listening sockets, start hotrow with them,
 //! stop it under load, and start the next one as soon as it has ended.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::client::request;
+use crate::support::database::Database;
+use crate::support::{Client, Server, wait_until};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::client::request;
-use support::database::Database;
-use support::{Client, Server, wait_until};
 
 const RESTARTS: usize = 5;
 const READERS: usize = 12;

@@ -1,16 +1,12 @@
 //! Who is let in: tokens and their renewal, addresses that are open to strangers, and places for each client.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Client, Server, wait_until};
 use rustix::process::Signal;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use support::{Client, Server, wait_until};
 
 const READER: &str = "Authorization: Bearer reader-token\r\n";
 const WRITER: &str = "Authorization: Bearer writer-token\r\n";
@@ -50,9 +46,9 @@ fn a_token_opens_what_it_is_good_for() {
     // Requests one behind the other: each is judged by its own fields.
     client.send(
         [
-            support::client::request("GET", "/kv/k", READER, b""),
-            support::client::request("GET", "/kv/k", "", b""),
-            support::client::request("GET", "/kv/k", WRITER, b""),
+            crate::support::client::request("GET", "/kv/k", READER, b""),
+            crate::support::client::request("GET", "/kv/k", "", b""),
+            crate::support::client::request("GET", "/kv/k", WRITER, b""),
         ]
         .concat(),
     );

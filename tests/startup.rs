@@ -1,13 +1,11 @@
 //! What cannot work is refused at once: one line that names the cause and the remedy, and the right exit code. Never a
 //! panic, never a hang.
 
-mod support;
-
+use crate::support::database::Database;
+use crate::support::{Server, wait_until};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
-use support::database::Database;
-use support::{Server, wait_until};
 
 /// Runs hotrow to its end. Returns its exit code and the lines on stderr that are no log lines.
 fn run(flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {

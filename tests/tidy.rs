@@ -1,6 +1,5 @@
 //! What nothing else checks, drifts: the documents against the code, and the code's own rules of order. Reads files,
 //! and asks the program for its `--help`; starts no server.
-#![allow(clippy::unwrap_used, reason = "what cannot be read fails the test")]
 
 use hotrow::http::problem::Kind;
 use hotrow::metrics::families;

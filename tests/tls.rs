@@ -1,9 +1,6 @@
 //! HTTP over TLS, with clients of three makes: rustls, OpenSSL and curl; and with what is no TLS, or not whole.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Client, DEADLINE, Server, random_text, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use rustls::client::Resumption;
@@ -18,7 +15,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use support::{Client, DEADLINE, Server, random_text, wait_until};
 
 /// A certificate authority, and a certificate for this machine in files.
 struct Certificates {
@@ -133,7 +129,7 @@ impl Session {
     }
 
     fn request(&mut self, method: &str, target: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
-        self.send(&support::client::request(method, target, "", body));
+        self.send(&crate::support::client::request(method, target, "", body));
         self.response()
     }
 
@@ -166,7 +162,7 @@ fn requests_are_answered_in_both_versions_and_sessions_are_taken_up_again() {
         assert!(session.request("GET", &key, b"").2 == large.as_bytes(), "a large value comes back whole");
         assert_eq!(session.request("PUT", &key, b"small").0, 200);
         // Many in one record, and in many.
-        let many: Vec<u8> = support::client::request("GET", &key, "", b"").repeat(500);
+        let many: Vec<u8> = crate::support::client::request("GET", &key, "", b"").repeat(500);
         session.send(&many);
         assert!((0..500).all(|_| session.response().2 == b"small"));
         session.send(format!("GET {key} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes());
@@ -192,7 +188,7 @@ fn a_client_that_reads_late_gets_every_byte() {
     let mut session = Session::open(&certificates.config(&TLS13), server.address);
     assert_eq!(session.request("PUT", "/kv/k", value.as_bytes()).0, 201);
     // More than all buffers on the way hold; and others are served meanwhile.
-    session.send(&support::client::request("GET", "/kv/k", "", b"").repeat(24));
+    session.send(&crate::support::client::request("GET", "/kv/k", "", b"").repeat(24));
     let waits = "hotrow_connections{state=\"client\"}";
     wait_until("the server cannot send more", || {
         server.admin_page("/metrics").contains(&format!("{waits} 1"))
@@ -212,8 +208,11 @@ fn records_may_come_byte_by_byte() {
     let mut session = client_side(&certificates.config(&TLS13));
     let mut socket = tcp(server.address);
     let mut answer = Vec::new();
-    session.writer().write_all(&support::client::request("PUT", "/kv/k", "", b"drop by drop")).unwrap();
-    session.writer().write_all(&support::client::request("GET", "/kv/k", "", b"")).unwrap();
+    session
+        .writer()
+        .write_all(&crate::support::client::request("PUT", "/kv/k", "", b"drop by drop"))
+        .unwrap();
+    session.writer().write_all(&crate::support::client::request("GET", "/kv/k", "", b"")).unwrap();
     // Two answers, each with the value.
     while String::from_utf8_lossy(&answer).matches("drop by drop").count() < 2 {
         while session.wants_write() {
@@ -303,7 +302,7 @@ fn what_is_no_tls_gets_an_alert_and_a_clean_close() {
     let server = certificates.server(&["--event-loops", "1"]);
     for bytes in [
         b"GET /kv/k HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
-        support::client::request("PUT", "/kv/k", "", &[b'v'; 900_000]),
+        crate::support::client::request("PUT", "/kv/k", "", &[b'v'; 900_000]),
         b"\0".repeat(30_000),
     ] {
         let mut client = Client::connect(server.address);
@@ -354,7 +353,7 @@ fn truncated_and_garbled_records_end_their_own_connection_and_nothing_else() {
             tcp(server.address)
         } else {
             let (socket, mut session) = flights(config, server.address);
-            session.writer().write_all(&support::client::request("PUT", "/kv/bad", "", b"w")).unwrap();
+            session.writer().write_all(&crate::support::client::request("PUT", "/kv/bad", "", b"w")).unwrap();
             session.write_tls(&mut bytes).unwrap();
             socket
         };
@@ -404,7 +403,7 @@ fn a_request_that_is_cut_short_anywhere_changes_nothing() {
         let send = |key: &str, length: Option<usize>| {
             let (mut socket, mut session) = flights(&config, server.address);
             // Two records: the first ends where the content, which has a length, has begun.
-            let request = support::client::request("PUT", &format!("/kv/{key}"), "", b"value");
+            let request = crate::support::client::request("PUT", &format!("/kv/{key}"), "", b"value");
             let mut bytes = Vec::new();
             for record in [&request[..request.len() - 3], &request[request.len() - 3..]] {
                 session.writer().write_all(record).unwrap();

@@ -1,10 +1,9 @@
 //! `hotrow export` and `hotrow import`, as a shell runs them: against the real server, and where a server must fail in
 //! the middle of a word, against one that does what it is told to.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::database::Database;
+use crate::support::stub::{Reply, Stub, answer};
+use crate::support::{Server, random_text, wait_until};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -15,9 +14,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use support::database::Database;
-use support::stub::{Reply, Stub, answer};
-use support::{Server, random_text, wait_until};
 use tempfile::TempDir;
 
 /// Lines that are sent by one request.

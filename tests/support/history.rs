@@ -112,6 +112,13 @@ impl History {
         }
     }
 
+    /// All of a key's operations by their beginnings, a line each.
+    pub fn lines_of(&self, key: &str) -> String {
+        let mut operations = self.keys.get(key).cloned().unwrap_or_default();
+        operations.sort_by_key(|operation| operation.begin_ns);
+        operations.iter().map(|operation| format!("{operation}\n")).collect()
+    }
+
     /// What was recorded last of a key.
     pub fn last(&self, key: &str) -> Option<What> {
         self.keys.get(key)?.last().map(|operation| operation.what)

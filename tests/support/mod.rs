@@ -1,6 +1,6 @@
 //! What the tests of the whole server share: the real binary on a port of its own, a real PostgreSQL, a client that
-//! speaks raw bytes and believes nothing. Each file in `tests/` is a program of its own and takes from here what it
-//! needs:
+//! speaks raw bytes and believes nothing. `main.rs`, and what `tools/` runs for as long as it is told to, take from
+//! here what they need:
 //!
 //! ```no_run
 //! let server = Server::start(&["--event-loops", "2"]);

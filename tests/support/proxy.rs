@@ -19,6 +19,8 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
+    /// Only requests with these bytes are held, and only answers to them cut off.
+    aim: Mutex<Vec<u8>>,
     accepted: AtomicUsize,
     /// Answers still to be cut off.
     cut_answers: AtomicU32,
@@ -55,6 +57,8 @@ struct Link {
     server: TcpStream,
     /// The client has been cut off and the server has not been told.
     orphan: AtomicBool,
+    /// Its last request is what the faults are meant for.
+    aimed_at: AtomicBool,
 }
 
 impl Proxy {
@@ -66,6 +70,11 @@ impl Proxy {
         let shared_too = Arc::clone(&shared);
         thread::spawn(move || shared_too.accept(&listener, SocketAddr::from(([127, 0, 0, 1], target))));
         Proxy { port, shared }
+    }
+
+    /// From now on requests with these bytes alone are held or not answered, whatever else the server asks meanwhile.
+    pub fn aim_at(&self, bytes: &str) {
+        bytes.as_bytes().clone_into(&mut self.shared.aim.lock().expect("nobody panics with it"));
     }
 
     /// Cuts the next answers off: PostgreSQL has done what it was asked, and hotrow does not hear of it.
@@ -141,7 +150,12 @@ impl Shared {
             // Nobody there: hotrow sees a connection that ends at once.
             let Ok(server) = TcpStream::connect(target) else { continue };
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
-            let link = Arc::new(Link { client, server, orphan: AtomicBool::new(false) });
+            let link = Arc::new(Link {
+                client,
+                server,
+                orphan: AtomicBool::new(false),
+                aimed_at: AtomicBool::new(false),
+            });
             let mut links = self.links.lock().expect("nobody panics with it");
             // Whoever else holds a link is one of its two threads.
             links.retain(|link| Arc::strong_count(link) > 1);
@@ -158,7 +172,10 @@ impl Shared {
         while let Ok(n @ 1..) = (&link.client).read(&mut buffer) {
             self.delay();
             let kinds = [Hold::UntilReconnect, Hold::UntilRelease, Hold::InSilence];
-            if let Some(hold) = kinds.into_iter().find(|hold| take(&self.hold[*hold as usize])) {
+            let aimed_at = self.is_aimed_at(&buffer[..n]);
+            link.aimed_at.store(aimed_at, Ordering::Relaxed);
+            let hold = kinds.into_iter().find(|hold| aimed_at && take(&self.hold[*hold as usize]));
+            if let Some(hold) = hold {
                 self.deliver_late(link, &buffer[..n], hold);
                 return;
             }
@@ -197,11 +214,17 @@ impl Shared {
                 continue;
             }
             self.delay();
-            if take(&self.cut_answers) || (&link.client).write_all(&buffer[..n]).is_err() {
+            let aimed_at = link.aimed_at.load(Ordering::Relaxed);
+            if (aimed_at && take(&self.cut_answers)) || (&link.client).write_all(&buffer[..n]).is_err() {
                 break;
             }
         }
         link.close();
+    }
+
+    fn is_aimed_at(&self, request: &[u8]) -> bool {
+        let aim = self.aim.lock().expect("nobody panics with it");
+        aim.is_empty() || request.windows(aim.len()).any(|window| window == *aim)
     }
 
     fn delay(&self) {

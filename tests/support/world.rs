@@ -286,6 +286,7 @@ pub fn judge(load: Load, server: &Server, sql_url: &str, prior: Prior) -> Report
         history.push(key, Operation { client: CLIENTS + 1, begin_ns, end_ns, what: What::Get(value) });
     }
     if let Err((key, violation)) = history.check(prior) {
+        println!("all of {key}:\n{}", history.lines_of(&key));
         panic!("{key}: {violation}\nthe server said:\n{}", server.stderr());
     }
     Report { operations: history.len() as u64, refused, unknown }
