@@ -164,6 +164,8 @@ struct State {
     /// Numbers that additions were answered with, and additions that may have happened.
     counted: BTreeSet<i64>,
     counts_unknown: i64,
+    /// For every key, how often a row of it was deleted, and how many deletes were told that they did, or may have.
+    removals: BTreeMap<&'static str, (usize, usize)>,
     lost: Vec<Lost>,
     next_version: u32,
     next_backend: u32,
@@ -177,6 +179,8 @@ struct State {
     plain: bool,
     /// This run has rows that live for a second, and that second.
     timed: bool,
+    /// This run deletes what others load: several deletes meet in a batch, and loads in between.
+    deleting: bool,
     log: Vec<String>,
 }
 
@@ -249,7 +253,11 @@ impl World {
             // A version that the client may know: the newest that it may have seen, or one before it.
             let seen = state.history[key].len() - 1 - state.rng.usize(..2).min(state.history[key].len() - 1);
             let version = state.history[key][seen].as_ref().map_or(NO_VERSION, |(_, version)| *version);
-            let kind = if state.plain { state.rng.u8(..11) } else { state.rng.u8(..17) };
+            let kind = match &mut *state {
+                State { deleting: true, rng, .. } => [0, 6, 9, 9, 9, 15][rng.usize(..6)],
+                State { plain: true, rng, .. } => rng.u8(..11),
+                State { rng, .. } => rng.u8(..17),
+            };
             let (key, wish) = match kind {
                 0..=5 => (key, Wish::Read),
                 6..=8 => (key, Wish::Write(set)),
@@ -394,7 +402,10 @@ impl World {
                 state.violate(format!("{answer:?} for {asking:?}"));
             }
             Answer::Loaded(loaded) => state.check_loaded(&asking, loaded),
-            Answer::Deleted { existed: true } => state.check_write(&asking, None),
+            Answer::Deleted { existed: true } => {
+                state.count_delete(&asking);
+                state.check_write(&asking, None);
+            }
             // Absent when it ran: at some state since the floor, or between two writes of its batch.
             Answer::Deleted { existed: false } => {
                 let absent = state.history[asking.key][asking.floor..].iter().any(Option::is_none);
@@ -527,6 +538,12 @@ impl World {
             state
                 .violate(format!("{acknowledged} additions are acknowledged, and the counter is at {count}"));
         }
+        let unexplained = state.removals.iter().find(|(_, (happened, told))| happened > told);
+        if let Some((key, (happened, told))) = unexplained.map(|(key, counts)| (*key, *counts)) {
+            state.violate(format!(
+                "a row of {key} was deleted {happened} times, and {told} deletes know of it"
+            ));
+        }
         let twice = state.history.values().find_map(|states| happened_twice(states));
         if let Some(value) = twice.cloned() {
             state.violate(format!("{value} was written once and has happened twice"));
@@ -608,6 +625,7 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         ended: BTreeSet::new(),
         plain,
         timed,
+        deleting: seed % 8 == 1,
         depth: 0,
         started: 0,
         clients: vec![None; CLIENTS],
@@ -619,6 +637,7 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         swapped: BTreeSet::new(),
         counted: BTreeSet::new(),
         counts_unknown: 0,
+        removals: BTreeMap::new(),
         lost: Vec::new(),
         next_version: 0,
         next_backend: 0,

@@ -173,6 +173,14 @@ impl State {
 
     pub(super) fn count_unknown(&mut self, asking: &Asking) {
         self.counts_unknown += i64::from(matches!(asking.wish, Wish::Count | Wish::Both(..)));
+        if let Wish::Write(Op::Delete) | Wish::Swap(Op::Delete, _) = asking.wish {
+            self.count_delete(asking);
+        }
+    }
+
+    /// A delete was told that it has deleted a row, or that it may have.
+    pub(super) fn count_delete(&mut self, asking: &Asking) {
+        self.removals.entry(asking.key).or_default().1 += 1;
     }
 
     /// A client was told that nothing was changed.

@@ -222,6 +222,9 @@ impl State {
     /// Puts a row into the table; says whether there was one.
     fn put(&mut self, key: &str, stored: Option<Stored>) -> bool {
         let existed = self.row(key).is_some();
+        if existed && stored.is_none() {
+            self.removals.entry(known(key)).or_default().0 += 1;
+        }
         let history = self.history.get_mut(known(key)).expect("known keys only");
         if existed || stored.is_some() {
             history.push(stored.as_ref().map(|stored| (stored.value.clone(), stored.version)));

@@ -52,14 +52,15 @@ impl Batch {
         batches
     }
 
-    /// Parts the keys for which `keep` holds from the others.
-    pub fn partition(self, mut keep: impl FnMut(KeyWrites<'_>) -> bool) -> (Batch, Batch) {
-        if self.keys().all(&mut keep) {
+    /// Parts the keys for which `keep` holds from the others. It is asked once of every key, in their order.
+    pub fn partition(self, keep: impl FnMut(KeyWrites<'_>) -> bool) -> (Batch, Batch) {
+        let keeps: Vec<bool> = self.keys().map(keep).collect();
+        if keeps.iter().all(|keep| *keep) {
             return (self, Batch::default());
         }
         let (mut kept, mut others) = (Batch::default(), Batch::default());
-        for batch in self.split() {
-            let target = if keep(KeyWrites { jobs: &batch.jobs }) { &mut kept } else { &mut others };
+        for (batch, keep) in self.split().into_iter().zip(keeps) {
+            let target = if keep { &mut kept } else { &mut others };
             target.jobs.extend(batch.jobs);
         }
         (kept, others)
@@ -209,6 +210,17 @@ mod tests {
         assert_eq!(stored(answers[1]), NO_VERSION);
         assert_eq!(*answers[2], Answer::Deleted { existed: true });
         assert_eq!(stored(answers[3]), 9);
+    }
+
+    #[test]
+    fn a_partition_asks_once_of_every_key_in_their_order() {
+        // What is known of the keys comes in their order, too: here that the second and the third are to be kept.
+        let mut known = [false, true, true, false].into_iter();
+        let batch = Batch::fold(jobs(&[(3, None), (1, None), (2, Some(1)), (1, Some(2)), (0, None)]));
+        let (kept, others) = batch.partition(|_| known.next().expect("asked once of each"));
+        let keys = |batch: &Batch| batch.keys().map(|key| key.key().to_owned()).collect::<Vec<_>>();
+        assert_eq!((keys(&kept), kept.jobs()), (vec!["key 1".to_owned(), "key 2".to_owned()], 3));
+        assert_eq!(keys(&others), ["key 0", "key 3"]);
     }
 
     proptest! {
