@@ -278,6 +278,38 @@ fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
     });
 }
 
+/// The kernel takes the connection, and nobody answers.
+#[test]
+fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {
+    let postgresql = Postgresql::start_new();
+    let mut database = postgresql.database();
+    let folder = postgresql.cluster().parent().unwrap().display().to_string();
+    database.url = database.url.replace("host=127.0.0.1", &format!("host='{folder}'"));
+    let server =
+        Server::start_on(&database, &["--request-timeout", "1s", "--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    assert_eq!(client.put("k", "v").status, 201);
+    assert_eq!(client.get("absent").status, 404);
+    // Both find that their sessions are gone when they are asked next.
+    let mut sql = postgresql.connect();
+    let backends = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'hotrow/%'";
+    let pids: Vec<i32> = sql.query(backends, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    sql.query("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", &[&pids]).unwrap();
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)";
+    wait_until("they are gone", || sql.query_one(left, &[&pids]).unwrap().get::<_, i64>(0) == 0);
+    let frozen = postgresql.freeze();
+    let mut asked = 0;
+    wait_until("reads are refused at once", || {
+        asked += 1;
+        client.get(&format!("cold-{asked}")).outcome() == "503 database-down"
+    });
+    wait_until("writes are refused at once", || client.put("polled", "v").outcome() == "503 database-down");
+    assert!(is_down(&server) && is_hit(&client.get("k")));
+    drop(frozen);
+    wait_until("it is taken for there again", || !is_down(&server));
+    wait_until("writes are taken again", || client.put("other", "value").status < 300);
+}
+
 #[test]
 fn a_read_only_database_is_told_and_recovers() {
     let postgresql = Postgresql::start_new();

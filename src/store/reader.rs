@@ -2,7 +2,7 @@
 //! each, blocking. Started by [`super::pool`].
 
 use super::list::PageJob;
-use super::worker::{Counted, Pause, Refusals, Shared};
+use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
@@ -88,7 +88,10 @@ impl<C: Connector> Reader<C> {
     }
 
     fn connect(&mut self) -> bool {
-        match self.shared.connector.connect() {
+        let connect = || self.shared.connector.connect();
+        let connected =
+            if self.down { connect() } else { while_asking(&self.work, self.shared.clock, connect) };
+        match connected {
             Ok(session) => {
                 self.session = Some(Counted::new(session, &self.work, self.shared.clock));
                 self.pause.reset();

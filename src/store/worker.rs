@@ -46,13 +46,20 @@ impl<S> Counted<S> {
     /// Times one statement that does so many jobs.
     pub fn timed<R>(&mut self, jobs: usize, execute: impl FnOnce(&mut S) -> R) -> R {
         let started = Instant::now();
-        self.work.asked_ms.store(self.clock.now_ms().max(1), Ordering::Relaxed);
-        let result = execute(&mut self.session);
-        self.work.asked_ms.store(0, Ordering::Relaxed);
+        let result = while_asking(&self.work, self.clock, || execute(&mut self.session));
         self.work.statement.observe_duration(started.elapsed());
         self.work.batch.observe(jobs as u64, 1);
         result
     }
+}
+
+/// PostgreSQL is asked something: until it has answered, [`Health`] may find that it takes too long. Not for who counts as down
+/// already, who would count twice.
+pub fn while_asking<R>(work: &Work, clock: Clock, ask: impl FnOnce() -> R) -> R {
+    work.asked_ms.store(clock.now_ms().max(1), Ordering::Relaxed);
+    let answer = ask();
+    work.asked_ms.store(0, Ordering::Relaxed);
+    answer
 }
 
 impl<S> Deref for Counted<S> {

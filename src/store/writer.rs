@@ -21,7 +21,7 @@ mod load;
 
 use super::batch::{Batch, Before, KeyWrites};
 use super::load::LoadJob;
-use super::worker::{Counted, Pause, Refusals, Shared};
+use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Blame, Connector, Error, Failure, Job, ManyJob, Reply, Session, Set, WriteJob, Written};
 use crate::clock::seconds;
 use crate::engine::Row;
@@ -184,13 +184,15 @@ impl<C: Connector> Writer<C> {
     /// One attempt to get a session that may be used: connected, and every lost backend gone.
     fn connect(&mut self) -> bool {
         let Writer { shared, lost, .. } = self;
-        let connected = shared.connector.connect().and_then(|mut session| {
+        let mut connect = || {
+            let mut session = shared.connector.connect()?;
             while let Some(backend) = lost.last() {
                 session.end_backend(backend)?;
                 lost.pop();
             }
             Ok(session)
-        });
+        };
+        let connected = if self.down { connect() } else { while_asking(&self.work, shared.clock, connect) };
         match connected {
             Ok(session) => {
                 self.session = Some(Counted::new(session, &self.work, self.shared.clock));
