@@ -16,8 +16,7 @@ const KEYS: usize = 1_000;
 const VALUE_BYTES: usize = 100;
 
 fn main() {
-    // `cargo bench` and `cargo test` pass flags of their own.
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let mut numbers = std::env::args().skip(1).map(|argument| argument.parse().expect("a number"));
     let (turns, depth) = (numbers.next().unwrap_or(1_000), numbers.next().unwrap_or(16));
     let hosts = numbers.next().unwrap_or(1);
 

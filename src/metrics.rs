@@ -375,7 +375,8 @@ pub struct Work {
     pub batch: Histogram,
     /// 1 while it has a connection to the database.
     pub connections: Counter,
-    /// When the statement was sent that it waits for, in milliseconds of the process's clock; 0 while it waits for none.
+    /// When it asked PostgreSQL for what it waits for, an answer or a session, in milliseconds of the process's clock; 0 while it
+    /// waits for neither.
     pub asked_ms: AtomicU64,
 }
 

@@ -122,7 +122,8 @@ fn memory_stays_below_the_computed_bound() {
         // One is in the worker's hands; then so many as may wait, and some more.
         ask(0, &mut busy[0]);
         wait_until("the worker waits for the lock", || {
-            let sql_text = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let sql_text = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
             sql.query_one(sql_text, &[]).unwrap().get::<_, i64>(0) == 1
         });
         for (i, client) in busy.iter_mut().enumerate().skip(1) {

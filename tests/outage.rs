@@ -244,22 +244,16 @@ fn a_server_that_does_not_answer_is_given_up_until_it_does() {
     assert_eq!(client.get("k").text(), "last");
 }
 
-/// Through a socket file nothing ends a wait for a frozen server: but nobody else is made to wait for it.
-#[test]
-fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
-    let postgresql = Postgresql::start_new();
+/// A server with one reader and one writer, whose database is reached through a socket file.
+fn start_on_socket_file_of(postgresql: &Postgresql) -> Server {
     let mut database = postgresql.database();
     let folder = postgresql.cluster().parent().unwrap().display().to_string();
     database.url = database.url.replace("host=127.0.0.1", &format!("host='{folder}'"));
-    let server =
-        Server::start_on(&database, &["--request-timeout", "1s", "--db-readers", "1", "--db-writers", "1"]);
-    let mut client = server.connect();
-    assert_eq!(client.put("k", "old").status, 201);
-    let frozen = postgresql.freeze();
-    let mut put = ask(&server, "PUT", "k", "new");
-    assert_eq!(client.get("cold").outcome(), "504 deadline-exceeded");
-    assert_eq!(put.response().outcome(), "504 outcome-unknown");
-    // Reader and writer have not waited equally long.
+    Server::start_on(&database, &["--request-timeout", "1s", "--db-readers", "1", "--db-writers", "1"])
+}
+
+/// Waits until neither reads nor writes wait for the database.
+fn is_refused_at_once(client: &mut Client) {
     let mut asked = 0;
     wait_until("reads are refused at once", || {
         // Another key each time: a read that is under way would be joined.
@@ -267,6 +261,21 @@ fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
         client.get(&format!("cold-{asked}")).outcome() == "503 database-down"
     });
     wait_until("writes are refused at once", || client.put("polled", "v").outcome() == "503 database-down");
+}
+
+/// Through a socket file nothing ends a wait for a frozen server: but nobody else is made to wait for it.
+#[test]
+fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
+    let postgresql = Postgresql::start_new();
+    let server = start_on_socket_file_of(&postgresql);
+    let mut client = server.connect();
+    assert_eq!(client.put("k", "old").status, 201);
+    let frozen = postgresql.freeze();
+    let mut put = ask(&server, "PUT", "k", "new");
+    assert_eq!(client.get("cold").outcome(), "504 deadline-exceeded");
+    assert_eq!(put.response().outcome(), "504 outcome-unknown");
+    // Reader and writer have not waited equally long.
+    is_refused_at_once(&mut client);
     assert!(is_down(&server));
     assert!(is_hit(&client.get("k")), "hits go on");
     drop(frozen);
@@ -282,11 +291,7 @@ fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
 #[test]
 fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {
     let postgresql = Postgresql::start_new();
-    let mut database = postgresql.database();
-    let folder = postgresql.cluster().parent().unwrap().display().to_string();
-    database.url = database.url.replace("host=127.0.0.1", &format!("host='{folder}'"));
-    let server =
-        Server::start_on(&database, &["--request-timeout", "1s", "--db-readers", "1", "--db-writers", "1"]);
+    let server = start_on_socket_file_of(&postgresql);
     let mut client = server.connect();
     assert_eq!(client.put("k", "v").status, 201);
     assert_eq!(client.get("absent").status, 404);
@@ -298,12 +303,7 @@ fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {
     let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)";
     wait_until("they are gone", || sql.query_one(left, &[&pids]).unwrap().get::<_, i64>(0) == 0);
     let frozen = postgresql.freeze();
-    let mut asked = 0;
-    wait_until("reads are refused at once", || {
-        asked += 1;
-        client.get(&format!("cold-{asked}")).outcome() == "503 database-down"
-    });
-    wait_until("writes are refused at once", || client.put("polled", "v").outcome() == "503 database-down");
+    is_refused_at_once(&mut client);
     assert!(is_down(&server) && is_hit(&client.get("k")));
     drop(frozen);
     wait_until("it is taken for there again", || !is_down(&server));
