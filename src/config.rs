@@ -4,15 +4,16 @@
 mod origins;
 pub mod settings;
 pub mod transfer;
+mod values;
 
-use crate::limits::MAX_VALUE_BYTES;
+pub use values::{AccessLogFormat, AccessLogTo, Count, Listen, LogFormat, Most};
+
 use crate::secrets;
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use settings::{Origin, Setting};
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -104,11 +105,11 @@ pub enum Invocation {
 pub struct Ready {
     /// Where the server's operations are
     #[arg(long, env = "HOTROW_ADMIN_LISTEN", value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9090",
-          value_parser = admin_listen)]
+          value_parser = values::admin_listen)]
     pub admin_listen: Listen,
 
     /// How long the answer may take
-    #[arg(long, value_name = "D", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = values::duration)]
     pub timeout: Duration,
 }
 
@@ -121,7 +122,7 @@ pub struct Config {
 
     /// Where /livez, /readyz, /metrics, /config and /version are served, or off
     #[arg(long, env = "HOTROW_ADMIN_LISTEN", value_name = "ADDR:PORT|off", default_value = "127.0.0.1:9090",
-          value_parser = admin_listen)]
+          value_parser = values::admin_listen)]
     pub admin_listen: Listen,
 
     /// The database: any PostgreSQL 13 or newer, encoded in UTF8; DATABASE_URL is read too. Unset: hotrow runs a
@@ -138,7 +139,7 @@ pub struct Config {
     pub data_dir: PathBuf,
 
     /// Threads that serve connections; auto is half of the cores
-    #[arg(long, env = "HOTROW_EVENT_LOOPS", value_name = "N|auto", default_value = "auto", value_parser = event_loops)]
+    #[arg(long, env = "HOTROW_EVENT_LOOPS", value_name = "N|auto", default_value = "auto", value_parser = values::event_loops)]
     pub event_loops: Count,
 
     /// Threads, each with a connection to PostgreSQL, that read what is not cached
@@ -157,11 +158,11 @@ pub struct Config {
     pub queue_depth: u32,
 
     /// Memory for cached rows: keys, values and overhead
-    #[arg(long, env = "HOTROW_CACHE_BYTES", value_name = "SIZE", default_value = "256MiB", value_parser = size)]
+    #[arg(long, env = "HOTROW_CACHE_BYTES", value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
     pub cache_bytes: usize,
 
     /// The largest value; a larger one is answered 413
-    #[arg(long, env = "HOTROW_MAX_VALUE_BYTES", value_name = "SIZE", default_value = "1MiB", value_parser = value_size)]
+    #[arg(long, env = "HOTROW_MAX_VALUE_BYTES", value_name = "SIZE", default_value = "1MiB", value_parser = values::value_size)]
     pub max_value_bytes: usize,
 
     /// Connections at a time; more are answered 503 and closed
@@ -171,7 +172,7 @@ pub struct Config {
 
     /// Connections at a time of one client address, of IPv6 one /64; more are answered 503 and closed
     #[arg(long, env = "HOTROW_MAX_CONNECTIONS_PER_IP", value_name = "N|off", default_value = "off",
-          value_parser = per_ip)]
+          value_parser = values::per_ip)]
     pub max_connections_per_ip: Most,
 
     /// Lets scripts of this origin read the answers (CORS): https://app.example.com, several with commas between them,
@@ -200,28 +201,28 @@ pub struct Config {
     pub allow_anonymous: bool,
 
     /// How long the content of a request may take to arrive, and then its answer to be found; 408, 503 or 504
-    #[arg(long, env = "HOTROW_REQUEST_TIMEOUT", value_name = "D", default_value = "10s", value_parser = duration)]
+    #[arg(long, env = "HOTROW_REQUEST_TIMEOUT", value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub request_timeout: Duration,
 
     /// How long a request's head may take to arrive; 408
-    #[arg(long, env = "HOTROW_HEADER_TIMEOUT", value_name = "D", default_value = "10s", value_parser = duration)]
+    #[arg(long, env = "HOTROW_HEADER_TIMEOUT", value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub header_timeout: Duration,
 
     /// How long a connection may be silent between requests, or not read its answers; it is closed
-    #[arg(long, env = "HOTROW_IDLE_TIMEOUT", value_name = "D", default_value = "60s", value_parser = duration)]
+    #[arg(long, env = "HOTROW_IDLE_TIMEOUT", value_name = "D", default_value = "60s", value_parser = values::duration)]
     pub idle_timeout: Duration,
 
     /// How long the server, told to stop, goes on as before, while /readyz says that it drains: so that load balancers
     /// turn elsewhere first
-    #[arg(long, env = "HOTROW_DRAIN_DELAY", value_name = "D", default_value = "0s", value_parser = pause)]
+    #[arg(long, env = "HOTROW_DRAIN_DELAY", value_name = "D", default_value = "0s", value_parser = values::pause)]
     pub drain_delay: Duration,
 
     /// How long requests under way may take to finish once the server drains
-    #[arg(long, env = "HOTROW_DRAIN_TIMEOUT", value_name = "D", default_value = "10s", value_parser = duration)]
+    #[arg(long, env = "HOTROW_DRAIN_TIMEOUT", value_name = "D", default_value = "10s", value_parser = values::duration)]
     pub drain_timeout: Duration,
 
     /// Logs every answer to this file, or - for stdout, or off
-    #[arg(long, env = "HOTROW_ACCESS_LOG", value_name = "PATH|-|off", default_value = "off", value_parser = access_log)]
+    #[arg(long, env = "HOTROW_ACCESS_LOG", value_name = "PATH|-|off", default_value = "off", value_parser = values::access_log)]
     pub access_log: AccessLogTo,
 
     /// The form of the access log: common (with the request's name and the duration behind it) or json
@@ -251,82 +252,6 @@ pub struct Config {
     /// All of them as they were given, and where
     #[arg(skip)]
     pub settings: Vec<Setting>,
-}
-
-/// A listener that may be switched off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// At this address.
-    At(SocketAddr),
-    /// Not at all.
-    Off,
-}
-
-/// Where every answer is logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLogTo {
-    /// To a file.
-    File(PathBuf),
-    /// To stdout.
-    Stdout,
-    /// Nowhere.
-    Off,
-}
-
-/// The form of the access log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AccessLogFormat {
-    /// The Common Log Format, with more behind it.
-    Common,
-    /// An object a line.
-    Json,
-}
-
-/// The form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// An object a line.
-    Json,
-}
-
-/// A number that may be left to the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
-    /// This many.
-    Exactly(u16),
-    /// As the machine has cores for.
-    Auto,
-}
-
-impl Count {
-    /// The number, on a machine with so many cores.
-    pub fn on(self, cores: usize) -> usize {
-        match self {
-            Count::Exactly(n) => usize::from(n),
-            Count::Auto => (cores / 2).clamp(1, 64),
-        }
-    }
-}
-
-/// A bound that may be none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Most {
-    /// So many.
-    Of(u32),
-    /// Any number.
-    Off,
-}
-
-impl Most {
-    /// The bound, if there is one.
-    pub fn at_most(self) -> Option<u32> {
-        match self {
-            Most::Of(most) => Some(most),
-            Most::Off => None,
-        }
-    }
 }
 
 /// Why there is no configuration.
@@ -478,90 +403,6 @@ fn database_url_or_usual(given: Option<String>) -> Option<String> {
     let usual = || std::env::var("DATABASE_URL").ok();
     // An empty flag or variable of ours says: none, whatever the other one says.
     given.or_else(usual).filter(|url| !url.is_empty())
-}
-
-fn admin_listen(text: &str) -> Result<Listen, String> {
-    match text {
-        "off" => Ok(Listen::Off),
-        address => address.parse().map(Listen::At).map_err(|_| "an address is ADDR:PORT, or off".into()),
-    }
-}
-
-fn per_ip(text: &str) -> Result<Most, String> {
-    match text {
-        "off" => Ok(Most::Off),
-        number => match number.parse() {
-            Ok(n @ 1..=1_000_000) => Ok(Most::Of(n)),
-            _ => Err("it is a number from 1 to 1000000, or off".into()),
-        },
-    }
-}
-
-fn access_log(text: &str) -> Result<AccessLogTo, Infallible> {
-    Ok(match text {
-        "off" => AccessLogTo::Off,
-        "-" => AccessLogTo::Stdout,
-        path => AccessLogTo::File(path.into()),
-    })
-}
-
-fn event_loops(text: &str) -> Result<Count, String> {
-    match text {
-        "auto" => Ok(Count::Auto),
-        number => match number.parse() {
-            Ok(n @ 1..=64) => Ok(Count::Exactly(n)),
-            _ => Err("it is a number from 1 to 64, or auto".into()),
-        },
-    }
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let rule =
-        || "a size is a whole number of bytes, or one with KiB, MiB or GiB behind it, like 256MiB".to_owned();
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let unit: usize = match &text[digits..] {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(rule()),
-    };
-    let number: usize = text[..digits].parse().map_err(|_| rule())?;
-    number.checked_mul(unit).ok_or_else(rule)
-}
-
-fn value_size(text: &str) -> Result<usize, String> {
-    match size(text)? {
-        bytes @ 1..=MAX_VALUE_BYTES => Ok(bytes),
-        _ => Err(format!("it is from 1 to {MAX_VALUE_BYTES} bytes")),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let rule = || {
-        "a duration is a whole number with ms, s or m behind it, like 500ms or 10s, from 1ms to 1440m"
-            .to_owned()
-    };
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let unit_ms: u64 = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => return Err(rule()),
-    };
-    let number: u64 = text[..digits].parse().map_err(|_| rule())?;
-    match number.checked_mul(unit_ms) {
-        Some(ms @ 1..=86_400_000) => Ok(Duration::from_millis(ms)),
-        _ => Err(rule()),
-    }
-}
-
-/// A duration, or none.
-fn pause(text: &str) -> Result<Duration, String> {
-    match text {
-        "0" | "0ms" | "0s" | "0m" => Ok(Duration::ZERO),
-        text => duration(text).map_err(|rule| rule.replace("from 1ms", "0s, or from 1ms")),
-    }
 }
 
 #[cfg(test)]

@@ -21,17 +21,16 @@
 mod asker;
 mod collect;
 pub mod context;
+mod ends;
 mod incoming;
 mod list;
 mod load;
 mod requests;
 mod watch;
 
-use crate::api::answer;
-use crate::http::problem::{Kind, Problem};
-use crate::http::response::{Frame, Reuse};
+use crate::http::response::Frame;
 use crate::limits::{
-    DRAIN_IDLE_MS, FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
+    FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
 };
 use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
@@ -205,24 +204,6 @@ impl Connection {
         self.begin_waiting_again(cx);
     }
 
-    /// Nothing can be said or understood any more: what still comes is dropped for a moment, so that the client can
-    /// read what it was told last.
-    pub fn linger(&mut self, cx: &Context<'_>) {
-        self.leave(cx);
-        self.backlog = None;
-        self.enter_lingering(cx);
-    }
-
-    /// The server has begun to drain: an idle connection may send one last request, soon.
-    pub fn drain(&mut self, cx: &Context<'_>) {
-        if matches!(self.state, State::Idle) {
-            self.deadline_ms = self.deadline_ms.min(cx.now_ms + DRAIN_IDLE_MS);
-        } else if self.is_watching() || matches!(&self.state, State::Loading(load) if !load.is_out()) {
-            // It has nothing new, or may go on for ever, and nobody has the time to wait for it.
-            self.deadline_ms = cx.now_ms;
-        }
-    }
-
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
     /// are small. `reply` is one that it [waits for](Connection::waits_for).
     pub fn turn(
@@ -251,114 +232,6 @@ impl Connection {
         }
     }
 
-    /// Its deadline has passed.
-    pub fn expire(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
-        if self.backlog.is_some() {
-            cx.counters.slow_readers.add(1);
-            return Turn::Close;
-        }
-        self.bring_asker(ws);
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle if cx.draining => return self.end_idle(io, ws, cx),
-            State::Idle => {
-                cx.counters.idle_closed.add(1);
-                return Turn::Close;
-            }
-            State::Closing | State::Lingering { .. } => return Turn::Close,
-            State::Head => {
-                self.method = Method::None;
-                self.too_slow("--header-timeout", self.last(ws), ws, cx);
-            }
-            State::Content(incoming) => {
-                let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
-                self.too_slow("--request-timeout", frame, ws, cx);
-            }
-            State::Loading(load) => {
-                self.state = State::Loading(load);
-                self.load_expired(ws, cx);
-            }
-            State::Waiting(frame, Job::Watch(watch)) => {
-                let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
-                self.watched_in_vain(watch, Frame { reuse, ..frame }, ws, cx);
-            }
-            State::Exporting(frame, export) => {
-                // The queue was full: perhaps it is not any more.
-                self.state = State::Exporting(frame, export);
-                self.export_on(ws, cx);
-            }
-            State::Waiting(frame, job) => {
-                self.took(&job, cx);
-                let problem = match job {
-                    Job::Page(listing) => {
-                        self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.turn_flushed(io, ws, cx);
-                    }
-                    Job::Items(collect) => {
-                        self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.turn_flushed(io, ws, cx);
-                    }
-                    Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
-                    Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
-                        answer::not_started()
-                    }
-                    Job::Write { .. } | Job::Batch(..) => answer::outcome_unknown(),
-                };
-                self.refuse(&problem, frame, ws, cx);
-            }
-        }
-        self.turn_flushed(io, ws, cx)
-    }
-
-    /// The server drains, and the client was silent for long enough. Its next request may have come since poll has looked:
-    /// then it is answered. If it is still on its way, the end of the stream tells that it will not be; it is dropped
-    /// unread, and does not bring about a reset, which can take earlier answers with it (RFC 9112 section 9.6).
-    fn end_idle(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
-        self.readable = true;
-        let turn = self.turn(io, ws, cx, None);
-        if turn != Turn::Wait || !matches!(self.state, State::Idle) || self.backlog.is_some() {
-            return turn;
-        }
-        io.shutdown_write();
-        self.enter_lingering(cx);
-        Turn::Again
-    }
-
-    /// The server cannot wait any longer: whoever still waits is told what is known, as far as the socket takes it.
-    pub fn abandon(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) {
-        if self.backlog.is_some() {
-            return;
-        }
-        if let State::Loading(_) = self.state {
-            self.abandon_load(ws, cx);
-            self.turn_flushed(io, ws, cx);
-            return;
-        }
-        self.bring_asker(ws);
-        if let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) {
-            let problem = match job {
-                Job::Page(listing) => {
-                    self.end_page(
-                        &listing,
-                        &answer::draining(),
-                        Frame { reuse: Reuse::Close, ..frame },
-                        ws,
-                        cx,
-                    );
-                    self.turn_flushed(io, ws, cx);
-                    return;
-                }
-                Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => {
-                    answer::outcome_unknown()
-                }
-                Job::Read(..) | Job::Items(_) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => {
-                    answer::draining()
-                }
-            };
-            self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
-            self.turn_flushed(io, ws, cx);
-        }
-    }
-
     /// True when this reply is for the job that is out.
     pub fn waits_for(&self, ticket: Ticket) -> bool {
         if let State::Loading(load) = &self.state {
@@ -372,27 +245,6 @@ impl Connection {
                     ticket.job == self.jobs
                 }
             }
-    }
-
-    /// Tells a client that there is no room for it.
-    pub fn turn_away(
-        &mut self,
-        io: &mut impl Socket,
-        crowd: Crowd,
-        ws: &mut Workspace,
-        cx: &Context<'_>,
-    ) -> Turn {
-        let detail = match crowd {
-            Crowd::Server => "the server has as many connections as --max-connections allows",
-            Crowd::Address => "this address has as many connections as --max-connections-per-ip allows",
-        };
-        let problem = Problem::new(Kind::TooManyConnections, detail).retry_after(1);
-        self.refuse(&problem, self.last(ws), ws, cx);
-        self.turn_flushed(io, ws, cx)
-    }
-
-    fn too_slow(&mut self, flag: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        self.refuse(&too_slow(flag), frame, ws, cx);
     }
 
     fn turn_flushed(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
@@ -604,10 +456,6 @@ impl Connection {
         self.state = State::Lingering { left: LINGER_BYTES };
         self.deadline_ms = cx.now_ms + LINGER_MS;
     }
-}
-
-fn too_slow(flag: &str) -> Problem {
-    Problem::new(Kind::SlowRequest, format!("the request did not arrive within {flag}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The flags of `hotrow import` and `hotrow export`: which server, which file. Read by [`crate::transfer`].
 
-use super::{duration, reachable};
+use super::{reachable, values};
 use clap::Args;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -29,7 +29,7 @@ pub struct Remote {
     pub token_file: Option<PathBuf>,
 
     /// For how long it is tried again without getting on, where the server or the way to it fails
-    #[arg(long, value_name = "D", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = values::duration)]
     pub retry_for: Duration,
 }
 

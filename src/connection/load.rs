@@ -10,6 +10,7 @@
 //! Here a line is found and not understood: what it says is for the writer to find out. Called by [`super`] and by
 //! [`super::requests`].
 
+use super::ends::too_slow;
 use super::incoming::reserve;
 use super::{Connection, Context, State, Workspace};
 use crate::api::{answer, load};
@@ -258,7 +259,7 @@ impl Connection {
             Some((claim, _)) if claim.withdraw() => answer::not_started(),
             Some(_) => answer::outcome_unknown(),
             None if cx.draining => load::draining(),
-            None => super::too_slow("--request-timeout"),
+            None => too_slow("--request-timeout"),
         };
         self.end_load(&problem, ws, cx);
     }

@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::engine::shard::Writes;
 use crate::engine::{Engine, NEVER, Record, Row};
 use crate::http::response::Encoder;
+use crate::limits::DRAIN_IDLE_MS;
 use crate::limits::OUTPUT_BYTES;
 use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;

@@ -1,0 +1,152 @@
+//! How what a connection waits for comes to an end before it has come: its deadline passes, the server drains or can wait no
+//! longer, there is no room for it.
+
+use super::requests::Job;
+use super::{Connection, Context, Crowd, Socket, State, Turn, Workspace};
+use crate::api::answer;
+use crate::http::problem::{Kind, Problem};
+use crate::http::response::{Frame, Reuse};
+use crate::limits::DRAIN_IDLE_MS;
+use crate::metrics::Method;
+
+impl Connection {
+    /// Nothing can be said or understood any more: what still comes is dropped for a moment, so that the client can
+    /// read what it was told last.
+    pub fn linger(&mut self, cx: &Context<'_>) {
+        self.leave(cx);
+        self.backlog = None;
+        self.enter_lingering(cx);
+    }
+
+    /// The server has begun to drain: an idle connection may send one last request, soon.
+    pub fn drain(&mut self, cx: &Context<'_>) {
+        if matches!(self.state, State::Idle) {
+            self.deadline_ms = self.deadline_ms.min(cx.now_ms + DRAIN_IDLE_MS);
+        } else if self.is_watching() || matches!(&self.state, State::Loading(load) if !load.is_out()) {
+            // It has nothing new, or may go on for ever, and nobody has the time to wait for it.
+            self.deadline_ms = cx.now_ms;
+        }
+    }
+
+    /// Its deadline has passed.
+    pub fn expire(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        if self.backlog.is_some() {
+            cx.counters.slow_readers.add(1);
+            return Turn::Close;
+        }
+        self.bring_asker(ws);
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle if cx.draining => return self.end_idle(io, ws, cx),
+            State::Idle => {
+                cx.counters.idle_closed.add(1);
+                return Turn::Close;
+            }
+            State::Closing | State::Lingering { .. } => return Turn::Close,
+            State::Head => {
+                self.method = Method::None;
+                self.refuse(&too_slow("--header-timeout"), self.last(ws), ws, cx);
+            }
+            State::Content(incoming) => {
+                let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
+                self.refuse(&too_slow("--request-timeout"), frame, ws, cx);
+            }
+            State::Loading(load) => {
+                self.state = State::Loading(load);
+                self.load_expired(ws, cx);
+            }
+            State::Waiting(frame, Job::Watch(watch)) => {
+                let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
+                self.watched_in_vain(watch, Frame { reuse, ..frame }, ws, cx);
+            }
+            State::Exporting(frame, export) => {
+                // The queue was full: perhaps it is not any more.
+                self.state = State::Exporting(frame, export);
+                self.export_on(ws, cx);
+            }
+            State::Waiting(frame, job) => {
+                self.took(&job, cx);
+                let problem = match job {
+                    Job::Page(listing) => {
+                        self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
+                        return self.turn_flushed(io, ws, cx);
+                    }
+                    Job::Items(collect) => {
+                        self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
+                        return self.turn_flushed(io, ws, cx);
+                    }
+                    Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
+                    Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
+                        answer::not_started()
+                    }
+                    Job::Write { .. } | Job::Batch(..) => answer::outcome_unknown(),
+                };
+                self.refuse(&problem, frame, ws, cx);
+            }
+        }
+        self.turn_flushed(io, ws, cx)
+    }
+
+    /// The server drains, and the client was silent for long enough. Its next request may have come since poll has looked:
+    /// then it is answered. If it is still on its way, the end of the stream tells that it will not be; it is dropped
+    /// unread, and does not bring about a reset, which can take earlier answers with it (RFC 9112 section 9.6).
+    fn end_idle(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        self.readable = true;
+        let turn = self.turn(io, ws, cx, None);
+        if turn != Turn::Wait || !matches!(self.state, State::Idle) || self.backlog.is_some() {
+            return turn;
+        }
+        io.shutdown_write();
+        self.enter_lingering(cx);
+        Turn::Again
+    }
+
+    /// The server cannot wait any longer: whoever still waits is told what is known, as far as the socket takes it.
+    pub fn abandon(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) {
+        if self.backlog.is_some() {
+            return;
+        }
+        if let State::Loading(_) = self.state {
+            self.abandon_load(ws, cx);
+            self.turn_flushed(io, ws, cx);
+            return;
+        }
+        self.bring_asker(ws);
+        let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) else { return };
+        let frame = Frame { reuse: Reuse::Close, ..frame };
+        let problem = match job {
+            Job::Page(listing) => {
+                self.end_page(&listing, &answer::draining(), frame, ws, cx);
+                self.turn_flushed(io, ws, cx);
+                return;
+            }
+            Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => answer::outcome_unknown(),
+            Job::Read(..) | Job::Items(_) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => {
+                answer::draining()
+            }
+        };
+        self.refuse(&problem, frame, ws, cx);
+        self.turn_flushed(io, ws, cx);
+    }
+
+    /// Tells a client that there is no room for it.
+    pub fn turn_away(
+        &mut self,
+        io: &mut impl Socket,
+        crowd: Crowd,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) -> Turn {
+        let detail = match crowd {
+            Crowd::Server => "the server has as many connections as --max-connections allows",
+            Crowd::Address => "this address has as many connections as --max-connections-per-ip allows",
+        };
+        let problem = Problem::new(Kind::TooManyConnections, detail).retry_after(1);
+        self.refuse(&problem, self.last(ws), ws, cx);
+        self.turn_flushed(io, ws, cx)
+    }
+}
+
+/// What is told to a client whose request has not come in time, by the flag that says how long.
+pub(super) fn too_slow(flag: &str) -> Problem {
+    Problem::new(Kind::SlowRequest, format!("the request did not arrive within {flag}"))
+}

@@ -1,0 +1,137 @@
+//! A cache by itself: what it keeps, for how long, and what that costs.
+
+use super::arena::record_bytes;
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn cache(bytes: usize) -> (Cache, RandomState) {
+    let hasher = RandomState::with_seeds(1, 2, 3, 4);
+    (Cache::new(bytes, hasher.clone()), hasher)
+}
+
+fn text(known: Option<Known<'_>>) -> Option<Option<(String, u32)>> {
+    known.map(|known| match known {
+        Known::Absent { .. } => None,
+        Known::Value(Held { value: Lent::Bytes(bytes), version, .. }) => {
+            Some((String::from_utf8(bytes.to_vec()).unwrap(), version))
+        }
+        Known::Value(Held { value: Lent::Shared(value), version, .. }) => Some((value.to_string(), version)),
+    })
+}
+
+fn record(value: &str, version: u32) -> Record {
+    Record { value: value.into(), version, expires_s: NEVER }
+}
+
+#[test]
+fn a_scan_does_not_evict_what_is_used() {
+    let (mut cache, hasher) = cache(100 * (INDEX_BYTES + record_bytes(4, 5)));
+    let value = record("value", 1);
+    let put = |cache: &mut Cache, key: &str| cache.put(hasher.hash_one(key.as_bytes()), key, Some(&value), 0);
+    let hash = |key: &str| RandomState::with_seeds(1, 2, 3, 4).hash_one(key.as_bytes());
+    for i in 0..50 {
+        put(&mut cache, &format!("h{i:03}"));
+        for _ in 0..3 {
+            cache.get(hash(&format!("h{i:03}")), format!("h{i:03}"), 0);
+        }
+    }
+    for i in 0..10_000 {
+        put(&mut cache, &format!("{i:05}"));
+    }
+    let kept =
+        (0..50).filter(|i| cache.get(hash(&format!("h{i:03}")), format!("h{i:03}"), 0).is_some()).count();
+    assert_eq!(kept, 50);
+}
+
+#[test]
+fn absent_keys_take_no_more_than_their_share() {
+    let (mut cache, hasher) = cache(80_000);
+    cache.put(hasher.hash_one("kept".as_bytes()), "kept", Some(&record("value", 1)), 0);
+    for i in 0..10_000 {
+        let key = i.to_string();
+        cache.put(hasher.hash_one(key.as_bytes()), &key, None, 0);
+    }
+    assert!(cache.bytes() <= 10_000 + INDEX_BYTES + record_bytes(4, 5));
+    assert!(cache.get(hasher.hash_one("kept".as_bytes()), "kept", 0).is_some());
+    assert!(matches!(cache.get(hasher.hash_one("9999".as_bytes()), "9999", 0), Some(Known::Absent { .. })));
+}
+
+#[test]
+fn an_entry_is_as_old_as_it_is_and_is_gone_when_it_expires() {
+    let (mut cache, hasher) = cache(100_000);
+    for size in [1, SHARED_VALUE_BYTES] {
+        let hash = hasher.hash_one("k".as_bytes());
+        let expiring = Record { expires_s: 20, ..record(&"v".repeat(size), 7) };
+        cache.put(hash, "k", Some(&expiring), 10);
+        let Some(Known::Value(held)) = cache.get(hash, "k", 19) else { panic!("not expired yet") };
+        assert_eq!((held.value.len(), held.version, held.age_s, held.expires_s), (size, 7, 9, 20));
+        assert!(cache.get(hash, "k", 20).is_none());
+        assert!(cache.is_empty() && cache.bytes() == 0);
+    }
+    let hash = hasher.hash_one("absent".as_bytes());
+    cache.put(hash, "absent", None, 10);
+    assert!(matches!(cache.get(hash, "absent", 15), Some(Known::Absent { age_s: 5 })));
+    assert!(matches!(cache.get(hash, "absent", 9), Some(Known::Absent { age_s: 0 })));
+}
+
+#[test]
+fn what_is_written_again_in_other_sizes_pushes_nothing_out() {
+    let (mut cache, hasher) = cache(200_000);
+    let keys: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
+    for round in 0..1_000 {
+        for (i, key) in keys.iter().enumerate() {
+            let value = "v".repeat(1_000 + (round * 7 + i * 13) % 500);
+            cache.put(hasher.hash_one(key.as_bytes()), key, Some(&record(&value, 1)), 0);
+        }
+    }
+    assert_eq!((cache.len(), cache.evicted()), (100, [0; 3]));
+}
+
+proptest! {
+    /// Against a plain map: the cache may know less, but never something else, and never more than its bytes.
+    #[test]
+    fn it_never_says_anything_that_was_not_put_last(
+        operations in prop::collection::vec((0u8..6, 0u8..40, 0usize..4), 1..400),
+        capacity in prop_oneof![0usize..6_000, 6_000usize..200_000],
+    ) {
+        let (mut cache, hasher) = cache(capacity);
+        let mut model: HashMap<String, Option<(String, u32)>> = HashMap::new();
+        for (version, (operation, key, size)) in operations.into_iter().enumerate() {
+            let key = format!("key {key}");
+            let hash = hasher.hash_one(key.as_bytes());
+            let version = version as u32;
+            match operation {
+                0..3 => {
+                    let value = format!("{version}").repeat([1, 50, 700, SHARED_VALUE_BYTES][size]);
+                    cache.put(hash, &key, Some(&record(&value, version)), 0);
+                    model.insert(key, Some((value, version)));
+                }
+                3 => {
+                    cache.put(hash, &key, None, 0);
+                    model.insert(key, None);
+                }
+                4 => {
+                    cache.forget(hash, &key);
+                    model.remove(&key);
+                }
+                _ => {
+                    if let Some(known) = text(cache.get(hash, &key, 0)) {
+                        prop_assert_eq!(Some(&known), model.get(&key));
+                    }
+                }
+            }
+            prop_assert!(cache.bytes() <= capacity + capacity / ABSENT_SHARE);
+            let costs = cache.index.iter().map(|at| cache.costs(*at));
+            let live: usize = costs.map(|(record_bytes, other_bytes)| record_bytes + other_bytes).sum();
+            let over: usize = cache.queues.iter().map(|queue| queue.over_bytes).sum();
+            prop_assert_eq!(cache.bytes(), live + over);
+            let shared = cache.index.iter().filter(|at| Tag(cache.arena.header(**at).tag).is_shared());
+            prop_assert_eq!(cache.shared.len(), shared.count());
+            for queue in &cache.queues {
+                prop_assert!(queue.over_bytes <= queue.live_bytes / OVER_SHARE + 2 * CHUNK_BYTES);
+                prop_assert_eq!(queue.live_bytes > 0, cache.arena.oldest(&queue.log).is_some());
+            }
+        }
+    }
+}
