@@ -44,12 +44,12 @@ impl Process {
     }
 
     fn look(&self) {
-        // proc(5): pages of the address space, and of it in RAM.
-        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-        let mut pages = statm.split(' ').map(|pages| pages.parse().unwrap_or(0));
-        let page_bytes = rustix::param::page_size() as u64;
-        for bytes in [&self.virtual_bytes, &self.resident_bytes] {
-            bytes.store(pages.next().unwrap_or(0) * page_bytes, Ordering::Relaxed);
+        // proc(5): sizes in KiB, a line for each.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        for (name, bytes) in [("VmSize:", &self.virtual_bytes), ("VmRSS:", &self.resident_bytes)] {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0);
+            bytes.store(kib * 1024, Ordering::Relaxed);
         }
         // Since Linux 6.2 the folder's size is their number; before, it was 0. The one that reads the folder is none.
         let folder = "/proc/self/fd";
