@@ -134,3 +134,25 @@ fn only_the_same_instance_is_ended() {
     let _server = fenced.start();
     assert_eq!(fenced.postgresql.database().text(backends, &[&fenced.listen]), before);
 }
+
+#[test]
+fn a_migration_that_is_cut_off_keeps_nobody_out() {
+    let postgresql = Postgresql::start_new();
+    let proxy = Proxy::start(postgresql.port);
+    proxy.aim_at("EXISTS hotrow_migrations");
+    proxy.hold_requests(1, Hold::UntilRelease);
+    let migrate = |url: &str| {
+        Server::command(env!("CARGO_BIN_EXE_hotrow"))
+            .args(["migrate", "--database-url", url])
+            .output()
+            .unwrap()
+            .status
+            .code()
+    };
+    assert_eq!(migrate(&url_at(proxy.port)), Some(1));
+    // Its backend has the lock of the migrations, and waits for a statement that nobody lets through.
+    let locks = "SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory'";
+    let database = postgresql.database();
+    assert_eq!(database.text(locks, &[]).as_deref(), Some("1"));
+    assert_eq!(migrate(&database.url), Some(0));
+}

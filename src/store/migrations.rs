@@ -20,6 +20,8 @@ pub fn apply(client: &mut Client) -> Result<usize, Error> {
         return Ok(0);
     }
     let mut transaction = client.transaction()?;
+    // Whoever is cut off from here on leaves a backend behind that waits for its next statement, with the lock.
+    transaction.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '5s'")?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
     transaction.batch_execute(include_str!("../../sql/migrations_table.sql"))?;
     let row = transaction.query_one("SELECT coalesce(max(version), 0) FROM hotrow_migrations", &[])?;
