@@ -9,6 +9,7 @@
 //!
 //! Called by [`super::route`] for its query, and by [`crate::connection`].
 
+use super::json::{self, Object};
 use super::list::NDJSON;
 use super::{answer, collection, key, query, value};
 use crate::http::conditional::Preconditions;
@@ -66,9 +67,9 @@ struct Sent {
     value: Option<Box<str>>,
     if_match: Option<Box<str>>,
     if_none_match: Option<Box<str>>,
-    #[serde(default, deserialize_with = "value::whole")]
+    #[serde(default, deserialize_with = "json::whole")]
     ttl: Option<i64>,
-    #[serde(default, deserialize_with = "value::whole")]
+    #[serde(default, deserialize_with = "json::whole")]
     by: Option<i64>,
 }
 
@@ -84,14 +85,14 @@ enum Verb {
 /// The operations of a content, in their order. One that is wrong refuses them all: nothing was done.
 pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<Step>, Problem> {
     let text = std::str::from_utf8(content).map_err(|_| bad("a batch is UTF-8".into()))?;
-    let sent: Vec<Sent> = match form {
+    let sent: Vec<Object<Sent>> = match form {
         Form::Array => serde_json::from_str(text)
             .map_err(|error| bad(format!("this is no array of operations: {error}")))?,
         Form::Lines => {
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
             let parse = |(at, line)| {
                 serde_json::from_str(line).map_err(|error| {
-                    bad(format!("line {} is no operation: {}", at + 1, value::without_place(&error)))
+                    bad(format!("line {} is no operation: {}", at + 1, json::without_place(&error)))
                 })
             };
             lines.take(BATCH_STEPS + 1).map(parse).collect::<Result<_, _>>()?
@@ -102,7 +103,7 @@ pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<S
         n if n > BATCH_STEPS => return Err(bad(format!("a batch has at most {BATCH_STEPS} operations"))),
         _ => {}
     }
-    let step = |(at, sent): (usize, Sent)| {
+    let step = |(at, Object(sent)): (usize, Object<Sent>)| {
         sent.into_step(max_value_bytes).map_err(|problem| {
             let detail = format!("operation {}: {}", at + 1, problem.detail);
             Problem { detail: detail.into(), ..problem }
@@ -186,7 +187,7 @@ impl Asked {
             .iter()
             .zip(answers)
             .map(|((key, tells), answer)| match answer {
-                Answer::Found(Some(found)) => match left.checked_sub(json_bytes(&found.value)) {
+                Answer::Found(Some(found)) => match left.checked_sub(json::string_bytes(&found.value)) {
                     Some(rest) => {
                         left = rest;
                         item(key, *tells, answer)
@@ -220,16 +221,6 @@ fn retry_after(answer: &Answer) -> Option<u32> {
         Answer::Failed(failure) => answer::failed(failure).retry_after_seconds,
         _ => None,
     }
-}
-
-/// What a value takes in JSON: characters below a blank can take six times what they take here.
-fn json_bytes(value: &str) -> usize {
-    let bytes = |byte| match byte {
-        0..b' ' => 6,
-        b'"' | b'\\' => 2,
-        _ => 1,
-    };
-    value.bytes().map(bytes).sum()
 }
 
 fn plain(key: &str, status: u16) -> Item<'_> {
@@ -321,9 +312,10 @@ mod tests {
         }
         let get = r#"{"op":"get","key":"a"}"#;
         assert_eq!(kind_of(&format!("{get}\n\n{get}\r\n{get}"), Form::Lines), Ok(3));
-        for content in ["", "[]", "{}", "[", "null", "[[]]"] {
+        for content in ["", "[]", "{}", "[", "null", "[[]]", r#"[["get","a"]]"#] {
             assert_eq!(kind_of(content, Form::Array), Err(Kind::BadBatch), "{content}");
         }
+        assert_eq!(kind_of(r#"["delete","a"]"#, Form::Lines), Err(Kind::BadBatch));
         for (count, expected) in [(BATCH_STEPS, Ok(BATCH_STEPS)), (BATCH_STEPS + 1, Err(Kind::BadBatch))] {
             assert_eq!(kind_of(&vec![get; count].join("\n"), Form::Lines), expected);
             assert_eq!(kind_of(&format!("[{}]", vec![get; count].join(",")), Form::Array), expected);

@@ -3,13 +3,12 @@
 //! Called by [`super::route`] and by [`crate::connection`].
 
 use super::list::List;
-use super::{Command, answer, key, query};
+use super::{Command, answer, json, key, query};
 use crate::engine::Row;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, JSON, Lent};
 use crate::limits::KEYS_A_REQUEST;
 use crate::output::Output;
-use std::io;
 use std::sync::Arc;
 
 /// Where it is.
@@ -65,12 +64,12 @@ pub fn items<'a>(
     let mut retry_after_seconds = None;
     for (at, (key, item)) in items.enumerate() {
         json.extend_from_slice(if at == 0 { b"{\"key\":" } else { b",{\"key\":" });
-        json_string(&mut json, key);
+        json::string(&mut json, key);
         match item {
             Item::Found(Some(record)) => {
                 let before = json.len();
                 json.extend_from_slice(b",\"status\":200,\"value\":");
-                if json_string_within(&mut json, &record.value, bytes) {
+                if json::string_within(&mut json, &record.value, bytes) {
                     let end = format!(",\"etag\":\"\\\"{}\\\"\"}}", record.version);
                     json.extend_from_slice(end.as_bytes());
                 } else {
@@ -105,37 +104,8 @@ fn failed(json: &mut Vec<u8>, problem: &Problem) {
     let kind = problem.kind;
     let start = format!(",\"status\":{},\"problem\":\"{}\",\"detail\":", kind.facts().0, kind.urn());
     json.extend_from_slice(start.as_bytes());
-    json_string(json, &problem.detail);
+    json::string(json, &problem.detail);
     json.push(b'}');
-}
-
-/// Appends a string as JSON.
-pub(super) fn json_string(json: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(json, text).expect("a string always serializes, and a vector takes everything");
-}
-
-/// The same, as long as the whole gets no longer than this: else nothing, for a value that is all control characters
-/// takes six times its size.
-pub(super) fn json_string_within(json: &mut Vec<u8>, text: &str, bytes: usize) -> bool {
-    struct Within<'j>(&'j mut Vec<u8>, usize);
-    impl io::Write for Within<'_> {
-        fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-            if self.0.len() + piece.len() > self.1 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.0.extend_from_slice(piece);
-            Ok(piece.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let before = json.len();
-    let fits = serde_json::to_writer(Within(json, bytes), text).is_ok();
-    if !fits {
-        json.truncate(before);
-    }
-    fits
 }
 
 /// Lent to the socket instead of copied to a loop's buffer, which would keep the size of the largest answer for ever.

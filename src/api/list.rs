@@ -1,7 +1,8 @@
 //! Lists of keys: `GET /kv?prefix=…`, page by page as JSON, or all that there is as lines (NDJSON). Pure. Routed by
 //! [`super::collection`], driven by [`crate::connection`].
 
-use super::collection::{json_string, json_string_within, lent, too_much};
+use super::collection::{lent, too_much};
+use super::json;
 use super::{key, query};
 use crate::http::problem::Problem;
 use crate::http::request::{Extras, Version};
@@ -93,15 +94,15 @@ impl List {
         let mut json = b"{\"items\":[".to_vec();
         for (at, row) in page.rows.iter().enumerate() {
             json.extend_from_slice(if at == 0 { b"{\"key\":" } else { b",{\"key\":" });
-            json_string(&mut json, &row.key);
+            json::string(&mut json, &row.key);
             json.extend_from_slice(format!(",\"etag\":\"\\\"{}\\\"\"", row.version).as_bytes());
             if let Some(value) = &row.value {
                 let before = json.len();
                 json.extend_from_slice(b",\"value\":");
-                if !json_string_within(&mut json, value, bytes) {
+                if !json::string_within(&mut json, value, bytes) {
                     json.truncate(before);
                     json.extend_from_slice(b",\"detail\":");
-                    json_string(&mut json, &too_much(bytes).detail);
+                    json::string(&mut json, &too_much(bytes).detail);
                 }
             }
             json.push(b'}');
@@ -110,7 +111,7 @@ impl List {
         let cursor = last.map(|row| cursor(&row.key));
         json.extend_from_slice(b"],\"cursor\":");
         match &cursor {
-            Some(cursor) => json_string(&mut json, cursor),
+            Some(cursor) => json::string(&mut json, cursor),
             None => json.extend_from_slice(b"null"),
         }
         json.extend_from_slice(b"}\n");
@@ -166,7 +167,7 @@ impl Lines {
             let Some((row, written)) = &mut self.row else {
                 let Some(row) = self.rows.next() else { return true };
                 out.extend_from_slice(b"{\"key\":");
-                json_string(out, &row.key);
+                json::string(out, &row.key);
                 out.extend_from_slice(b",\"value\":\"");
                 self.row = Some((row, 0));
                 continue;
@@ -178,7 +179,7 @@ impl Lines {
             }
             // The quotes of the piece are not those of the value.
             let at = out.len();
-            json_string(out, &rest[..end]);
+            json::string(out, &rest[..end]);
             out.pop();
             out.remove(at);
             *written += end;
@@ -186,7 +187,7 @@ impl Lines {
                 out.push(b'"');
                 if let Some(expires_at) = &row.expires_at {
                     out.extend_from_slice(b",\"expires_at\":");
-                    json_string(out, expires_at);
+                    json::string(out, expires_at);
                 }
                 out.extend_from_slice(b"}\n");
                 self.row = None;

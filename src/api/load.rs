@@ -9,7 +9,7 @@
 //! Called by [`crate::connection`]; the writers call [`parse`] for each line.
 
 use super::list::NDJSON;
-use super::{answer, key, value};
+use super::{answer, json, key, value};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
 use crate::http::response::{Encoder, Frame, JSON, Lent};
@@ -56,7 +56,7 @@ struct Line<'l> {
     key: Cow<'l, str>,
     #[serde(borrow)]
     value: Cow<'l, str>,
-    #[serde(default, deserialize_with = "value::whole")]
+    #[serde(default, deserialize_with = "json::whole")]
     ttl: Option<i64>,
     #[serde(default, borrow)]
     expires_at: Option<Cow<'l, str>>,
@@ -69,7 +69,7 @@ pub fn parse(line: &str, max_value_bytes: usize) -> Result<Row<'_>, Problem> {
         return Err(bad("a line is {\"key\":…,\"value\":…}".into()));
     }
     let Line { key, value, ttl, expires_at } =
-        serde_json::from_str(line).map_err(|error| bad(value::without_place(&error)))?;
+        serde_json::from_str(line).map_err(|error| bad(json::without_place(&error)))?;
     key::check(&key)?;
     value::check(&value, max_value_bytes)?;
     let end = match (ttl, expires_at) {

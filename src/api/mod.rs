@@ -7,6 +7,7 @@ pub mod auth;
 pub mod batch;
 pub mod collection;
 pub mod exposition;
+mod json;
 pub mod key;
 pub mod list;
 pub mod load;

@@ -1,9 +1,7 @@
-//! What may be stored under a key, and for how long: one rule each, whichever way a value comes. And what all clients' JSON has in
-//! common. Pure. Used by [`super::batch`], [`super::load`], [`super::query`] and [`crate::connection`].
+//! What may be stored under a key, and for how long: one rule each, whichever way a value comes. Pure. Used by [`super::batch`], [`super::load`], [`super::query`] and [`crate::connection`].
 
 use crate::http::problem::{Kind, Problem};
 use crate::limits::TTL_SECONDS;
-use serde::{Deserialize, Deserializer, de::Error};
 
 /// Whether a text may be a value of so many bytes at most.
 pub fn check(value: &str, max_value_bytes: usize) -> Result<(), Problem> {
@@ -32,20 +30,4 @@ pub fn not_text() -> Problem {
 pub fn ttl(seconds: i64) -> Result<u32, String> {
     let within = u32::try_from(seconds).ok().filter(|ttl_s| (1..=TTL_SECONDS).contains(ttl_s));
     within.ok_or_else(|| format!("ttl is a whole number of seconds from 1 to {TTL_SECONDS}"))
-}
-
-/// A whole number, however it is written: to JSON 5, 5.0 and 0.5e1 are the same.
-pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
-    // Up to this size every whole number is one in floating point, too.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let rounded = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
-    let number = number.as_i64().or(rounded.map(|float| float as i64));
-    number.map(Some).ok_or_else(|| D::Error::custom("ttl and by are whole numbers of 64 bits"))
-}
-
-/// What is wrong with a line of JSON, without where: it has a number of its own, and the parser knows of one line only.
-pub(super) fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
 }
