@@ -287,6 +287,29 @@ fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
     });
 }
 
+/// Ends every session of the server's, and waits until it is gone.
+fn end_sessions(postgresql: &Postgresql) {
+    let mut sql = postgresql.connect();
+    let backends = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'hotrow/%'";
+    let pids: Vec<i32> = sql.query(backends, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    sql.query("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", &[&pids]).unwrap();
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)";
+    wait_until("they are gone", || sql.query_one(left, &[&pids]).unwrap().get::<_, i64>(0) == 0);
+}
+
+#[test]
+fn a_session_that_ends_is_replaced_without_a_failure_and_the_log_says_so() {
+    let postgresql = Postgresql::start_new();
+    let server = Server::start_on(&postgresql.database(), &["--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    assert_eq!((client.put("k", "v").status, client.get("absent").status), (201, 404));
+    end_sessions(&postgresql);
+    assert_eq!((client.put("k", "other").status, client.get("another").status), (200, 404));
+    assert!(!is_down(&server));
+    let says = |worker: &str| server.stderr().contains(&format!("a {worker}'s session had ended"));
+    wait_until("both are logged", || says("writer") && says("reader"));
+}
+
 /// The kernel takes the connection, and nobody answers.
 #[test]
 fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {
@@ -296,12 +319,7 @@ fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {
     assert_eq!(client.put("k", "v").status, 201);
     assert_eq!(client.get("absent").status, 404);
     // Both find that their sessions are gone when they are asked next.
-    let mut sql = postgresql.connect();
-    let backends = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'hotrow/%'";
-    let pids: Vec<i32> = sql.query(backends, &[]).unwrap().iter().map(|row| row.get(0)).collect();
-    sql.query("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", &[&pids]).unwrap();
-    let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)";
-    wait_until("they are gone", || sql.query_one(left, &[&pids]).unwrap().get::<_, i64>(0) == 0);
+    end_sessions(&postgresql);
     let frozen = postgresql.freeze();
     is_refused_at_once(&mut client);
     assert!(is_down(&server) && is_hit(&client.get("k")));

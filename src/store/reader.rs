@@ -20,6 +20,8 @@ pub struct Reader<C: Connector> {
     work: Arc<Work>,
     pause: Pause,
     down: bool,
+    /// It has had a session before.
+    had_session: bool,
     refusals: Refusals,
     replies: Vec<Reply>,
 }
@@ -36,6 +38,7 @@ impl<C: Connector> Reader<C> {
             work,
             pause,
             down: false,
+            had_session: false,
             refusals: Refusals::default(),
             replies: Vec::new(),
         }
@@ -98,7 +101,10 @@ impl<C: Connector> Reader<C> {
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_reader(false);
                     self.shared.count_reconnect("reader");
+                } else if self.had_session {
+                    self.shared.report_another("reader");
                 }
+                self.had_session = true;
                 true
             }
             Err(error) => {

@@ -93,6 +93,11 @@ impl<C> Shared<C> {
         log::error!("a {worker} has no database, trying again until it has: {error}");
     }
 
+    /// Logs that a worker had to open another session, though it was never without a database.
+    pub fn report_another(&self, worker: &str) {
+        log::info!("a {worker}'s session had ended, and it has another one");
+    }
+
     /// Logs and counts that a worker has a database again.
     pub fn count_reconnect(&self, worker: &str) {
         self.health.count_reconnect();

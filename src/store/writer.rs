@@ -48,6 +48,8 @@ pub struct Writer<C: Connector> {
     lost: Vec<<C::Session as Session>::Backend>,
     pause: Pause,
     down: bool,
+    /// It has had a session before.
+    had_session: bool,
     refusals: Refusals,
     last_used: Instant,
     /// The jobs that the last batch could have had: fewer where its values are large.
@@ -89,6 +91,7 @@ impl<C: Connector> Writer<C> {
             lost: Vec::new(),
             pause,
             down: false,
+            had_session: false,
             refusals: Refusals::default(),
             last_used: Instant::now(),
             most: WRITE_BATCH,
@@ -200,7 +203,10 @@ impl<C: Connector> Writer<C> {
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_writer(self.number, false);
                     self.shared.count_reconnect("writer");
+                } else if self.had_session {
+                    self.shared.report_another("writer");
                 }
+                self.had_session = true;
                 true
             }
             Err(error) => {
