@@ -178,4 +178,21 @@ mod tests {
         assert!(!health.writes_too_slow(1, 0));
         assert!(!Health::new(1, 1).writes_too_slow(0, 1_000_000));
     }
+
+    #[test]
+    fn reads_are_down_when_no_reader_has_a_database_whatever_the_writers_have() {
+        let health = Health::new(2, 1);
+        let found =
+            |health: &Health| (health.reads_down(), health.writes_down(0), health.any_down(), health.down());
+        assert_eq!(found(&health), (false, false, false, [0, 0]));
+        health.set_writer(0, true);
+        assert_eq!(found(&health), (false, true, true, [0, 1]));
+        health.set_reader(true);
+        assert_eq!(found(&health), (false, true, true, [1, 1]));
+        health.set_writer(0, false);
+        health.set_reader(true);
+        assert_eq!(found(&health), (true, false, true, [2, 0]));
+        health.set_reader(false);
+        assert_eq!(found(&health), (false, false, false, [1, 0]));
+    }
 }
