@@ -30,7 +30,7 @@ mod watch;
 
 use crate::http::response::Frame;
 use crate::limits::{
-    FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
+    DRAIN_IDLE_MS, FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
 };
 use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
@@ -201,7 +201,7 @@ impl Connection {
 
     /// What had to be done below is done.
     pub fn established(&mut self, cx: &Context<'_>) {
-        self.begin_waiting_again(cx);
+        self.deadline_ms = self.own_deadline_ms(cx);
     }
 
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
@@ -268,7 +268,7 @@ impl Connection {
         match flush {
             Flush::Done => {
                 self.backlog = None;
-                self.begin_waiting_again(cx);
+                self.deadline_ms = self.own_deadline_ms(cx);
                 None
             }
             Flush::WouldBlock | Flush::Again => {
@@ -283,17 +283,25 @@ impl Connection {
         }
     }
 
-    /// Gives the state its own deadline back after a backlog had taken it over.
-    fn begin_waiting_again(&mut self, cx: &Context<'_>) {
-        self.deadline_ms = cx.now_ms
-            + match self.state {
-                State::Idle | State::Closing => cx.bounds.idle_timeout_ms,
-                State::Head => cx.bounds.header_timeout_ms,
-                State::Content(_) | State::Loading(_) | State::Waiting(..) | State::Exporting(..) => {
-                    cx.bounds.request_timeout_ms
-                }
-                State::Lingering { .. } => LINGER_MS,
-            };
+    /// When it has waited for long enough, counted from now: its own patience, where something else's had taken its place.
+    fn own_deadline_ms(&self, cx: &Context<'_>) -> u64 {
+        match &self.state {
+            // An answer that is on its way is a request under way, whatever else happens.
+            _ if self.backlog.is_some() => cx.now_ms + cx.bounds.idle_timeout_ms,
+            State::Idle if cx.draining => cx.now_ms + DRAIN_IDLE_MS,
+            State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
+            State::Head => cx.now_ms + cx.bounds.header_timeout_ms,
+            // They have nothing new, or may go on for ever, and nobody has the time to wait for it.
+            State::Waiting(_, Job::Watch(_)) if cx.draining => cx.now_ms,
+            State::Loading(load) if cx.draining && !load.is_out() => cx.now_ms,
+            State::Waiting(_, Job::Watch(watch)) => {
+                watch.look_at_ms().unwrap_or(cx.now_ms + cx.bounds.request_timeout_ms)
+            }
+            State::Content(_) | State::Loading(_) | State::Waiting(..) | State::Exporting(..) => {
+                cx.now_ms + cx.bounds.request_timeout_ms
+            }
+            State::Lingering { .. } => cx.now_ms + LINGER_MS,
+        }
     }
 
     /// Reads and answers until there is nothing to do, something to wait for, or its share of the turn is used up.

@@ -8,7 +8,7 @@ use crate::api::collection::{self, Item};
 use crate::engine::shard::Known;
 use crate::engine::{Record, Row, Value};
 use crate::http::problem::Problem;
-use crate::http::response::{Frame, Lent, Reuse};
+use crate::http::response::{Frame, Lent};
 use crate::store::backend::Asked;
 use crate::store::{Answer, Reply};
 use crate::token::Ticket;
@@ -142,7 +142,7 @@ impl Connection {
 
     fn answer_items(&mut self, collect: &Collect, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         // Draining may have begun since the request was taken.
-        let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+        let frame = frame.closing_if(cx.draining);
         let keys = collect.keys.iter().map(|key| &**key);
         let items = keys.zip(collect.items.iter().flatten());
         collection::items(&ws.encoder, &mut ws.output, items, cx.bounds.items_bytes(), frame);

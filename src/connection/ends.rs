@@ -5,8 +5,6 @@ use super::requests::Job;
 use super::{Connection, Context, Crowd, Socket, State, Turn, Workspace};
 use crate::api::answer;
 use crate::http::problem::{Kind, Problem};
-use crate::http::response::{Frame, Reuse};
-use crate::limits::DRAIN_IDLE_MS;
 use crate::metrics::Method;
 
 impl Connection {
@@ -20,12 +18,7 @@ impl Connection {
 
     /// The server has begun to drain: an idle connection may send one last request, soon.
     pub fn drain(&mut self, cx: &Context<'_>) {
-        if matches!(self.state, State::Idle) {
-            self.deadline_ms = self.deadline_ms.min(cx.now_ms + DRAIN_IDLE_MS);
-        } else if self.is_watching() || matches!(&self.state, State::Loading(load) if !load.is_out()) {
-            // It has nothing new, or may go on for ever, and nobody has the time to wait for it.
-            self.deadline_ms = cx.now_ms;
-        }
+        self.deadline_ms = self.deadline_ms.min(self.own_deadline_ms(cx));
     }
 
     /// Its deadline has passed.
@@ -47,7 +40,7 @@ impl Connection {
                 self.refuse(&too_slow("--header-timeout"), self.last(ws), ws, cx);
             }
             State::Content(incoming) => {
-                let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
+                let frame = incoming.frame.closing_if(true);
                 self.refuse(&too_slow("--request-timeout"), frame, ws, cx);
             }
             State::Loading(load) => {
@@ -55,8 +48,7 @@ impl Connection {
                 self.load_expired(ws, cx);
             }
             State::Waiting(frame, Job::Watch(watch)) => {
-                let reuse = if cx.draining { Reuse::Close } else { frame.reuse };
-                self.watched_in_vain(watch, Frame { reuse, ..frame }, ws, cx);
+                self.watched_in_vain(watch, frame.closing_if(cx.draining), ws, cx);
             }
             State::Exporting(frame, export) => {
                 // The queue was full: perhaps it is not any more.
@@ -64,6 +56,7 @@ impl Connection {
                 self.export_on(ws, cx);
             }
             State::Waiting(frame, job) => {
+                let frame = frame.closing_if(cx.draining);
                 self.took(&job, cx);
                 let problem = match job {
                     Job::Page(listing) => {
@@ -112,7 +105,7 @@ impl Connection {
         }
         self.bring_asker(ws);
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) else { return };
-        let frame = Frame { reuse: Reuse::Close, ..frame };
+        let frame = frame.closing_if(true);
         let problem = match job {
             Job::Page(listing) => {
                 self.end_page(&listing, &answer::draining(), frame, ws, cx);

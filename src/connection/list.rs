@@ -8,7 +8,7 @@ use crate::api::answer;
 use crate::api::list::{Form, Lines, List};
 use crate::http::problem::Problem;
 use crate::http::request::Version;
-use crate::http::response::{Frame, Reuse};
+use crate::http::response::Frame;
 use crate::limits::{EXPORT_BYTES, EXPORT_RETRY_MS};
 use crate::store::backend::Refusal;
 use crate::store::list::Page;
@@ -52,7 +52,7 @@ impl Connection {
         }
         // Without chunks the end of the connection is the end of the lines.
         let closes = matches!(list.form, Form::Lines(Version::Http10));
-        let frame = if closes { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+        let frame = frame.closing_if(closes);
         match cx.backend.page(list.first(), self.ticket(cx)) {
             Ok(()) => self.wait(frame, Job::Page(Box::new(Listing { list, sent: None })), cx),
             Err(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
@@ -150,7 +150,7 @@ impl Connection {
             if sent.chunked {
                 ws.output.bytes.extend_from_slice(b"0\r\n\r\n");
             }
-            let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+            let frame = frame.closing_if(cx.draining);
             self.answered(frame, ws, cx);
             return Turn::Again;
         };

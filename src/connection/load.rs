@@ -17,7 +17,7 @@ use crate::api::{answer, load};
 use crate::http::content::Decoder;
 use crate::http::problem::Problem;
 use crate::http::request::Framing;
-use crate::http::response::{Frame, Reuse};
+use crate::http::response::Frame;
 use crate::limits::{LOAD_BYTES, LOAD_LINES, READ_BYTES};
 use crate::store::backend::Piece;
 use crate::store::load::{Loaded, Permit, line_bytes};
@@ -144,7 +144,7 @@ impl Connection {
         cx: &Context<'_>,
     ) -> bool {
         let Some(permit) = cx.backend.loads.begin() else {
-            let frame = if framing.has_content() { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+            let frame = frame.closing_if(framing.has_content());
             self.refuse(&load::too_many(), frame, ws, cx);
             return false;
         };
@@ -233,7 +233,7 @@ impl Connection {
     /// All is stored.
     fn end_of_load(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Loading(load) = std::mem::replace(&mut self.state, State::Idle) else { return };
-        let frame = if cx.draining { Frame { reuse: Reuse::Close, ..load.frame } } else { load.frame };
+        let frame = load.frame.closing_if(cx.draining);
         self.bring_asker(ws);
         load::answer(&ws.encoder, &mut ws.output, load.done, &load.loaded, frame);
         self.answered(frame, ws, cx);
@@ -243,7 +243,7 @@ impl Connection {
     pub(super) fn end_load(&mut self, problem: &Problem, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Loading(load) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let whole = load.decoder.is_done() && !cx.draining;
-        let frame = if whole { load.frame } else { Frame { reuse: Reuse::Close, ..load.frame } };
+        let frame = load.frame.closing_if(!whole);
         self.bring_asker(ws);
         self.refuse(&load::ended(problem, load.done, &load.loaded), frame, ws, cx);
     }
@@ -279,6 +279,7 @@ impl Connection {
 mod tests {
     use super::*;
     use crate::http::cors::Audience;
+    use crate::http::response::Reuse;
     use crate::store::load::Loads;
     use proptest::prelude::*;
 

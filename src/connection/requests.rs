@@ -103,7 +103,7 @@ impl Connection {
                         }
                     }
                     Err(problem) => {
-                        let frame = Frame { reuse: Reuse::Close, ..incoming.frame };
+                        let frame = incoming.frame.closing_if(true);
                         self.bring_asker(ws);
                         self.malformed(&problem, frame, ws, cx);
                     }
@@ -189,7 +189,7 @@ impl Connection {
             Ok((Command::Batch(all_or_nothing), _)) => match Form::of(&head.extras) {
                 Ok(form) => Purpose::Batch(form, all_or_nothing),
                 Err(problem) => {
-                    return self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
+                    return self.refuse(&problem, frame.closing_if(true), ws, cx);
                 }
             },
             Ok((Command::Load, _)) => {
@@ -203,9 +203,9 @@ impl Connection {
                 Purpose::Drop(Owned::Refusal(problem))
             }
             Ok((command, wishes)) => {
-                return self.execute(command, wishes, Frame { reuse: Reuse::Close, ..frame }, ws, cx);
+                return self.execute(command, wishes, frame.closing_if(true), ws, cx);
             }
-            Err(problem) => return self.refuse(&problem, Frame { reuse: Reuse::Close, ..frame }, ws, cx),
+            Err(problem) => return self.refuse(&problem, frame.closing_if(true), ws, cx),
         };
         // RFC 9110 section 10.1.1: not needed where the content is on its way already.
         if head.expects_continue && !more_follows {
@@ -230,6 +230,8 @@ impl Connection {
     fn content_whole(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Content(incoming) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let Incoming { purpose, frame, content, .. } = *incoming;
+        // Draining may have begun since the head was taken.
+        let frame = frame.closing_if(cx.draining);
         self.bring_asker(ws);
         match purpose {
             Purpose::Set(setting) => self.set(setting, content, frame, ws, cx),
@@ -442,7 +444,7 @@ impl Connection {
         }
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Idle) else { return };
         // Draining may have begun since the request was taken.
-        let frame = if cx.draining { Frame { reuse: Reuse::Close, ..frame } } else { frame };
+        let frame = frame.closing_if(cx.draining);
         self.took(&job, cx);
         self.bring_asker(ws);
         let Workspace { encoder, output, .. } = ws;

@@ -7,7 +7,6 @@ use crate::clock::Clock;
 use crate::engine::shard::Writes;
 use crate::engine::{Engine, NEVER, Record, Row};
 use crate::http::response::Encoder;
-use crate::limits::DRAIN_IDLE_MS;
 use crate::limits::OUTPUT_BYTES;
 use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
@@ -481,6 +480,48 @@ fn draining_ends_a_connection_with_its_next_answer() {
     idle.draining = true;
     idle.with(|connection, _, _, cx| connection.drain(cx));
     assert!(idle.connection.deadline_ms() <= idle.now_ms + DRAIN_IDLE_MS);
+}
+
+#[test]
+fn an_answer_that_is_on_its_way_when_draining_begins_arrives_whole() {
+    let mut world = World::knowing("a", "value");
+    world.io.room = 10;
+    world.send(&get("a"));
+    world.draining = true;
+    world.with(|connection, _, _, cx| connection.drain(cx));
+    assert!(world.connection.deadline_ms() > world.now_ms + DRAIN_IDLE_MS);
+    world.io.room = usize::MAX;
+    world.turn_until_it_waits();
+    assert!(String::from_utf8_lossy(&world.io.written).ends_with("value"));
+    assert_eq!(world.connection.deadline_ms(), world.now_ms + DRAIN_IDLE_MS, "and then it is an idle one");
+}
+
+#[test]
+fn a_content_that_comes_when_draining_has_begun_is_the_last() {
+    for (target, content) in [("PUT /kv/a", b"\xff"), ("DELETE /kv/", b"x")] {
+        let mut world = World::new();
+        world.send(format!("{target} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n").as_bytes());
+        world.draining = true;
+        world.with(|connection, _, _, cx| connection.drain(cx));
+        world.send(content);
+        let answer = String::from_utf8_lossy(&world.io.written).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 4") && answer.contains("Connection: close"), "{answer}");
+        assert!(world.io.shut);
+    }
+}
+
+#[test]
+fn a_wait_behind_an_answer_that_is_not_taken_ends_when_it_was_to() {
+    let mut world = World::knowing("k", "value");
+    world.io.room = 10;
+    let wait = b"GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"9\"\r\nPrefer: wait=1\r\n\r\n";
+    world.send(&[get("k"), wait.to_vec()].concat());
+    world.io.room = usize::MAX;
+    world.turn_until_it_waits();
+    assert_eq!(world.statuses(), [200]);
+    assert!(world.connection.deadline_ms() <= world.now_ms + 1_000);
+    world.expire();
+    assert_eq!(world.statuses(), [200, 304]);
 }
 
 #[test]

@@ -28,15 +28,33 @@ pub(super) struct Watch {
     conditions: Box<Preconditions>,
     until_ms: u64,
     /// The row that the client has already; `None` while the database has not told what there is.
-    known: Option<u32>,
+    known: Option<Seen>,
     ticket: Ticket,
 }
 
+/// A row that is no news to the client.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    version: u32,
+    /// When to look again, if nobody writes before.
+    look_at_ms: u64,
+}
+
 impl Watch {
-    /// When to look again, if nobody writes before: at the end of the wait, or of the row. That is known to the second; so
+    /// When to look again, if nobody writes before; `None` while the database has not told what there is.
+    pub(super) fn look_at_ms(&self) -> Option<u64> {
+        self.known.map(|seen| seen.look_at_ms)
+    }
+
+    fn version(&self) -> Option<u32> {
+        self.known.map(|seen| seen.version)
+    }
+
+    /// The row is the one that the client has: look again at the end of the wait, or of the row. That is known to the second; so
     /// as not to ask the table without end in that second, it is asked at the end of it.
-    fn look_at_ms(&self, expires_s: u32, cx: &Context<'_>) -> u64 {
-        self.until_ms.min((u64::from(expires_s) * 1_000).max(cx.now_ms + 1_000))
+    fn see(&mut self, version: u32, expires_s: u32, now_ms: u64) {
+        let look_at_ms = self.until_ms.min((u64::from(expires_s) * 1_000).max(now_ms + 1_000));
+        self.known = Some(Seen { version, look_at_ms });
     }
 }
 
@@ -127,10 +145,9 @@ impl Connection {
         let asked = cx.backend.watch(key, cx.now_s, *ticket, hit);
         match (asked, same) {
             (Asked::Answered(()), Some((version, expires_s))) => {
-                watch.known = Some(version);
-                let deadline_ms = watch.look_at_ms(expires_s, cx);
+                watch.see(version, expires_s, cx.now_ms);
                 self.wait(frame, Job::Watch(watch), cx);
-                self.deadline_ms = deadline_ms;
+                self.deadline_ms = self.own_deadline_ms(cx);
             }
             (asked @ Asked::Answered(()), None) => {
                 cx.backend.unwatch(key, *ticket);
@@ -155,9 +172,9 @@ impl Connection {
             Answer::Changed if cx.now_ms < watch.until_ms => self.watch(watch, frame, ws, cx),
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
-                watch.known = Some(record.version);
-                self.deadline_ms = watch.look_at_ms(record.expires_s, cx);
+                watch.see(record.version, record.expires_s, cx.now_ms);
                 self.state = State::Waiting(frame, Job::Watch(watch));
+                self.deadline_ms = self.own_deadline_ms(cx);
             }
             Answer::Found(row) => {
                 cx.backend.unwatch(&watch.key, watch.ticket);
@@ -168,7 +185,7 @@ impl Connection {
                 let Workspace { output, encoder, .. } = ws;
                 match other {
                     Answer::Failed(failure) => return self.refuse(&answer::failed(failure), frame, ws, cx),
-                    _ => answer::not_changed(encoder, output, watch.known, frame),
+                    _ => answer::not_changed(encoder, output, watch.version(), frame),
                 }
                 self.answered(frame, ws, cx);
             }
@@ -203,7 +220,7 @@ impl Connection {
         if watch.known.is_none() {
             return self.refuse(&answer::deadline_exceeded(), frame, ws, cx);
         }
-        answer::not_changed(&ws.encoder, &mut ws.output, watch.known, frame);
+        answer::not_changed(&ws.encoder, &mut ws.output, watch.version(), frame);
         self.answered(frame, ws, cx);
     }
 

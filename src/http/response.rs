@@ -43,6 +43,14 @@ pub struct Frame {
     pub audience: Audience,
 }
 
+impl Frame {
+    /// The same, but for the last answer of its connection where the connection is to end.
+    #[inline]
+    pub fn closing_if(self, ends: bool) -> Frame {
+        if ends { Frame { reuse: Reuse::Close, ..self } } else { self }
+    }
+}
+
 /// A value, lent for as long as it takes to encode it.
 #[derive(Clone, Copy, Debug)]
 pub enum Lent<'a> {
