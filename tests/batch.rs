@@ -87,6 +87,21 @@ fn an_atomic_batch_is_done_as_a_whole_or_not_at_all() {
     let answer = post(&mut client, "?atomic=true", &operations);
     assert_eq!((answer.status, statuses(&answer)), (200, vec![201, 200]));
     assert_eq!((client.get("a").text().as_str(), client.get("b").text().as_str()), ("2", "2"));
+    // One operation alone is a whole, too.
+    for (operation, expected) in [
+        (json!([{"op": "set", "key": "a", "value": "3", "if_none_match": "*"}]), 412),
+        (json!([{"op": "get", "key": "a", "if_match": "\"1\""}]), 412),
+        (json!([{"op": "get", "key": "none"}]), 200),
+        (json!([{"op": "delete", "key": "none"}]), 200),
+    ] {
+        assert_eq!(post(&mut client, "?atomic=true", &operation).status, expected, "{operation}");
+        assert_eq!(post(&mut client, "", &operation).status, 200, "{operation}");
+    }
+    // Of which key would a condition on all of them be?
+    let operation = br#"[{"op": "set", "key": "e", "value": "5"}]"#;
+    let conditional = client.request("POST", "/batch", "If-Match: *\r\n", operation);
+    assert_eq!(conditional.outcome(), "412 precondition-failed");
+    assert_eq!(client.get("e").status, 404);
     // What PostgreSQL refuses of one row, it refuses of all.
     let sql = "ALTER TABLE kv_store ADD CONSTRAINT no_bad CHECK (value <> 'bad')";
     server.database().execute(sql, &[]);

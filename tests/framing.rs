@@ -383,6 +383,10 @@ fn a_content_that_nobody_wants_is_read_if_it_is_small_and_closes_else() {
         row(content("BREW /kv/known", 3, 3), "501 unknown-method", Goes),
         row(content("PUT /kv/%zz", 3, 3), "400 bad-key", Goes),
         row(content("PUT /elsewhere", 3, 3), "404 path-not-found", Goes),
+        // What changes something waits for the end of its request, or does not happen.
+        row(in_chunks("DELETE /kv/absent"), "404 key-not-found", Goes),
+        row(content("DELETE /kv/known", small + 1, 3), "413 value-too-large", Closes),
+        row(content("POST /kv/known?op=incr", small + 1, 3), "413 value-too-large", Closes),
         // The answer does not wait for what is too much, or of unknown length.
         row(content("GET /kv/known", small + 1, 0), "200", Closes),
         row(content("HEAD /kv/known", small + 1, 0), "200", Closes),
@@ -390,7 +394,6 @@ fn a_content_that_nobody_wants_is_read_if_it_is_small_and_closes_else() {
         row(content("POST /kv/known", small + 1, 0), "405 method-not-allowed", Closes),
         row(content("PUT /kv/%zz", small + 1, 0), "400 bad-key", Closes),
         row(in_chunks("GET /kv/known"), "200", Closes),
-        row(in_chunks("DELETE /kv/absent"), "404 key-not-found", Closes),
         row(in_chunks("POST /kv/known"), "405 method-not-allowed", Closes),
     ]);
 }

@@ -216,6 +216,9 @@ pub fn not_changed(encoder: &Encoder, out: &mut Output, version: Option<u32>, fr
 fn expires(encoder: &Encoder, fields: &mut Fields<'_>, expires_s: u32) {
     if expires_s != NEVER {
         fields.field("Expires", &encoder.date_of(expires_s));
+        // By Expires alone, whoever caches the answer would take it for fresh until then (RFC 9111 section 4.2), whatever is
+        // written meanwhile.
+        fields.field("Cache-Control", "no-cache");
     }
 }
 
@@ -300,6 +303,12 @@ fn not_found(encoder: &Encoder, out: &mut Output, source: Source, age_s: u32, fr
 pub fn precondition_failed() -> Problem {
     let detail =
         "the row is not as If-Match or If-None-Match wants it; nothing was changed; read it for its ETag";
+    Problem::new(Kind::PreconditionFailed, detail)
+}
+
+/// 412 for conditions on a request that is about many keys: of which?
+pub fn conditional() -> Problem {
+    let detail = "a condition is of one key, and these are many; a batch has one for each";
     Problem::new(Kind::PreconditionFailed, detail)
 }
 

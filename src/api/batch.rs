@@ -156,18 +156,27 @@ struct Item<'a> {
     detail: Option<String>,
 }
 
+/// A batch has more bytes than one may have, as far as is known.
+pub fn too_large(bytes: u64, max_value_bytes: usize) -> Problem {
+    let detail = format!(
+        "a batch has at most as many bytes as a value, {max_value_bytes} (--max-value-bytes); this one has {bytes} at least"
+    );
+    Problem::new(Kind::ValueTooLarge, detail)
+}
+
 /// What is remembered of the operations until their answers come.
 #[derive(Debug)]
 pub struct Asked {
     /// The key of each, and whether its answer repeats the value: it is not the client's own.
-    steps: Vec<(Box<str>, bool)>,
+    steps: Box<[(Box<str>, bool)]>,
+    all_or_nothing: bool,
 }
 
 impl Asked {
     /// Of these operations.
-    pub fn new(steps: &[Step]) -> Asked {
+    pub fn new(steps: &[Step], all_or_nothing: bool) -> Asked {
         let remember = |(key, op, _): &Step| (key.clone(), !matches!(op, Op::Set { .. }));
-        Asked { steps: steps.iter().map(remember).collect() }
+        Asked { steps: steps.iter().map(remember).collect(), all_or_nothing }
     }
 
     /// `{"items":[…]}`, an item for each operation, in their order. 200, unless a batch that was to be done as a whole
@@ -197,9 +206,11 @@ impl Asked {
                 answer => item(key, *tells, answer),
             })
             .collect();
-        let undone = answers.contains(&Answer::NotDone);
-        let failed = items.iter().map(|item| item.status).find(|status| *status >= 400 && *status != 424);
-        let status = failed.filter(|_| undone).unwrap_or(200);
+        let could_not = |answer: &Answer| {
+            matches!(answer, Answer::PreconditionFailed | Answer::NotANumber | Answer::Failed(_))
+        };
+        let failed = answers.iter().position(could_not).filter(|_| self.all_or_nothing);
+        let status = failed.map_or(200, |at| items[at].status);
         #[derive(Serialize)]
         struct Body<'a> {
             items: Vec<Item<'a>>,
@@ -347,7 +358,7 @@ mod tests {
         let (encoder, mut out) = (Encoder::new(0, std::time::SystemTime::UNIX_EPOCH), Output::default());
         let frame =
             Frame { head_only: false, reuse: crate::http::response::Reuse::Silent, audience: Audience::NONE };
-        Asked::new(&steps).answer(&encoder, &mut out, &answers, 13, frame);
+        Asked::new(&steps, false).answer(&encoder, &mut out, &answers, 13, frame);
         let text = String::from_utf8(out.bytes).unwrap();
         let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
         let statuses: Vec<u64> =

@@ -60,7 +60,8 @@ pub fn path(key: &str) -> String {
     format!("/kv/{}", utf8_percent_encode(key, ENCODED))
 }
 
-fn escapes_are_whole(mut raw: &[u8]) -> bool {
+/// Whether two hexadecimal digits follow each `%`.
+pub(super) fn escapes_are_whole(mut raw: &[u8]) -> bool {
     while let Some(at) = memchr(b'%', raw) {
         match raw.get(at + 1..at + 3) {
             Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => raw = &raw[at + 3..],

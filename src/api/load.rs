@@ -9,7 +9,7 @@
 //! Called by [`crate::connection`]; the writers call [`parse`] for each line.
 
 use super::list::NDJSON;
-use super::{answer, json, key, value};
+use super::{json, key, value};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
 use crate::http::response::{Encoder, Frame, JSON, Lent};
@@ -26,14 +26,6 @@ pub fn check(extras: &Extras<'_>) -> Result<(), Problem> {
     }
     let detail = "what is loaded is application/x-ndjson: a line {\"key\":…,\"value\":…} for each row";
     Err(Problem::new(Kind::UnsupportedMediaType, detail))
-}
-
-/// A load was sent with conditions: of which of its rows?
-pub fn conditional() -> Problem {
-    Problem {
-        detail: "a condition is of one key, and these are many; a batch has one for each".into(),
-        ..answer::precondition_failed()
-    }
 }
 
 /// The server goes away, and a load may have no end.

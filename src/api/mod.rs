@@ -49,6 +49,8 @@ pub enum Command<'b> {
 
 /// The methods of a key.
 pub const KEY_METHODS: &str = "GET, HEAD, PUT, SET, DELETE, OPTIONS";
+/// What there is to a key as a counter, by a query of its own.
+const COUNTER_METHODS: &str = "POST, OPTIONS";
 
 /// The key that a GET of this literal path asks for: one that stands for itself as text, without escape or query. Where
 /// it says nothing, [`route`] has the word; where it says a key, [`route`] would say the same.
@@ -76,8 +78,9 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
             Ok(Command::Set(key, ttl.as_deref().map(query::ttl).transpose()?))
         }
         Verb::Delete => Ok(Command::Delete(key_of(rest)?)),
-        Verb::Options => Ok(Command::Options(KEY_METHODS)),
         // What there is to POST to has a query, and so is another resource.
+        Verb::Options if rest.contains("?op=") => Ok(Command::Options(COUNTER_METHODS)),
+        Verb::Options => Ok(Command::Options(KEY_METHODS)),
         Verb::Post if rest.contains('?') => {
             let (key, [op, by]) = key_and_query(rest, ["op", "by"])?;
             Ok(Command::Add(key, addend(op.as_deref(), by.as_deref())?))
@@ -246,6 +249,8 @@ mod tests {
             assert_eq!(got, expected, "{method} {target}");
         }
         assert_eq!(route("POST", "/kv/a").unwrap_err().allow, Some(KEY_METHODS));
+        let counter = route("OPTIONS", "/kv/a?op=incr");
+        assert!(matches!(counter, Ok(Command::Options(allow)) if allow.contains("POST")));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The query of a target: `name=value&name=value`, percent-decoded once. Pure. Used by [`super::route`].
 
-use super::value;
+use super::{key, value};
 use crate::http::problem::{Kind, Problem};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
@@ -12,6 +12,11 @@ pub type Values<'q, const N: usize> = [Option<Cow<'q, str>>; N];
 pub fn parameters(query: &str) -> impl Iterator<Item = Result<(&str, Cow<'_, str>), Problem>> {
     query.split('&').filter(|part| !part.is_empty()).map(|part| {
         let (name, raw) = part.split_once('=').unwrap_or((part, ""));
+        if !key::escapes_are_whole(raw.as_bytes()) {
+            return Err(bad(
+                "a % in a query needs two hexadecimal digits behind it; a % itself is sent as %25".into(),
+            ));
+        }
         let value =
             percent_decode_str(raw).decode_utf8().map_err(|_| bad("a parameter must be UTF-8".into()))?;
         Ok((name, value))

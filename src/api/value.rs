@@ -6,7 +6,7 @@ use crate::limits::TTL_SECONDS;
 /// Whether a text may be a value of so many bytes at most.
 pub fn check(value: &str, max_value_bytes: usize) -> Result<(), Problem> {
     if value.len() > max_value_bytes {
-        return Err(too_large(max_value_bytes));
+        return Err(too_large(value.len() as u64, max_value_bytes));
     }
     if memchr::memchr(0, value.as_bytes()).is_some() {
         return Err(not_text());
@@ -14,9 +14,11 @@ pub fn check(value: &str, max_value_bytes: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A value has more bytes than one may have.
-pub fn too_large(max_value_bytes: usize) -> Problem {
-    let detail = format!("a value has at most {max_value_bytes} bytes (--max-value-bytes)");
+/// A value has more bytes than one may have, as far as is known.
+pub fn too_large(bytes: u64, max_value_bytes: usize) -> Problem {
+    let detail = format!(
+        "a value has at most {max_value_bytes} bytes (--max-value-bytes); this one has {bytes} at least"
+    );
     Problem::new(Kind::ValueTooLarge, detail)
 }
 

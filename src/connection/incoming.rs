@@ -1,13 +1,14 @@
 //! A content that is arriving: what it is for, whether it may be, and the bytes so far. A bulk load's, which is never here as a
 //! whole, is in [`super::load`]. Called by [`super::requests`].
 
-use crate::api::batch::Form;
+use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
 use crate::api::{Command, value};
 use crate::http::content::Decoder;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{Framing, Head};
 use crate::http::response::Frame;
+use crate::limits::DISCARD_BYTES;
 
 /// A request whose content is arriving.
 #[derive(Debug)]
@@ -55,18 +56,36 @@ impl Incoming {
     #[inline(never)]
     pub(super) fn take(&mut self, bytes: &[u8], max_value_bytes: usize) -> Result<usize, Problem> {
         let Incoming { purpose, decoder, content, bytes: total, .. } = self;
-        decoder.decode(bytes, |piece| {
+        let check = |total: u64| match purpose {
+            Purpose::Set(_) if total > max_value_bytes as u64 => {
+                Err(value::too_large(total, max_value_bytes))
+            }
+            Purpose::Batch(..) if total > max_value_bytes as u64 => {
+                Err(batch::too_large(total, max_value_bytes))
+            }
+            Purpose::Drop(_) if total > DISCARD_BYTES => Err(needless()),
+            Purpose::Set(_) | Purpose::Batch(..) | Purpose::Drop(_) => Ok(()),
+        };
+        let used = decoder.decode(bytes, |piece| {
             *total += piece.len() as u64;
+            check(*total)?;
             if let Purpose::Set(_) | Purpose::Batch(..) = purpose {
-                if *total > max_value_bytes as u64 {
-                    return Err(value::too_large(max_value_bytes));
-                }
                 reserve(content, piece.len(), max_value_bytes);
                 content.extend_from_slice(piece);
             }
             Ok(())
-        })
+        })?;
+        // A chunk that has said how large it is need not be waited for.
+        check(total.saturating_add(decoder.announced()))?;
+        Ok(used)
     }
+}
+
+/// A request has more content than would be read to be dropped.
+pub(super) fn needless() -> Problem {
+    let detail =
+        format!("this method has no use for a content, and reads past {DISCARD_BYTES} bytes of one at most");
+    Problem::new(Kind::ValueTooLarge, detail)
 }
 
 /// Grows by doubling, but never past what a value may have: memory is computed by the largest value, not by twice that.
@@ -108,7 +127,10 @@ pub(super) fn check<'b>(
             "a write needs Content-Length or Transfer-Encoding: chunked; an empty value has Content-Length: 0",
         ),
         Framing::Length(bytes) if bytes > max_value_bytes as u64 && !matches!(command, Command::Load) => {
-            Err(value::too_large(max_value_bytes))
+            Err(match command {
+                Command::Batch(_) => batch::too_large(bytes, max_value_bytes),
+                _ => value::too_large(bytes, max_value_bytes),
+            })
         }
         _ if head.extras.content_encoding.is_some_and(is_coded) => {
             refused(Kind::UnsupportedMediaType, "a content is taken as it is, without Content-Encoding")

@@ -169,7 +169,9 @@ impl Connection {
             .and_then(|command| incoming::check(command, head, cx.bounds.max_value_bytes))
             .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)))
             .and_then(|(command, wishes)| match (&command, &wishes) {
-                (Command::Load, Some(wishes)) if wishes.conditions.is_some() => Err(load::conditional()),
+                (Command::Load | Command::Batch(_), Some(wishes)) if wishes.conditions.is_some() => {
+                    Err(answer::conditional())
+                }
                 (Command::Load, _) => load::check(&head.extras).map(|()| (command, wishes)),
                 _ => Ok((command, wishes)),
             });
@@ -180,8 +182,14 @@ impl Connection {
             };
         }
         // Content that is not wanted is read to keep the connection, if it is small and on its way; else the answer
-        // comes first, and the connection ends with it.
-        let droppable = matches!(head.framing, Framing::Length(..=DISCARD_BYTES)) && !head.expects_continue;
+        // comes first, and the connection ends with it. But what changes something happens once its request is whole, and not
+        // before: one that is cut off in its content must change nothing.
+        let changes = matches!(checked, Ok((Command::Delete(_) | Command::Add(..), _)));
+        let droppable = match head.framing {
+            Framing::Length(..=DISCARD_BYTES) => changes || !head.expects_continue,
+            Framing::Chunked => changes,
+            Framing::None | Framing::Length(_) => false,
+        };
         let purpose = match checked {
             Ok((Command::Set(key, ttl_s), wishes)) => {
                 Purpose::Set(Setting { key: key.into(), ttl_s, wishes })
@@ -201,6 +209,9 @@ impl Connection {
             Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
             Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
                 Purpose::Drop(Owned::Refusal(problem))
+            }
+            Ok(_) if changes => {
+                return self.refuse(&incoming::needless(), frame.closing_if(true), ws, cx);
             }
             Ok((command, wishes)) => {
                 return self.execute(command, wishes, frame.closing_if(true), ws, cx);
@@ -413,7 +424,7 @@ impl Connection {
         cx: &Context<'_>,
     ) {
         let (ticket, deadline_ms) = (self.ticket(cx), cx.now_ms + cx.bounds.request_timeout_ms);
-        let asked = batch::Asked::new(&steps);
+        let asked = batch::Asked::new(&steps, all_or_nothing);
         match cx.backend.write_many(steps, all_or_nothing, ticket, deadline_ms) {
             Ok(claim) => {
                 cx.counters.writes.add(1);

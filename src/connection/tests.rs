@@ -450,6 +450,43 @@ fn a_refused_content_is_read_if_small_and_cut_off_if_not() {
 }
 
 #[test]
+fn what_changes_something_waits_for_the_content_that_it_has_no_use_for() {
+    for line in ["DELETE /kv/a", "POST /kv/a?op=incr"] {
+        let head = |fields: &str| format!("{line} HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n");
+        let mut world = World::new();
+        world.send((head("Transfer-Encoding: chunked") + "5\r\nab").as_bytes());
+        assert!(world.writes.is_empty() && world.io.written.is_empty(), "it may never be whole");
+        world.send(b"cde\r\n0\r\n\r\n");
+        assert_eq!(world.writes.len(), 1);
+        let mut world = World::new();
+        world.send((head("Content-Length: 2\r\nExpect: 100-continue")).as_bytes());
+        assert!(world.writes.is_empty() && world.io.written.starts_with(b"HTTP/1.1 100 "));
+        world.send(b"ab");
+        assert_eq!(world.writes.len(), 1);
+        for (fields, content, expected) in [
+            ("Transfer-Encoding: chunked", "ZZ\r\n", 400),
+            ("Transfer-Encoding: chunked", "FFFFFFF\r\n", 413),
+            ("Content-Length: 200000", "ab", 413),
+        ] {
+            let mut world = World::new();
+            world.send((head(fields) + content).as_bytes());
+            assert_eq!((world.statuses(), world.writes.len()), (vec![expected], 0), "{line} {fields}");
+        }
+    }
+}
+
+#[test]
+fn a_chunk_that_says_that_it_is_too_large_is_not_waited_for() {
+    let mut world = World::new();
+    world.send(b"PUT /kv/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\nab");
+    assert_eq!(world.statuses(), [413]);
+    assert!(
+        String::from_utf8_lossy(&world.io.written)
+            .contains("at most 1000 bytes (--max-value-bytes); this one has 1001")
+    );
+}
+
+#[test]
 fn a_client_that_waits_for_100_is_told_to_go_on_or_refused() {
     let put = |length: usize| {
         format!("PUT /kv/a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")

@@ -75,7 +75,7 @@ impl Connection {
                 let until_ms = cx.now_ms + u64::from(wait_s) * 1_000;
                 let ticket = self.ticket(cx);
                 let watch = Watch { key: key.into(), conditions, until_ms, known: None, ticket };
-                self.watch(Box::new(watch), frame, ws, cx);
+                self.watch(Box::new(watch), freshness, frame, ws, cx);
             }
             (conditions, _) if only_if_cached => {
                 self.get_cached(key, freshness, conditions.as_deref(), frame, ws, cx);
@@ -128,8 +128,15 @@ impl Connection {
         }
     }
 
-    /// Begins to wait for a change, or goes on to: answers if there is one already.
-    fn watch(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+    /// Begins to wait for a change, or goes on to: answers if there is one already, by a look that is as fresh as this.
+    fn watch(
+        &mut self,
+        mut watch: Box<Watch>,
+        freshness: Freshness,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
         (watch.ticket, watch.known) = (self.ticket(cx), None);
         let Workspace { output, encoder, .. } = ws;
         let Watch { key, conditions, ticket, .. } = &*watch;
@@ -142,7 +149,7 @@ impl Connection {
                 answer::hit_if(encoder, output, &known, Some(conditions), frame);
             }
         };
-        let asked = cx.backend.watch(key, cx.now_s, *ticket, hit);
+        let asked = cx.backend.watch(key, (cx.now_s, freshness), *ticket, hit);
         match (asked, same) {
             (Asked::Answered(()), Some((version, expires_s))) => {
                 watch.see(version, expires_s, cx.now_ms);
@@ -169,7 +176,7 @@ impl Connection {
     ) {
         match reply {
             // Whoever wrote the key has taken the ticket: look again, under a new one.
-            Answer::Changed if cx.now_ms < watch.until_ms => self.watch(watch, frame, ws, cx),
+            Answer::Changed if cx.now_ms < watch.until_ms => self.watch(watch, Freshness::Any, frame, ws, cx),
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
                 watch.see(record.version, record.expires_s, cx.now_ms);
@@ -215,7 +222,7 @@ impl Connection {
     ) {
         cx.backend.unwatch(&watch.key, watch.ticket);
         if watch.known.is_some() && cx.now_ms < watch.until_ms && !cx.draining {
-            return self.watch(watch, frame, ws, cx);
+            return self.watch(watch, Freshness::Any, frame, ws, cx);
         }
         if watch.known.is_none() {
             return self.refuse(&answer::deadline_exceeded(), frame, ws, cx);

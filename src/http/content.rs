@@ -60,6 +60,14 @@ impl Decoder {
         self.state == State::Done
     }
 
+    /// Bytes of content that are still to come for certain: of the whole, or of the chunk that has begun.
+    pub fn announced(&self) -> u64 {
+        match self.state {
+            State::Length { left } | State::Data { left } => left,
+            _ => 0,
+        }
+    }
+
     /// Takes bytes from the front of `input` until the content is whole or the input is used up, and gives the
     /// content to `sink` in pieces. Returns the bytes used.
     ///

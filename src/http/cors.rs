@@ -42,7 +42,7 @@ pub struct Audiences {
 
 /// Fields of answers that a script may look at. Those that the Fetch standard lets it see anyway are here as well:
 /// whoever reads a dump finds all of them.
-const EXPOSED: &str = "Age, Allow, Cache-Status, Content-Length, ETag, Expires, Link, Location, Preference-Applied, \
+const EXPOSED: &str = "Age, Allow, Cache-Control, Cache-Status, Content-Length, ETag, Expires, Link, Location, Preference-Applied, \
     Retry-After, WWW-Authenticate, X-Request-Id";
 
 impl Audiences {

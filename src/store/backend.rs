@@ -194,7 +194,7 @@ impl Backend {
     pub fn watch<R>(
         &self,
         key: &str,
-        now_s: u32,
+        freshness: (u32, Freshness),
         ticket: Ticket,
         hit: impl FnOnce(Known<'_>) -> R,
     ) -> Asked<R> {
@@ -202,7 +202,7 @@ impl Backend {
         let mut room = true;
         let asked = self.ask(hash, key, |shard, send| {
             room = shard.watch(hash, key, ticket);
-            if room { shard.get(hash, key, now_s, ticket, hit, send) } else { Get::NotSent }
+            if room { shard.get_fresh((hash, key), freshness, ticket, hit, send) } else { Get::NotSent }
         });
         if room && matches!(asked, Asked::Refused(_)) {
             self.unwatch(key, ticket);
