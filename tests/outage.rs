@@ -310,6 +310,65 @@ fn a_session_that_ends_is_replaced_without_a_failure_and_the_log_says_so() {
     wait_until("both are logged", || says("writer") && says("reader"));
 }
 
+/// What every kind of statement on one row leads to.
+fn every_kind(client: &mut Client, key: &str) -> Vec<u16> {
+    let target = format!("/kv/{key}");
+    let batch = format!(
+        r#"[{{"op":"set","key":"{key}","value":"a"}},{{"op":"delete","key":"{key}"}},{{"op":"get","key":"{key}"}}]"#
+    );
+    [
+        client.put(key, "v"),
+        client.request("GET", &target, "Cache-Control: no-cache\r\n", b""),
+        client.request("PUT", &target, "If-Match: *\r\n", b"w"),
+        client.delete(key),
+        client.request("POST", "/batch?atomic=true", "Content-Type: application/json\r\n", batch.as_bytes()),
+        client.request("GET", "/kv?prefix=", "", b""),
+    ]
+    .map(|response| response.status)
+    .to_vec()
+}
+
+#[test]
+fn a_statement_that_no_longer_fits_its_table_is_prepared_anew() {
+    let server = Server::start(&["--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    let before = every_kind(&mut client, "before");
+    assert_eq!(before, [201, 200, 200, 204, 200, 200]);
+    for type_of_key in ["varchar(255) COLLATE \"C\"", "varchar(255) COLLATE \"default\""] {
+        let sql = format!("ALTER TABLE kv_store ALTER COLUMN key TYPE {type_of_key}");
+        server.database().execute(&sql, &[]);
+        assert_eq!(every_kind(&mut client, "after"), before, "{sql}");
+        assert!(!is_down(&server));
+    }
+    // It has come to that: both had to.
+    let says = |worker: &str| server.stderr().contains(&format!("a {worker}'s session had ended"));
+    wait_until("both have other sessions", || says("writer") && says("reader"));
+    assert!(!server.stderr().contains("PostgreSQL refuse"), "{}", server.stderr());
+}
+
+/// A trigger may say of a row what PostgreSQL says of a statement that does not fit any more.
+#[test]
+fn what_every_session_is_told_of_a_statement_is_a_refusal() {
+    let server = Server::start(&["--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    assert_eq!(every_kind(&mut client, "before"), [201, 200, 200, 204, 200, 200]);
+    let mut sql = server.database().connect();
+    sql.batch_execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE feature_not_supported USING MESSAGE = 'not here'; END $$;
+         CREATE TRIGGER no BEFORE INSERT OR UPDATE OR DELETE ON kv_store FOR EACH STATEMENT EXECUTE FUNCTION no()",
+    )
+    .unwrap();
+    for conditions in ["", "", "If-None-Match: *\r\n"] {
+        let refused = client.request("PUT", "/kv/k", conditions, b"v");
+        assert_eq!(refused.outcome(), "503 database-refused");
+        assert!(refused.detail().contains("not here"), "{}", refused.detail());
+    }
+    wait_until("it is logged", || server.stderr().contains("PostgreSQL refuses writes"));
+    sql.batch_execute("DROP TRIGGER no ON kv_store").unwrap();
+    assert_eq!(client.put("k", "v").status, 201);
+}
+
 /// The kernel takes the connection, and nobody answers.
 #[test]
 fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {

@@ -291,8 +291,8 @@ fn blame(db: &DbError) -> Blame {
     match &code.code()[..2] {
         "40" => Blame::Conflict,
         "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Blame::ReadOnly,
-        // No resources, no such table, no right to it, no table as it should be.
-        "53" | "42" | "58" | "XX" => Blame::Server,
+        // No resources, no such table, no right to it, no table as it should be; or it takes no such statement, or has none.
+        "53" | "42" | "58" | "XX" | "0A" | "26" => Blame::Server,
         "55" => Blame::Held,
         _ if *code == SqlState::QUERY_CANCELED => Blame::Held,
         _ => Blame::Row,

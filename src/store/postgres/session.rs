@@ -9,6 +9,7 @@ use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::{End, Row as Loading};
 use crate::store::patience::Patience;
 use crate::store::{Blame, Error, Session, Set, Written};
+use ::postgres::error::SqlState;
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::types::{ToSql, Type};
 use ::postgres::{Client, Statement};
@@ -99,8 +100,8 @@ impl Session for PostgresSession {
             ([], _) => (DELETE, &[&deletes]),
             _ => (SET_AND_DELETE, &[&keys, &values, &ttls, &deletes]),
         };
-        let statement = self.prepared(number)?;
-        let rows = self.client.query(&statement, arguments).map_err(sort)?;
+        let (statement, prepared) = self.prepared(number)?;
+        let rows = self.client.query(&statement, arguments).map_err(|error| prepared.sort(error))?;
         self.check_timeline()?;
         let mut written =
             Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
@@ -130,13 +131,14 @@ impl Session for PostgresSession {
                     self.copies.fulfilled();
                     return Ok(());
                 }
-                // A row was there, most likely; whatever a row has done, the upsert's word is the last.
-                Err(Error::Refused { blame: Blame::Row, .. }) => self.copies.disappointed(),
+                // A row was there, most likely, or the table takes no COPY (it has row security): the upsert's word is
+                // the last.
+                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) => self.copies.disappointed(),
                 Err(error) => return Err(error),
             }
         }
         self.begin()?;
-        let statement = self.prepared(LOAD)?;
+        let (statement, prepared) = self.prepared(LOAD)?;
         let keys: Vec<&str> = rows.iter().map(|row| &*row.key).collect();
         let values: Vec<&str> = rows.iter().map(|row| &*row.value).collect();
         let ttl_s = |row: &&Loading<'_>| match &row.end {
@@ -149,7 +151,8 @@ impl Session for PostgresSession {
             End::After(_) | End::Never => None,
         };
         let ends: Vec<Option<String>> = rows.iter().map(end).collect();
-        self.client.execute(&statement, &[&keys, &values, &ttls, &ends]).map_err(sort)?;
+        let arguments: &[&(dyn ToSql + Sync)] = &[&keys, &values, &ttls, &ends];
+        self.client.execute(&statement, arguments).map_err(|error| prepared.sort(error))?;
         self.check_timeline()
     }
 
@@ -159,12 +162,14 @@ impl Session for PostgresSession {
 
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error> {
         self.begin()?;
-        let statement = self.prepared(CHANGE)?;
+        let (statement, prepared) = self.prepared(CHANGE)?;
         let arguments = ChangeArguments::new(changes);
         let mut changed = vec![None; changes.len()];
         let rows = if all_or_nothing {
             let mut transaction = self.client.transaction().map_err(before_commit)?;
-            let rows = transaction.query(&statement, &arguments.as_sql()).map_err(before_commit)?;
+            let rows = transaction
+                .query(&statement, &arguments.as_sql())
+                .map_err(|error| unsent(prepared.sort(error)))?;
             if rows.len() < changes.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
@@ -172,7 +177,7 @@ impl Session for PostgresSession {
             transaction.commit().map_err(sort)?;
             rows
         } else {
-            self.client.query(&statement, &arguments.as_sql()).map_err(sort)?
+            self.client.query(&statement, &arguments.as_sql()).map_err(|error| prepared.sort(error))?
         };
         self.check_timeline()?;
         for row in &rows {
@@ -186,8 +191,8 @@ impl Session for PostgresSession {
 
     fn sweep(&mut self, rows: u32) -> Result<u64, Error> {
         self.begin()?;
-        let statement = self.prepared(SWEEP)?;
-        self.client.execute(&statement, &[&i64::from(rows)]).map_err(sort)
+        let (statement, prepared) = self.prepared(SWEEP)?;
+        self.client.execute(&statement, &[&i64::from(rows)]).map_err(|error| prepared.sort(error))
     }
 
     fn backend(&self) -> Backend {
@@ -238,8 +243,8 @@ impl PostgresSession {
         read: impl Fn(&::postgres::Row) -> Result<T, Error>,
     ) -> Result<Vec<Option<T>>, Error> {
         self.begin()?;
-        let statement = self.prepared(number)?;
-        let rows = self.client.query(&statement, &[&keys]).map_err(sort)?;
+        let (statement, prepared) = self.prepared(number)?;
+        let rows = self.client.query(&statement, &[&keys]).map_err(|error| prepared.sort(error))?;
         self.check_timeline()?;
         let mut found: Vec<(&str, T)> =
             rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect::<Result<_, Error>>()?;
@@ -255,7 +260,7 @@ impl PostgresSession {
     /// follow it, and what a deferred constraint or a conflict then has against it would go unheard.
     fn copy(&mut self, text: &[u8]) -> Result<(), Error> {
         self.begin()?;
-        let statement = self.prepared(COPY)?;
+        let (statement, _) = self.prepared(COPY)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
         let mut writer = transaction.copy_in(&statement).map_err(before_commit)?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
@@ -266,12 +271,12 @@ impl PostgresSession {
     }
 
     /// A statement, prepared now if it was not before. Preparing changes nothing: lost with it means not sent.
-    fn prepared(&mut self, number: usize) -> Result<Statement, Error> {
+    fn prepared(&mut self, number: usize) -> Result<(Statement, Prepared), Error> {
         if let Some(statement) = &self.prepared[number] {
-            return Ok(statement.clone());
+            return Ok((statement.clone(), Prepared::Before));
         }
         let statement = self.client.prepare(STATEMENTS[number]).map_err(before_commit)?;
-        Ok(self.prepared[number].insert(statement).clone())
+        Ok((self.prepared[number].insert(statement).clone(), Prepared::Now))
     }
 
     /// Before each statement: is this session still to be used? From here on its answer is waited for.
@@ -288,6 +293,29 @@ impl PostgresSession {
     /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
     fn check_timeline(&self) -> Result<(), Error> {
         if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
+    }
+}
+
+/// When a statement was prepared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prepared {
+    Before,
+    Now,
+}
+
+impl Prepared {
+    /// What an error of such a statement means. One of before may not fit its table any more (a column has another type or
+    /// collation now), or not be there (somebody between us and the server has dropped it): it did not run, and never
+    /// will in this session. So the session is given up, and the next one prepares it anew. Of one that was prepared
+    /// just now the same words must mean something else: they stay a refusal, or there would be no end of sessions.
+    fn sort(self, error: ::postgres::Error) -> Error {
+        let says_so = [&SqlState::FEATURE_NOT_SUPPORTED, &SqlState::INVALID_SQL_STATEMENT_NAME];
+        let is_outdated =
+            self == Prepared::Before && error.code().is_some_and(|code| says_so.contains(&code));
+        match sort(error) {
+            Error::Refused { message, .. } if is_outdated => Error::NotSent(message),
+            other => other,
+        }
     }
 }
 
@@ -358,7 +386,12 @@ fn record(row: &::postgres::Row, now_ms: u64) -> Result<Record, Error> {
 
 /// An error before a commit was asked for: nothing has happened, and nothing will.
 fn before_commit(error: ::postgres::Error) -> Error {
-    match sort(error) {
+    unsent(sort(error))
+}
+
+/// The same of one that is sorted already.
+fn unsent(error: Error) -> Error {
+    match error {
         Error::Lost(message) => Error::NotSent(message),
         other @ (Error::NotSent(_) | Error::Refused { .. }) => other,
     }
