@@ -91,6 +91,44 @@ fn a_write_under_a_condition_is_judged_by_the_table_and_not_by_the_cache() {
     assert_eq!((client.get("k").status, server.database().value("k")), (404, None));
 }
 
+/// A client that is refused reads the row again, takes its tag and tries with that: it must not be refused for ever.
+#[test]
+fn a_write_that_was_refused_for_another_programs_row_does_not_leave_the_old_one_cached() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let sql = |sql: &str| server.database().execute(sql, &[]);
+    client.put("k", "ours");
+    let cached = tag(&mut client, "k");
+    sql("UPDATE kv_store SET value = 'theirs' WHERE key = 'k'");
+    let put = |client: &mut Client, tag: &str| {
+        client.request("PUT", "/kv/k", &format!("If-Match: {tag}\r\n"), b"new").outcome()
+    };
+    assert_eq!(put(&mut client, &cached), "412 precondition-failed");
+    let read = client.get("k");
+    assert_eq!((read.text().as_str(), cache_status(&read)), ("theirs", "hotrow; fwd=miss"));
+    let theirs = tag(&mut client, "k");
+    assert_eq!(put(&mut client, "\"1\""), "412 precondition-failed");
+    assert_eq!(cache_status(&client.get("k")), "hotrow; hit", "the row that was found is the cached one");
+    assert_eq!(put(&mut client, &theirs), "200");
+    // What is known to be absent, and is not, is the same.
+    assert_eq!(client.get("other").status, 404);
+    sql("INSERT INTO kv_store (key, value) VALUES ('other', 'no number')");
+    assert_eq!(client.request("PUT", "/kv/other", "If-None-Match: *\r\n", b"").status, 412);
+    assert_eq!(client.get("other").text(), "no number");
+    // And so is a row that is gone, and one that cannot be added to, or is only read in a batch.
+    sql("DELETE FROM kv_store WHERE key = 'other'");
+    assert_eq!(client.request("PUT", "/kv/other", "If-Match: *\r\n", b"").status, 412);
+    assert_eq!(client.get("other").status, 404);
+    client.put("n", "1");
+    sql("UPDATE kv_store SET value = 'one' WHERE key = 'n'");
+    assert_eq!(client.request("POST", "/kv/n?op=incr", "", b"").status, 409);
+    assert_eq!(client.get("n").text(), "one");
+    sql("UPDATE kv_store SET value = 'two' WHERE key = 'n'");
+    let batch = client.request("POST", "/batch", "", br#"[{"op":"get","key":"n"}]"#);
+    assert!(batch.text().contains("two"), "{}", batch.text());
+    assert_eq!(client.get("n").text(), "two");
+}
+
 #[test]
 fn no_update_is_lost_between_compare_and_swaps() {
     const EACH: usize = 4;

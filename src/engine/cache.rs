@@ -287,6 +287,17 @@ impl Cache {
         }
     }
 
+    /// Forgets what is known of `key` unless it is the row of this version, or with `None` that there is none. No use of it.
+    pub fn forget_unless(&mut self, hash: u64, key: &str, version: Option<u32>) {
+        let Some(at) = self.find(hash, key) else { return };
+        let header = self.arena.header(at);
+        let known = (Tag(header.tag).queue() != QueueName::Absent).then_some(header.version);
+        if known != version {
+            self.remove(hash, at);
+            self.tidy();
+        }
+    }
+
     /// Entries, absent ones included.
     pub fn len(&self) -> usize {
         self.index.len()

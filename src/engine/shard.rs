@@ -383,12 +383,16 @@ impl Shard {
         self.write_ended(hash, key, writes);
     }
 
-    /// These writes have found a row that they leave as it is, and their clients learn something of it. That may be the
-    /// row of another write that is committed and not ended here: nobody may be given the row from before that one.
-    pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes) {
+    /// These writes have found a row of this version, or none, that they leave as it is, and their clients learn something
+    /// of it. That may be the row of another write that is committed and not ended here: nobody may be given the row from
+    /// before that one. Or another program has written it: a client that is told that its version is an old one would
+    /// get the same version again, for as long as it is cached.
+    pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes, found: Option<u32>) {
         self.write_ended(hash, key, writes);
         if find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.is_written()) {
             self.cache.forget(hash, key);
+        } else {
+            self.cache.forget_unless(hash, key, found);
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Judged {
     pub to: Option<To>,
     /// When the row that is left expires, in seconds of the process's clock.
     pub expires_s: u32,
+    /// The version of the row that was found, if there was one whose time was not over.
+    pub found: Option<u32>,
     /// Its batch does nothing, because some step of it could not.
     undone: bool,
     /// The answer to every step, as if they had run one after the other.
@@ -75,9 +77,11 @@ impl Judged {
     /// Judges the steps of one key on the row that was found. `now_s` is the time before it was looked for.
     pub fn new<'a>(before: Option<&Before>, steps: impl Iterator<Item = &'a Step>, now_s: u32) -> Judged {
         let mut row = before.filter(|before| !before.expired).map(|before| before.record.clone());
+        let found = row.as_ref().map(|record| record.version);
         // Nobody has seen a row that this batch writes.
         let mut expiry = Expiry::Kept;
-        let mut judged = Judged { to: None, expires_s: NEVER, undone: false, answers: Vec::new(), last: 0 };
+        let mut judged =
+            Judged { to: None, expires_s: NEVER, found, undone: false, answers: Vec::new(), last: 0 };
         for step in steps {
             let current = match &row {
                 None => Current::Absent,

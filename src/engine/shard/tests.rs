@@ -193,6 +193,26 @@ fn what_overlapping_writes_of_two_writers_leave_is_not_cached() {
     assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(4)));
 }
 
+/// Another program may have written the row.
+#[test]
+fn a_write_that_finds_another_row_than_the_cached_one_takes_that_out() {
+    for (cached, found, kept) in [
+        (Some(1), Some(1), true),
+        (Some(1), Some(2), false),
+        (Some(1), None, false),
+        (None, None, true),
+        (None, Some(1), false),
+    ] {
+        let mut shard = shard();
+        let (_, read) = get(&mut shard, 1);
+        shard.read_done(HASH, "k", read.unwrap(), Some(&cached.and_then(row)), 0);
+        shard.write_sent(HASH, "k", ONE);
+        shard.unchanged(HASH, "k", ONE, found);
+        let expected = if kept { Get::Answered(cached) } else { Get::Waiting };
+        assert_eq!(get(&mut shard, 2).0, expected, "{cached:?} {found:?}");
+    }
+}
+
 #[test]
 fn a_write_in_doubt_and_a_foreign_one_keep_out_of_each_others_way() {
     let mut shard = shard();

@@ -285,7 +285,7 @@ impl<C: Connector> Writer<C> {
         let watching = match row {
             Some(row) => shard.committed(part.hash, part.key, (part.writes, false), &row, now_s),
             None => {
-                shard.unchanged(part.hash, part.key, part.writes);
+                shard.unchanged(part.hash, part.key, part.writes, judged.found);
                 Vec::new()
             }
         };
