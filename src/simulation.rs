@@ -129,6 +129,8 @@ struct Changing {
     /// The version that the row must have (0: there must be none), and whether its time must be over.
     from: (u32, bool),
     to: Option<(String, Expiry)>,
+    /// It is not changed, and must be as it was for the others to be.
+    held: bool,
 }
 
 /// A row in its place, whether its time is over or not.

@@ -1,7 +1,7 @@
 //! `POST /batch`: operations on many keys in one request, one statement and one commit.
 
 use crate::support::client::Response;
-use crate::support::{Client, Server};
+use crate::support::{Client, Server, wait_until};
 use serde_json::{Value, json};
 use std::thread;
 
@@ -191,4 +191,44 @@ fn a_batch_that_makes_no_sense_does_nothing() {
     let got = client.request("PUT", "/batch", "", b"[]");
     assert_eq!((got.status, got.field("Allow")), (405, Some("POST, OPTIONS")));
     assert_eq!(server.database().value("a"), None);
+}
+
+/// Waits until somebody waits for a row that `sql` has locked.
+fn wait_for_a_waiter(server: &Server) {
+    let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait_until("a writer waits", || server.database().text(waiting, &[]).as_deref() == Some("1"));
+}
+
+#[test]
+fn what_an_atomic_batch_is_done_for_stays_true_until_it_is_done() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let mut client = server.connect();
+    client.put("b", "free");
+    let guard = client.put("guard", "1").version().to_owned();
+    let batch = json!([
+        {"op": "set", "key": "b", "value": "guarded"},
+        {"op": "get", "key": "guard", "if_match": format!("\"{guard}\"")},
+    ]);
+    let send = |client: &mut Client| {
+        let content = batch.to_string();
+        client.send(crate::support::client::request("POST", "/batch?atomic=true", "", content.as_bytes()));
+    };
+    // The row that it changes is somebody else's for a while: meanwhile nobody changes the one that it only asks for.
+    let mut sql = server.database().connect();
+    sql.batch_execute("BEGIN; SELECT FROM kv_store WHERE key = 'b' FOR UPDATE").unwrap();
+    send(&mut client);
+    wait_for_a_waiter(&server);
+    let free = "SELECT count(*)::text FROM (SELECT FROM kv_store WHERE key = 'guard' FOR UPDATE SKIP LOCKED) AS free";
+    assert_eq!(server.database().text(free, &[]).as_deref(), Some("0"));
+    sql.batch_execute("COMMIT").unwrap();
+    assert_eq!(client.response().status, 200);
+    // The row that it asks for is changed between the look and the change: it is judged anew.
+    client.put("b", "free");
+    sql.batch_execute("BEGIN; UPDATE kv_store SET value = '2' WHERE key = 'guard'").unwrap();
+    send(&mut client);
+    wait_for_a_waiter(&server);
+    sql.batch_execute("COMMIT").unwrap();
+    let answer = client.response();
+    assert_eq!((answer.status, statuses(&answer)), (412, vec![424, 412]));
+    assert_eq!(client.get("b").text(), "free");
 }

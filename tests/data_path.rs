@@ -539,3 +539,33 @@ fn the_api_describes_itself() {
         assert_eq!(client.response().body, response.body);
     }
 }
+
+#[test]
+fn what_a_trigger_of_the_table_keeps_out_is_not_acknowledged() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    server.database().insert("kept", "old");
+    let triggers = "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN IF NEW.value = 'unwanted' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER keep_out BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION keep_out();
+        CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER keep BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION keep();";
+    server.database().connect().batch_execute(triggers).unwrap();
+    assert_eq!(client.get("kept").text(), "old");
+    for key in ["kept", "new"] {
+        let refused = client.put(key, "unwanted");
+        assert_eq!(refused.outcome(), "503 database-refused");
+        assert!(refused.detail().contains("trigger"), "{}", refused.detail());
+    }
+    assert_eq!((client.get("kept").text().as_str(), client.get("new").status), ("old", 404));
+    // It finds nothing that it could delete, and what is there is still read.
+    assert_eq!(client.delete("kept").status, 404);
+    assert_eq!(client.get("kept").text(), "old");
+    // Of many rows the one that is kept out is told from the others.
+    let lines = b"{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\",\"value\":\"unwanted\"}\n{\"key\":\"c\",\"value\":\"3\"}\n";
+    let answer = client.request("PUT", "/kv", "Content-Type: application/x-ndjson\r\n", lines);
+    let told: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((told["written"].as_u64(), told["failed"].as_u64()), (Some(2), Some(1)), "{told}");
+    assert_eq!(told["errors"][0]["line"], 2);
+    assert_eq!((client.get("a").text().as_str(), client.get("b").status), ("1", 404));
+}

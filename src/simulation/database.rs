@@ -38,6 +38,10 @@ impl Connector for Database {
 impl Session for FakeSession {
     type Backend = u32;
 
+    fn limit_lock_waits(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn read(&mut self, keys: &[&str], _now_ms: u64) -> Result<Vec<Row>, Error> {
         let world = self.database.world();
         world.meanwhile();
@@ -78,11 +82,11 @@ impl Session for FakeSession {
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error> {
         let owned = |change: &Change<'_>| {
             let to = match &change.to {
-                To::Value(value, expiry) => Some((value.to_string(), *expiry)),
-                To::Nothing => None,
+                Some(To::Value(value, expiry)) => Some((value.to_string(), *expiry)),
+                Some(To::Nothing) | None => None,
             };
             let from = (change.from.unwrap_or(NO_VERSION), change.expired);
-            Changing { key: change.key.to_owned(), from, to }
+            Changing { key: change.key.to_owned(), from, to, held: change.to.is_none() }
         };
         let changes = changes.iter().map(owned).collect();
         let statement = Statement { changes, all_or_nothing, ..Statement::default() };
@@ -162,7 +166,7 @@ impl FakeSession {
             }
             _ if world.bug == Bug::AcknowledgedBeforeCommit && fate == 5 && !statement.sets.is_empty() => {
                 let version = world.state().next_version + 1;
-                let stored = vec![(version, false); statement.sets.len()];
+                let stored = vec![Some((version, false)); statement.sets.len()];
                 let deleted = vec![true; statement.deletes.len()];
                 world.state().lost.push(lost());
                 Ok(Done { written: Written { stored, deleted }, changed: Vec::new() })
@@ -248,7 +252,7 @@ impl State {
         for (key, value, ttl_s) in &statement.sets {
             let stored = Stored { value: value.clone(), version, expires_s: self.end_of(*ttl_s) };
             let existed = self.put(key, Some(stored));
-            done.written.stored.push((version, !existed));
+            done.written.stored.push(Some((version, !existed)));
         }
         for key in &statement.deletes {
             let existed = self.put(key, None);
@@ -263,7 +267,11 @@ impl State {
         let same: Vec<bool> =
             statement.changes.iter().map(|changing| is_as_looked_at(self, changing)).collect();
         let possible = !statement.all_or_nothing || same.iter().all(|same| *same);
-        for (Changing { key, to, .. }, same) in statement.changes.iter().zip(same) {
+        for (Changing { key, to, from, held }, same) in statement.changes.iter().zip(same) {
+            if *held {
+                done.changed.push((same && possible).then_some(from.0));
+                continue;
+            }
             if same && possible {
                 let kept = self.table.get(key.as_str()).map_or(NEVER, |stored| stored.expires_s);
                 let stored = to.as_ref().map(|(value, expiry)| Stored {

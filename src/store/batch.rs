@@ -30,6 +30,18 @@ impl Batch {
         self.jobs.chunk_by(|a, b| a.step.key == b.step.key).map(|jobs| KeyWrites { jobs })
     }
 
+    /// True where all of it is of this key.
+    pub fn is_of(&self, key: &str) -> bool {
+        self.jobs.first().is_some_and(|job| &*job.step.key == key)
+            && self.jobs.last().is_some_and(|job| &*job.step.key == key)
+    }
+
+    /// Adds a write of its last key, behind the others.
+    pub fn push(&mut self, job: WriteJob) {
+        debug_assert!(self.jobs.last().is_none_or(|last| last.step.key == job.step.key), "it stays sorted");
+        self.jobs.push(job);
+    }
+
     /// How many writes it has.
     pub fn jobs(&self) -> usize {
         self.jobs.len()
@@ -120,7 +132,12 @@ impl<'a> KeyWrites<'a> {
 
     /// True when nobody waits for any of them any more.
     pub fn all_expired(&self, now_ms: u64) -> bool {
-        self.jobs.iter().all(|job| job.deadline_ms <= now_ms)
+        self.last_deadline_ms() <= now_ms
+    }
+
+    /// When the last of those who wait for it has waited for long enough.
+    pub fn last_deadline_ms(&self) -> u64 {
+        self.jobs.iter().map(|job| job.deadline_ms).max().unwrap_or(0)
     }
 
     /// The row after the commit, given the version that it got. `now_s` is the time before it was sent.

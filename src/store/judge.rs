@@ -32,8 +32,8 @@ pub struct Change<'a> {
     pub from: Option<u32>,
     /// The time of that row was over, and must still be; or was not, and must not be now.
     pub expired: bool,
-    /// What it becomes.
-    pub to: To,
+    /// What it becomes; `None`: it only must be the same until the commit of the others.
+    pub to: Option<To>,
 }
 
 /// What a row becomes.

@@ -326,11 +326,14 @@ pub struct Set<'a> {
     pub ttl_s: Option<u32>,
 }
 
+/// What is said of a row that a trigger has kept out.
+pub const KEPT_OUT: &str = "a trigger of the table has kept the row from being stored";
+
 /// What one write statement did: one element for each of its arguments, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// For every value: its version, and whether it is a new row.
-    pub stored: Vec<(u32, bool)>,
+    /// For every value: its version, and whether it is a new row; `None`: a trigger of the table has kept it out.
+    pub stored: Vec<Option<(u32, bool)>>,
     /// For every delete: whether there was a row.
     pub deleted: Vec<bool>,
 }
@@ -348,6 +351,8 @@ pub trait Session {
     /// Names the backend at the other end, for [`Session::end_backend`] of a later session.
     type Backend: fmt::Debug + Send;
 
+    /// From now on a statement waits for what others have locked for a moment only, and is refused then.
+    fn limit_lock_waits(&mut self) -> Result<(), Error>;
     /// The rows of these keys, in their order. `now_ms` is the time of the process's clock.
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error>;
     /// A page of a list.

@@ -16,20 +16,24 @@
 //!                                    └─ anything else ──────────► engine: unknown ──► 504
 //! ```
 
+mod aside;
 mod judged;
 mod load;
 
 use super::batch::{Batch, Before, KeyWrites};
 use super::load::LoadJob;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
-use super::{Answer, Blame, Connector, Error, Failure, Job, ManyJob, Reply, Session, Set, WriteJob, Written};
+use super::{
+    Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, WriteJob, Written,
+};
 use crate::clock::seconds;
 use crate::engine::Row;
 use crate::engine::shard::Writes;
-use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{BROKEN_OFF_RETRIES, LOCKED_ROWS, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use aside::Aside;
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +54,7 @@ pub struct Writer<C: Connector> {
     down: bool,
     /// It has had a session before.
     had_session: bool,
+    aside: Aside,
     refusals: Refusals,
     last_used: Instant,
     /// The jobs that the last batch could have had: fewer where its values are large.
@@ -92,6 +97,7 @@ impl<C: Connector> Writer<C> {
             pause,
             down: false,
             had_session: false,
+            aside: Aside::default(),
             refusals: Refusals::default(),
             last_used: Instant::now(),
             most: WRITE_BATCH,
@@ -108,8 +114,17 @@ impl<C: Connector> Writer<C> {
                 continue;
             }
             // Nothing waits to fill a batch: while one commit runs, the next batch collects by itself.
-            let Ok(first) = self.queue.recv() else { return };
-            self.execute_with(first);
+            let next = if self.aside.is_empty() {
+                self.queue.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                self.queue.try_recv()
+            };
+            match next {
+                Ok(first) => self.execute_with(first),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return self.fail_aside(&Failure::NotStarted),
+            }
+            self.try_aside();
         }
     }
 
@@ -122,6 +137,7 @@ impl<C: Connector> Writer<C> {
         if let Ok(first) = self.queue.try_recv() {
             self.execute_with(first);
         }
+        self.try_aside();
     }
 
     /// Executes what is queued, up to the bounds of a batch.
@@ -160,8 +176,10 @@ impl<C: Connector> Writer<C> {
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &Failure::NotStarted);
                 }
                 Job::One(job) => {
-                    bytes += job.step.op.value_bytes();
-                    jobs.push(job);
+                    if let Some(job) = self.aside.take_behind(job) {
+                        bytes += job.step.op.value_bytes();
+                        jobs.push(job);
+                    }
                 }
                 Job::Many(job) => {
                     large = self.start_many(job, now_ms).map(Large::Many);
@@ -189,6 +207,7 @@ impl<C: Connector> Writer<C> {
         let Writer { shared, lost, .. } = self;
         let mut connect = || {
             let mut session = shared.connector.connect()?;
+            session.limit_lock_waits()?;
             while let Some(backend) = lost.last() {
                 session.end_backend(backend)?;
                 lost.pop();
@@ -228,6 +247,7 @@ impl<C: Connector> Writer<C> {
 
     /// Waits until the next attempt and refuses at once whatever is or gets into the queue. False: it is closed.
     fn wait_while_down(&mut self) -> bool {
+        self.fail_aside(&self.shared.down());
         let until = self.pause.next(&self.shared.health);
         while let Some(left) = until.left() {
             match self.queue.recv_timeout(left) {
@@ -329,14 +349,13 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
                     conflicts += 1
                 }
-                Err(Error::Refused { blame: Blame::Row | Blame::Held, .. })
+                Err(Error::Refused { blame: Blame::Row | Blame::Held, message })
                     if batch.keys().nth(1).is_some() =>
                 {
-                    // One row is at fault; the others must not suffer for it.
-                    for single in batch.split() {
-                        self.execute_single(single, attempt);
-                    }
-                    return;
+                    return self.execute_each(batch, attempt, &Failure::Refused(message.into()));
+                }
+                Err(Error::Refused { blame: Blame::Held, message }) if attempt == Attempt::First => {
+                    return self.put_aside(batch, &Failure::Refused(message.into()));
                 }
                 Err(Error::Refused { message, blame }) => {
                     if blame == Blame::ReadOnly {
@@ -351,6 +370,18 @@ impl<C: Connector> Writer<C> {
                     }
                     return self.fail(&batch, attempt, &Failure::Refused(message.into()));
                 }
+            }
+        }
+    }
+
+    /// A batch in which one row is at fault: the others must not suffer for it, nor wait for many that are locked.
+    fn execute_each(&mut self, batch: Batch, attempt: Attempt, refused: &Failure) {
+        let before = self.aside.len();
+        for single in batch.split() {
+            if attempt == Attempt::First && self.aside.len() - before >= LOCKED_ROWS {
+                self.put_aside(single, refused);
+            } else {
+                self.execute_single(single, attempt);
             }
         }
     }
@@ -415,28 +446,42 @@ impl<C: Connector> Writer<C> {
     fn committed(&mut self, batch: &Batch, written: &Written, attempt: Attempt, now_s: u32) {
         let (mut stored, mut deleted) = (written.stored.iter(), written.deleted.iter());
         for key in batch.keys() {
-            let (existed, version) = match key.last() {
-                Some(_) => stored.next().map(|(version, created)| (!created, *version)),
-                None => deleted.next().map(|existed| (*existed, 0)),
-            }
-            .expect("a statement answers for every row");
+            let found = match key.last() {
+                Some(_) => stored
+                    .next()
+                    .expect("a statement answers for every row")
+                    .map(|(v, created)| (!created, v)),
+                None => Some((*deleted.next().expect("a statement answers for every row"), 0)),
+            };
+            let Some((existed, version)) = found else {
+                let failure = Failure::Refused(KEPT_OUT.into());
+                self.applied(key, attempt, None, now_s);
+                key.answer_all(&Answer::Failed(attempt.failure(&failure).clone()), &mut self.replies);
+                continue;
+            };
             let before = match (existed, attempt, key.last()) {
                 // The row may be what an earlier attempt has left. A row that a DELETE still finds cannot.
                 (true, Attempt::AfterDoubt, Some(_)) => Before::RowOrOurs,
                 (true, ..) => Before::Row,
                 (false, ..) => Before::NoRow,
             };
-            self.applied(key, attempt, &key.row(version, now_s), now_s);
+            // That a DELETE has found nothing may be a trigger's doing.
+            let is_known = existed || key.last().is_some();
+            self.applied(key, attempt, is_known.then(|| key.row(version, now_s)).as_ref(), now_s);
             key.answer(before, (version, now_s), &mut self.replies);
         }
         self.shared.deliver.deliver(&mut self.replies);
     }
 
-    /// Tells the engine, and whoever watches the key, what is in the table now. Before any answer.
-    fn applied(&mut self, key: KeyWrites<'_>, attempt: Attempt, row: &Row, now_s: u32) {
-        let writes = (Writes::Own(key.count()), attempt == Attempt::AfterDoubt);
+    /// Tells the engine, and whoever watches the key, what is in the table now, as far as that is known. Before any answer.
+    fn applied(&mut self, key: KeyWrites<'_>, attempt: Attempt, row: Option<&Row>, now_s: u32) {
+        let (writes, doubted) = (Writes::Own(key.count()), attempt == Attempt::AfterDoubt);
         let mut shard = self.shared.engine.shard(key.hash());
-        let watching = shard.committed(key.hash(), key.key(), writes, row, now_s);
+        let watching = match row {
+            Some(row) => shard.committed(key.hash(), key.key(), (writes, doubted), row, now_s),
+            None if doubted => shard.unknown(key.hash(), key.key(), writes),
+            None => shard.replaced(key.hash(), key.key(), writes),
+        };
         drop(shard);
         self.tell(watching);
     }

@@ -4,11 +4,12 @@
 use super::copy::{self, Hope};
 use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
+use crate::limits::LOCK_WAIT_MS;
 use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::{End, Row as Loading};
 use crate::store::patience::Patience;
-use crate::store::{Blame, Error, Session, Set, Written};
+use crate::store::{Blame, Error, KEPT_OUT, Session, Set, Written};
 use ::postgres::error::SqlState;
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::types::{ToSql, Type};
@@ -30,7 +31,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-const STATEMENTS: [&str; 10] = [
+const STATEMENTS: [&str; 11] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -41,6 +42,7 @@ const STATEMENTS: [&str; 10] = [
     include_str!("../../../sql/set_one.sql"),
     include_str!("../../../sql/copy.sql"),
     include_str!("../../../sql/load.sql"),
+    include_str!("../../../sql/hold.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -52,9 +54,17 @@ const SWEEP: usize = 6;
 const SET_ONE: usize = 7;
 const COPY: usize = 8;
 const LOAD: usize = 9;
+const HOLD: usize = 10;
 
 impl Session for PostgresSession {
     type Backend = Backend;
+
+    fn limit_lock_waits(&mut self) -> Result<(), Error> {
+        self.begin()?;
+        let limit_ms = LOCK_WAIT_MS.min(self.answer_limit.as_millis() as u64 / 8) as i32;
+        let sql = include_str!("../../../sql/limit_lock_waits.sql");
+        self.client.query_typed(sql, &[(&limit_ms, Type::INT4)]).map(drop).map_err(before_commit)
+    }
 
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error> {
         let found = self.find(READ, keys, |row| record(row, now_ms))?;
@@ -103,8 +113,7 @@ impl Session for PostgresSession {
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, arguments).map_err(|error| prepared.sort(error))?;
         self.check_timeline()?;
-        let mut written =
-            Written { stored: vec![(0, false); sets.len()], deleted: vec![false; deletes.len()] };
+        let mut written = Written { stored: vec![None; sets.len()], deleted: vec![false; deletes.len()] };
         for (at, row) in rows.iter().enumerate() {
             let key: &str = row.get(0);
             let stored = if number == DELETE { None } else { row.get::<_, Option<&str>>(1) };
@@ -112,7 +121,7 @@ impl Session for PostgresSession {
                 // In practice the rows come back as they were sent; nothing promises it.
                 let at = if keys.get(at) == Some(&key) { Ok(at) } else { keys.binary_search(&key) };
                 let at = at.map_err(|_| strange("a key came back that was not sent"))?;
-                written.stored[at] = (version(xmin)?, row.get("created"));
+                written.stored[at] = Some((version(xmin)?, row.get("created")));
             } else {
                 let at =
                     deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
@@ -126,7 +135,7 @@ impl Session for PostgresSession {
         if let Some(text) = copy::text(rows)
             && self.copies.any()
         {
-            match self.copy(&text) {
+            match self.copy(&text, rows.len()) {
                 Ok(()) => {
                     self.copies.fulfilled();
                     return Ok(());
@@ -152,8 +161,9 @@ impl Session for PostgresSession {
         };
         let ends: Vec<Option<String>> = rows.iter().map(end).collect();
         let arguments: &[&(dyn ToSql + Sync)] = &[&keys, &values, &ttls, &ends];
-        self.client.execute(&statement, arguments).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()
+        let stored = self.client.execute(&statement, arguments).map_err(|error| prepared.sort(error))?;
+        self.check_timeline()?;
+        all_stored(stored, rows.len())
     }
 
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
@@ -164,13 +174,25 @@ impl Session for PostgresSession {
         self.begin()?;
         let (statement, prepared) = self.prepared(CHANGE)?;
         let arguments = ChangeArguments::new(changes);
+        let held = &arguments.held;
+        debug_assert!(all_or_nothing || held.is_empty(), "what others are to be held for");
         let mut changed = vec![None; changes.len()];
         let rows = if all_or_nothing {
+            let hold = if held.is_empty() { None } else { Some(self.prepared(HOLD)?) };
             let mut transaction = self.client.transaction().map_err(before_commit)?;
+            let mut same = 0;
+            if let Some((hold, prepared)) = hold {
+                let rows = transaction.query(&hold, &[held, &arguments.held_had, &arguments.held_ended]);
+                same = rows.map_err(|error| unsent(prepared.sort(error)))?.len();
+            }
+            if same < held.len() {
+                transaction.rollback().map_err(before_commit)?;
+                return Ok(changed);
+            }
             let rows = transaction
                 .query(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))?;
-            if rows.len() < changes.len() {
+            if rows.len() + same < changes.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
             }
@@ -180,6 +202,9 @@ impl Session for PostgresSession {
             self.client.query(&statement, &arguments.as_sql()).map_err(|error| prepared.sort(error))?
         };
         self.check_timeline()?;
+        for (change, changed) in changes.iter().zip(&mut changed).filter(|(change, _)| change.to.is_none()) {
+            *changed = change.from;
+        }
         for row in &rows {
             let at = changes
                 .binary_search_by_key(&row.get(0), |change| change.key)
@@ -258,14 +283,14 @@ impl PostgresSession {
 
     /// Stores rows that are not there yet. The commit is asked for by itself: COPY's own end is told before the commit that would
     /// follow it, and what a deferred constraint or a conflict then has against it would go unheard.
-    fn copy(&mut self, text: &[u8]) -> Result<(), Error> {
+    fn copy(&mut self, text: &[u8], lines: usize) -> Result<(), Error> {
         self.begin()?;
         let (statement, _) = self.prepared(COPY)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
         let mut writer = transaction.copy_in(&statement).map_err(before_commit)?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
-        writer.finish().map_err(before_commit)?;
+        all_stored(writer.finish().map_err(before_commit)?, lines)?;
         transaction.commit().map_err(sort)?;
         self.check_timeline()
     }
@@ -294,6 +319,15 @@ impl PostgresSession {
     fn check_timeline(&self) -> Result<(), Error> {
         if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
     }
+}
+
+/// Fewer rows than were sent have been stored: a trigger has kept one out, nobody can say which. Storing the others again does no
+/// harm.
+fn all_stored(stored: u64, sent: usize) -> Result<(), Error> {
+    if stored == sent as u64 {
+        return Ok(());
+    }
+    Err(Error::Refused { message: KEPT_OUT.to_owned(), blame: Blame::Row })
 }
 
 /// When a statement was prepared.
@@ -331,6 +365,10 @@ struct ChangeArguments<'a> {
     gone: Vec<&'a str>,
     gone_had: Vec<Option<String>>,
     gone_ended: Vec<bool>,
+    /// Those that are not changed are for a statement of their own.
+    held: Vec<&'a str>,
+    held_had: Vec<Option<String>>,
+    held_ended: Vec<bool>,
 }
 
 impl<'a> ChangeArguments<'a> {
@@ -339,7 +377,7 @@ impl<'a> ChangeArguments<'a> {
         for change in changes {
             let had = change.from.map(|version| version.to_string());
             match &change.to {
-                To::Value(value, expiry) => {
+                Some(To::Value(value, expiry)) => {
                     arguments.keys.push(change.key);
                     arguments.values.push(value);
                     let ttl_s =
@@ -349,10 +387,15 @@ impl<'a> ChangeArguments<'a> {
                     arguments.had.push(had);
                     arguments.ended.push(change.expired);
                 }
-                To::Nothing => {
+                Some(To::Nothing) => {
                     arguments.gone.push(change.key);
                     arguments.gone_had.push(had);
                     arguments.gone_ended.push(change.expired);
+                }
+                None => {
+                    arguments.held.push(change.key);
+                    arguments.held_had.push(had);
+                    arguments.held_ended.push(change.expired);
                 }
             }
         }

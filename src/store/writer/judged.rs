@@ -47,6 +47,8 @@ enum Round {
     Failed(Failure),
     /// One row may be at fault.
     Row(Failure),
+    /// Somebody else has a row locked.
+    Locked(Failure),
     Lost,
 }
 
@@ -60,7 +62,8 @@ impl<C: Connector> Writer<C> {
                 Part { key: key.key(), hash: key.hash(), writes, steps: key.steps().collect() }
             })
             .collect();
-        let endings = self.judge_and_change(&parts, false);
+        let deadline_ms = batch.keys().map(|key| key.last_deadline_ms()).max().unwrap_or(0);
+        let endings = self.judge_and_change(&parts, false, deadline_ms);
         for (key, ending) in batch.keys().zip(endings) {
             match ending {
                 Ending::Done(judged, version) => key.answer_each(judged.answers(version), &mut self.replies),
@@ -106,7 +109,7 @@ impl<C: Connector> Writer<C> {
             Part { key: &steps[0].key, hash: steps[0].hash, writes: Writes::Foreign, steps }
         };
         let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
-        let endings = self.judge_and_change(&parts, job.all_or_nothing);
+        let endings = self.judge_and_change(&parts, job.all_or_nothing, job.deadline_ms);
         let mut answers = vec![Answer::NotDone; job.steps.len()];
         for (group, ending) in groups.iter().zip(endings) {
             let group_answers = match ending {
@@ -123,7 +126,12 @@ impl<C: Connector> Writer<C> {
     }
 
     /// Judges and changes until every part has its ending, and tells the engine.
-    fn judge_and_change(&mut self, parts: &[Part<'_>], all_or_nothing: bool) -> Vec<Ending> {
+    fn judge_and_change(
+        &mut self,
+        parts: &[Part<'_>],
+        all_or_nothing: bool,
+        deadline_ms: u64,
+    ) -> Vec<Ending> {
         let mut endings: Vec<Option<Ending>> = parts.iter().map(|_| None).collect();
         let (mut left, mut retries): (Vec<usize>, usize) = ((0..parts.len()).collect(), 0);
         while !left.is_empty() {
@@ -144,15 +152,19 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Round::Again(failure) => failure,
-                Round::Row(_) if left.len() > 1 && !all_or_nothing => {
+                // Nobody else is kept waiting; or it is another batch, which locks rows in another order.
+                Round::Locked(_) if self.queue.is_empty() && now_ms < deadline_ms => continue,
+                Round::Locked(failure) if all_or_nothing => failure,
+                Round::Row(_) | Round::Locked(_) if left.len() > 1 && !all_or_nothing => {
                     // One row is at fault; the others must not suffer for it.
                     for at in left.drain(..) {
-                        let single = self.judge_and_change(std::slice::from_ref(&parts[at]), false);
+                        let single =
+                            self.judge_and_change(std::slice::from_ref(&parts[at]), false, deadline_ms);
                         endings[at] = single.into_iter().next();
                     }
                     continue;
                 }
-                Round::Row(failure) | Round::Failed(failure) => {
+                Round::Row(failure) | Round::Locked(failure) | Round::Failed(failure) => {
                     self.give_up(parts, &mut left, &mut endings, &failure);
                     continue;
                 }
@@ -198,11 +210,13 @@ impl<C: Connector> Writer<C> {
             let expired = row.as_ref().is_some_and(|before| before.expired);
             match &judged.to {
                 Some(To::Nothing) if from.is_none() => {}
-                Some(to) => changes.push(Change { key: part.key, from, expired, to: to.clone() }),
-                None => {}
+                // What the others are done for must be true when they are: a row that was only looked at is held until then. That
+                // there was none cannot be.
+                None if !all_or_nothing || from.is_none() => {}
+                to => changes.push(Change { key: part.key, from, expired, to: to.clone() }),
             }
         }
-        if changes.is_empty() {
+        if changes.iter().all(|change| change.to.is_none()) {
             let versions = rows.iter().map(|row| Some(row.as_ref().map_or(0, |row| row.record.version)));
             return Round::Changed(judged, versions.collect());
         }
@@ -241,10 +255,10 @@ impl<C: Connector> Writer<C> {
                     self.session = None;
                 }
                 let failure = refused(&message, changes.len());
-                if matches!(blame, Blame::Row | Blame::Held) {
-                    Round::Row(failure)
-                } else {
-                    Round::Failed(failure)
+                match blame {
+                    Blame::Row => Round::Row(failure),
+                    Blame::Held => Round::Locked(failure),
+                    Blame::Conflict | Blame::Server | Blame::ReadOnly => Round::Failed(failure),
                 }
             }
         }
