@@ -163,7 +163,7 @@ impl Database {
         if judged.to.is_some() {
             shard.committed(hash, key, (writes, false), &self.rows.get(key).cloned(), 0);
         } else {
-            shard.unchanged(hash, key, writes);
+            shard.unchanged(hash, key, writes, judged.found);
         }
         judged.answers(self.version)
     }
