@@ -138,6 +138,7 @@ pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
     // The workers' and the sweeper's.
     let sessions = readers + writers + 1;
     let (database, managed) = open_database(config, address, sessions)?;
+    let database = database.cached_in(Arc::clone(&engine));
     let about = about(&database)?;
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 

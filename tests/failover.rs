@@ -91,6 +91,34 @@ fn a_standby_is_promoted_while_the_primary_is_frozen() {
     println!("{:?}", judge(load, &server, &standby.url(), Prior::Repeated));
 }
 
+/// A standby that is not waited for: what the primary had acknowledged last is lost with it.
+#[test]
+fn rows_whose_commits_a_failover_has_lost_are_not_served_from_memory() {
+    let mut primary = Postgresql::start_new();
+    let mut standby = Postgresql::start_standby(&primary);
+    // One of each, so that both have had a session with the primary.
+    let server = Server::start_on(&both(&primary, &standby), &["--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    assert_eq!(client.put("changed", "old").status, 201);
+    wait_until("the standby has it", || standby.database().value("changed").as_deref() == Some("old"));
+    standby.stop_fast();
+    assert_eq!(client.put("changed", "lost").status, 200);
+    assert_eq!(client.put("new", "lost").status, 201);
+    assert_eq!(client.get("cold").status, 404);
+    primary.stop_immediately();
+    assert_eq!(client.get("changed").text(), "lost", "nobody can know yet that it is");
+    standby.start();
+    standby.promote();
+    // Whoever needs a session finds out.
+    wait_until("a reader is on the other server", || client.get("another").status == 404);
+    assert_eq!((client.get("changed").text().as_str(), client.get("new").status), ("old", 404));
+    wait_until("a writer is, too", || client.put("after", "v").status < 300);
+    assert_eq!(client.get("changed").field("Cache-Status"), Some("hotrow; hit"), "it is cached as before");
+    let said = || server.stderr().matches("another server was promoted").count();
+    wait_until("it is logged", || said() > 0);
+    assert_eq!(said(), 1, "it happened once");
+}
+
 #[test]
 fn a_standby_alone_is_refused() {
     let (primary, standby) = pair();

@@ -298,6 +298,13 @@ impl Cache {
         }
     }
 
+    /// Forgets everything. What it was is given back: to drop it takes a while, which nobody need wait for.
+    #[must_use = "it is to be dropped where nobody waits"]
+    pub fn forget_all(&mut self) -> Cache {
+        let empty = Cache { evicted: self.evicted, ..Cache::new(self.capacity_bytes, self.hasher.clone()) };
+        std::mem::replace(self, empty)
+    }
+
     /// Entries, absent ones included.
     pub fn len(&self) -> usize {
         self.index.len()

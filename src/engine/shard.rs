@@ -15,6 +15,7 @@
 //! - The writes of a key are executed by one writer, so that their outcomes come here in the order of their commits.
 //!   Batches of many keys are executed by another one: where such a *foreign* write overlaps with any other, nobody
 //!   here knows the order, and what they leave is not cached.
+//! - Where a database has lost commits, all that was learned before is void: what is cached, and what is on its way.
 
 use super::Row;
 use super::Stats;
@@ -96,13 +97,23 @@ struct Flight {
     foreign: u32,
     /// A foreign write has overlapped with another one since the key was last without any.
     mixed: bool,
+    /// Everything was forgotten since the key was last without a write.
+    void: bool,
     /// Writes of unknown outcome that may still happen.
     doubts: u32,
 }
 
 impl Flight {
     fn new(key: &str) -> Flight {
-        Flight { key: key.into(), reads: Vec::new(), writes: 0, foreign: 0, mixed: false, doubts: 0 }
+        Flight {
+            key: key.into(),
+            reads: Vec::new(),
+            writes: 0,
+            foreign: 0,
+            mixed: false,
+            void: false,
+            doubts: 0,
+        }
     }
 
     fn is_written(&self) -> bool {
@@ -349,10 +360,11 @@ impl Shard {
             self.write_ended(hash, key, writes);
             return Vec::new();
         }
-        let mixed = find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.mixed);
+        let (mixed, void) = find_flight(&mut self.flights, hash, key)
+            .map_or((false, false), |flight| (flight.mixed, flight.void));
         #[cfg(test)]
         let mixed = mixed && self.planted != Some(PlantedBug::MixedWritesAreCached);
-        if mixed {
+        if mixed || void {
             self.cache.forget(hash, key);
         } else {
             self.cache.put(hash, key, row.as_ref(), as_of_s);
@@ -425,6 +437,17 @@ impl Shard {
         self.watchers.take(hash, key)
     }
 
+    /// Whatever the database has said until now may be true no longer: all is forgotten, what is being read fills nothing,
+    /// and what is being written is not cached. Returns what was cached, to be dropped when the lock is free.
+    #[must_use = "it is to be dropped where nobody waits"]
+    pub fn forget_all(&mut self) -> Cache {
+        for flight in &mut self.flights {
+            detach(flight);
+            flight.void = flight.is_written();
+        }
+        self.cache.forget_all()
+    }
+
     /// Sums for the metrics.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -447,6 +470,7 @@ impl Shard {
         debug_assert!(*sent >= ended, "more writes ended than were sent");
         *sent -= ended;
         flight.mixed &= flight.is_written();
+        flight.void &= flight.is_written();
         #[cfg(test)]
         let keep_flight = self.planted == Some(PlantedBug::LateRefill);
         #[cfg(not(test))]

@@ -12,10 +12,12 @@ use super::conninfo::{self, Conninfo};
 use super::patience::{Patience, Patiently, Tls};
 use super::tls::{Mode, Options};
 use super::{Blame, Connector, Error, migrations};
+use crate::engine::Engine;
 use crate::limits::ANSWER_MARGIN_MS;
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::{Client, Config, NoTls};
+use parking_lot::Mutex;
 pub use session::PostgresSession;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -48,6 +50,8 @@ pub struct Postgres {
     /// The newest timeline that any session has seen. A server on an older one was left behind by a failover: it may
     /// take connections and even writes, but what it says is not true any more.
     newest_timeline: Arc<AtomicU32>,
+    /// What is void when there is a newer one. Held while that is found out, so that no session on it is used before.
+    cache: Arc<Mutex<Option<Arc<Engine>>>>,
 }
 
 /// What is known of a database once it has been made ready.
@@ -83,7 +87,21 @@ impl Postgres {
             config.keepalives_interval(Duration::from_secs(5));
             config.keepalives_retries(2);
         }
-        Ok(Postgres { config, tls, application_name, statement_timeout, newest_timeline: Arc::default() })
+        Ok(Postgres {
+            config,
+            tls,
+            application_name,
+            statement_timeout,
+            newest_timeline: Arc::default(),
+            cache: Arc::default(),
+        })
+    }
+
+    /// What these sessions read and write is cached there: it is told when a failover has made that void.
+    #[must_use]
+    pub fn cached_in(self, engine: Arc<Engine>) -> Postgres {
+        *self.cache.lock() = Some(engine);
+        self
     }
 
     /// Applies the migrations that are missing, and says how many that was.
@@ -182,7 +200,7 @@ impl Postgres {
         let timeline =
             Timeline { own: timeline.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
         if timeline.own != u32::MAX {
-            timeline.newest.fetch_max(timeline.own, Ordering::Relaxed);
+            self.found(timeline.own);
         }
         if timeline.is_left_behind() {
             return unusable(format!(
@@ -193,6 +211,24 @@ impl Postgres {
             ));
         }
         Ok(Opened { client, backend, timeline, patience })
+    }
+}
+
+impl Postgres {
+    /// A server writes on this timeline. Where that is a newer one than any before, its server may have been promoted
+    /// without the last commits of the other: rows that were cached of them are rows that are not there.
+    fn found(&self, timeline: u32) {
+        let cache = self.cache.lock();
+        // First this, so that no session with the old server begins anything any more; then what they have left.
+        let newest = self.newest_timeline.fetch_max(timeline, Ordering::Relaxed);
+        if newest != 0 && newest < timeline {
+            log::warn!(
+                "another server was promoted (timeline {timeline} after {newest}): what was cached before is forgotten"
+            );
+            if let Some(engine) = &*cache {
+                engine.forget_all();
+            }
+        }
     }
 }
 

@@ -214,6 +214,41 @@ fn a_write_that_finds_another_row_than_the_cached_one_takes_that_out() {
 }
 
 #[test]
+fn when_everything_is_forgotten_nothing_that_is_on_its_way_is_cached() {
+    let mut shard = shard();
+    // Cached.
+    let (_, read) = get(&mut shard, 1);
+    shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
+    assert_eq!(shard.forget_all().len(), 1);
+    // Being read: its waiters are answered, nobody joins it, and it fills nothing.
+    let (_, before) = get(&mut shard, 2);
+    let _ = shard.forget_all();
+    let (got, after) = get(&mut shard, 3);
+    assert_eq!(got, Get::Waiting);
+    assert_eq!(shard.read_done(HASH, "k", before.unwrap(), Some(&row(1)), 0), [ticket(2)]);
+    assert_eq!(shard.read_done(HASH, "k", after.unwrap(), Some(&row(2)), 0), [ticket(3)]);
+    assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)));
+    // Being written: not cached, nor is what was queued behind it; the next is.
+    shard.write_sent(HASH, "k", ONE);
+    let _ = shard.forget_all();
+    shard.write_sent(HASH, "k", ONE);
+    for version in [3, 4] {
+        shard.committed(HASH, "k", (ONE, false), &row(version), 0);
+        let (got, read) = get(&mut shard, 5);
+        assert_eq!(got, Get::Waiting, "{version}");
+        shard.read_done(HASH, "k", read.unwrap(), None, 0);
+    }
+    shard.write_sent(HASH, "k", ONE);
+    shard.committed(HASH, "k", (ONE, false), &row(5), 0);
+    assert_eq!((get(&mut shard, 6).0, shard.stats().in_flight), (Get::Answered(Some(5)), 0));
+    // In doubt: it may be tried again, as before.
+    shard.write_sent(HASH, "k", ONE);
+    shard.doubt(HASH, "k");
+    let _ = shard.forget_all();
+    assert!(shard.may_try_again(HASH, "k"));
+}
+
+#[test]
 fn a_write_in_doubt_and_a_foreign_one_keep_out_of_each_others_way() {
     let mut shard = shard();
     shard.write_sent(HASH, "k", ONE);
