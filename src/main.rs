@@ -109,7 +109,11 @@ fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), St
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
     service::starting(server::longest_start(config));
-    let mut running = server::start(config, inherited)?;
+    let mut running = server::start(config, inherited, |longest| {
+        service::starting(longest);
+        // Kept signals are followed here, too: a migration may take longer than whoever sends them wants to wait.
+        signals.pending().all(|signal| signal == SIGHUP)
+    })?;
     eprintln!("{}", running.ready_line);
     service::ready(&running.ready_line);
     service::watch(Pulse::new(running.inboxes()));

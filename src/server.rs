@@ -39,7 +39,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -53,10 +53,10 @@ const WORKERS_END: Duration = Duration::from_secs(5);
 /// What is added where a service manager is told how long something may take: it kills who takes longer.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// How long [`start`] may take at most.
+/// How long [`start`] may take at most before it ends or says that it takes longer.
 pub fn longest_start(config: &Config) -> Duration {
     let own = if config.database_url.is_none() { managed::LONGEST_START } else { Duration::ZERO };
-    own + FIRST_ANSWER + MARGIN
+    own + 2 * FIRST_ANSWER + MARGIN
 }
 
 /// A server that serves.
@@ -113,8 +113,14 @@ impl Stopper {
     }
 }
 
-/// Starts a server. An error is one line with the cause and the remedy.
-pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
+/// Starts a server. An error is one line with the cause and the remedy. `takes_longer` is called again and again
+/// while migrations that take long are applied, each time with how long it may be until it is called again; where it says
+/// false, nobody wants the server any more.
+pub fn start(
+    config: &Config,
+    inherited: Inherited,
+    takes_longer: impl FnMut(Duration) -> bool,
+) -> Result<Running, String> {
     allow_many_descriptors();
     if rustix::process::geteuid().is_root() {
         log::warn!(
@@ -139,7 +145,7 @@ pub fn start(config: &Config, inherited: Inherited) -> Result<Running, String> {
     let sessions = readers + writers + 1;
     let (database, managed) = open_database(config, address, sessions)?;
     let database = database.cached_in(Arc::clone(&engine));
-    let about = about(&database)?;
+    let about = about(&database, takes_longer)?;
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
     let clock = Clock::start();
@@ -378,29 +384,63 @@ fn open_database(
     Ok((database, managed))
 }
 
+/// How far a database is on its way to be ready.
+enum Preparing {
+    /// There are migrations to apply.
+    Migrates,
+    Done(Result<About, store::Error>),
+}
+
 /// Makes the database ready. A server that takes the connection and then says nothing is an error, not a hang.
-fn about(database: &Postgres) -> Result<About, String> {
+fn about(database: &Postgres, takes_longer: impl FnMut(Duration) -> bool) -> Result<About, String> {
     let (sender, receiver) = mpsc::channel();
     let database = database.clone();
     thread::Builder::new()
         .name("prepare".into())
-        .spawn(move || sender.send(prepare(&database)))
+        .spawn(move || {
+            // Nobody listens any more to who was given up.
+            let done = prepare(&database, || drop(sender.send(Preparing::Migrates)));
+            drop(sender.send(Preparing::Done(done)));
+        })
         .map_err(|e| cannot_start_thread(&e))?;
     let unusable = |cause: String| {
         let remedy = remedy(&cause);
         format!("cannot use the database (--database-url): {cause}; {remedy}")
     };
-    match receiver.recv_timeout(FIRST_ANSWER) {
-        Ok(result) => result.map_err(|e| unusable(e.to_string())),
-        Err(_) => Err(unusable(format!("no answer within {} s", FIRST_ANSWER.as_secs()))),
+    wait_for(&receiver, FIRST_ANSWER, takes_longer).map_err(unusable)
+}
+
+/// Waits for so long, and for migrations without end: whoever gave them up would begin anew with them.
+fn wait_for(
+    receiver: &mpsc::Receiver<Preparing>,
+    limit: Duration,
+    mut takes_longer: impl FnMut(Duration) -> bool,
+) -> Result<About, String> {
+    let (mut migrates, mut said) = (false, false);
+    loop {
+        match receiver.recv_timeout(limit) {
+            Ok(Preparing::Done(result)) => return result.map_err(|e| e.to_string()),
+            Ok(Preparing::Migrates) => migrates = true,
+            Err(RecvTimeoutError::Timeout) if migrates => {
+                if !std::mem::replace(&mut said, true) {
+                    log::info!("migrations are being applied: the more rows there are, the longer it takes");
+                }
+                if !takes_longer(limit + MARGIN) {
+                    return Err("told to stop before its migrations were applied".into());
+                }
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Err(format!("no answer within {} s", limit.as_secs()));
+            }
+        }
     }
 }
 
 /// A server that is starting, or recovers from a crash, says so: it is given a moment instead of taken for unusable.
-fn prepare(database: &Postgres) -> Result<About, store::Error> {
+fn prepare(database: &Postgres, migrates: impl Fn()) -> Result<About, store::Error> {
     let until = Instant::now() + FIRST_ANSWER.mul_f32(0.9);
     loop {
-        match database.prepare() {
+        match database.prepare(&migrates) {
             Err(error) if is_passing(&error.to_string()) && Instant::now() < until => {
                 thread::sleep(FIRST_PAUSE)
             }
@@ -424,6 +464,7 @@ fn remedy(cause: &str) -> &'static str {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
         _ if cause.contains("encoded in") => "choose another database",
+        _ if cause.contains("told to stop") => "the next start begins anew with them",
         _ if cause.contains("TLS") => {
             "check sslmode and sslrootcert in the URL, and the server's certificate and its setting ssl"
         }
@@ -455,4 +496,31 @@ fn max_sockets(loops: usize, sessions: usize, listeners: usize) -> usize {
 
 fn cannot_start_thread(error: &io::Error) -> String {
     format!("cannot start a thread: {error}; check the limit on processes (ulimit -u)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_waited_for_and_silence_is_not() {
+        let (sender, receiver) = mpsc::channel();
+        let no_time = Duration::ZERO;
+        let silence = wait_for(&receiver, no_time, |_| panic!("nothing was begun"));
+        assert_eq!(silence, Err("no answer within 0 s".to_owned()));
+        sender.send(Preparing::Migrates).unwrap();
+        let (mut told, about) = (0, About { version: "15".into() });
+        let result = wait_for(&receiver, no_time, |longer| {
+            assert_eq!(longer, MARGIN);
+            told += 1;
+            if told == 5 {
+                sender.send(Preparing::Done(Ok(about.clone()))).unwrap();
+            }
+            true
+        });
+        assert_eq!((result, told), (Ok(about), 5));
+        // Nobody wants it any more.
+        sender.send(Preparing::Migrates).unwrap();
+        assert!(wait_for(&receiver, no_time, |_| false).unwrap_err().contains("told to stop"));
+    }
 }

@@ -135,6 +135,32 @@ fn only_the_same_instance_is_ended() {
     assert_eq!(fenced.postgresql.database().text(backends, &[&fenced.listen]), before);
 }
 
+/// An index on many rows takes longer than any statement on data may, and so does the wait for another server that makes it.
+#[test]
+fn no_time_limit_of_statements_holds_for_migrations() {
+    let database = Database::new();
+    let mut sql = database.connect();
+    let name = database.text("SELECT current_database()::text", &[]).unwrap();
+    sql.batch_execute(&format!("ALTER DATABASE {name} SET lock_timeout = '1s'")).unwrap();
+    sql.batch_execute(
+        "CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen VALUES (tg_tag, current_setting('statement_timeout'), current_setting('lock_timeout'));
+         END $$;
+         CREATE TABLE seen (command text, statement_timeout text, lock_timeout text);
+         CREATE EVENT TRIGGER look ON ddl_command_start EXECUTE FUNCTION look()",
+    )
+    .unwrap();
+    let server = Server::start_on(&database, &["--request-timeout", "1s"]);
+    assert_eq!(server.connect().put("k", "v").status, 201);
+    let limits = |command: &str| {
+        let limits = "SELECT string_agg(DISTINCT statement_timeout || ' ' || lock_timeout, ', ') FROM seen WHERE command = $1";
+        database.text(limits, &[&command])
+    };
+    for command in ["CREATE TABLE", "ALTER TABLE", "CREATE INDEX"] {
+        assert_eq!(limits(command).as_deref(), Some("0 0"), "{command}");
+    }
+}
+
 #[test]
 fn a_migration_that_is_cut_off_keeps_nobody_out() {
     let postgresql = Postgresql::start_new();

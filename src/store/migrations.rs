@@ -15,11 +15,16 @@ const MIGRATIONS: [(&str, &str); 3] = [
 const LOCK: i64 = 0x686f_7472_6f77;
 
 /// Applies what is missing, and says how many that was. A server that finds everything applied creates nothing and needs no right to.
-pub fn apply(client: &mut Client) -> Result<usize, Error> {
+/// `begins` is called when there is something: from then on it takes as long as the table is large.
+pub fn apply(client: &mut Client, begins: impl FnOnce()) -> Result<usize, Error> {
     if applied(client)? == MIGRATIONS.len() {
         return Ok(0);
     }
+    begins();
     let mut transaction = client.transaction()?;
+    // What limits a statement on data, or a wait of somebody's role, is no measure of an index on all rows, nor of a wait
+    // for the server that makes it: a migration that is broken off begins anew at every start, and never ends.
+    transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
     // Whoever is cut off from here on leaves a backend behind that waits for its next statement, with the lock.
     transaction.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '5s'")?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;

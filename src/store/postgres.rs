@@ -106,11 +106,11 @@ impl Postgres {
 
     /// Applies the migrations that are missing, and says how many that was.
     pub fn migrate(&self) -> Result<usize, Error> {
-        Ok(self.open_migrated()?.1)
+        Ok(self.open_migrated(|| ())?.1)
     }
 
     /// A connection to a database of the right encoding with every migration applied, and how many that took.
-    fn open_migrated(&self) -> Result<(Client, usize), Error> {
+    fn open_migrated(&self, migrates: impl FnOnce()) -> Result<(Client, usize), Error> {
         let Opened { mut client, patience, .. } = self.open()?;
         // A migration may take its time.
         patience.end();
@@ -121,14 +121,15 @@ impl Postgres {
             );
             return Err(Error::NotSent(message));
         }
-        let applied = migrations::apply(&mut client).map_err(sort)?;
+        let applied = migrations::apply(&mut client, migrates).map_err(sort)?;
         Ok((client, applied))
     }
 
     /// Makes the database ready for this process: right encoding, migrations applied, and no backend left that an
-    /// earlier process of this instance had sent something with.
-    pub fn prepare(&self) -> Result<About, Error> {
-        let (mut client, _) = self.open_migrated()?;
+    /// earlier process of this instance had sent something with. `migrates` is called when there are migrations to apply,
+    /// which takes as long as it takes.
+    pub fn prepare(&self, migrates: impl FnOnce()) -> Result<About, Error> {
+        let (mut client, _) = self.open_migrated(migrates)?;
         let deadline = Instant::now() + END_BACKEND;
         loop {
             let sql = include_str!("../../sql/end_instance.sql");
