@@ -463,6 +463,7 @@ fn remedy(cause: &str) -> &'static str {
         _ if cause.contains("42501") || cause.contains("3F000") => {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
+        _ if cause.contains("pg_stat_activity hides") => "then start hotrow again",
         _ if cause.contains("encoded in") => "choose another database",
         _ if cause.contains("told to stop") => "the next start begins anew with them",
         _ if cause.contains("TLS") => {

@@ -149,6 +149,24 @@ fn a_table_that_may_not_be_made_is_refused() {
     refused(&with_database(&guest), &[], 1, &["permission denied", "grant"]);
 }
 
+/// Who acts in another role does not see its own session, and could never make sure that it has ended.
+#[test]
+fn a_role_that_acts_in_another_one_is_refused() {
+    let database = Database::new();
+    let mut client = database.connect();
+    let roles = "CREATE ROLE the_owner; CREATE ROLE the_login LOGIN IN ROLE the_owner; GRANT CREATE ON SCHEMA public TO the_owner;
+                 ALTER ROLE the_login SET role = the_owner";
+    client.batch_execute(roles).unwrap();
+    let url = database.url.replace("user=hotrow", "user=the_login");
+    let parts = ["pg_stat_activity hides", "ALTER ROLE the_login RESET role", "GRANT the_owner TO the_login"];
+    refused(&with_database(&url), &[], 1, &parts);
+    refused(&["migrate", "--database-url", &url], &[], 1, &parts);
+    // As it is told to.
+    client.batch_execute("ALTER ROLE the_login RESET role; GRANT the_owner TO the_login").unwrap();
+    let server = Server::start_on(&Database { url }, &[]);
+    assert_eq!(server.connect().put("k", "v").status, 201);
+}
+
 #[test]
 fn a_data_folder_that_cannot_be_used_is_refused() {
     let dir = tempfile::tempdir().unwrap();

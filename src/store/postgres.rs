@@ -194,7 +194,10 @@ impl Postgres {
                     .into(),
             );
         }
-        let backend = Backend { pid: row.get("pid"), started: row.get("started") };
+        let Some(started) = row.get("started") else {
+            return Err(Error::NotSent(hidden(row.get("login"), row.get("role"))));
+        };
+        let backend = Backend { pid: row.get("pid"), started };
         // What is not PostgreSQL itself may not know it: then nothing is compared.
         let timeline = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
         let timeline = timeline.and_then(|row| u32::from_str_radix(row.get(0), 16).ok());
@@ -290,6 +293,13 @@ impl Timeline {
     fn is_left_behind(&self) -> bool {
         self.own < self.newest.load(Ordering::Relaxed)
     }
+}
+
+/// What is said where PostgreSQL hides a session from itself: nobody could make sure that it is gone.
+fn hidden(login: &str, role: &str) -> String {
+    format!(
+        "pg_stat_activity hides the session of {login} from the role {role} that it acts in, so that a lost write could never          be settled: ALTER ROLE {login} RESET role, and GRANT {role} TO {login} instead"
+    )
 }
 
 /// A backend process of one server: the pid alone could be another's by the time it is looked for.
