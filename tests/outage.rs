@@ -287,6 +287,25 @@ fn a_server_behind_a_socket_file_that_does_not_answer_is_as_good_as_none() {
     });
 }
 
+/// The look at a row before a write that depends on it is waited for like any statement.
+#[test]
+fn a_server_behind_a_socket_file_that_does_not_answer_a_look_is_as_good_as_none() {
+    let postgresql = Postgresql::start_new();
+    let server = start_on_socket_file_of(&postgresql);
+    let mut client = server.connect();
+    let condition = "If-Match: *\r\n";
+    assert_eq!(client.put("k", "old").status, 201);
+    assert_eq!(client.request("PUT", "/kv/k", condition, b"new").status, 200);
+    let frozen = postgresql.freeze();
+    let outcome = client.request("PUT", "/kv/k", condition, b"newer").outcome();
+    assert_eq!(outcome, "504 outcome-unknown");
+    wait_until("writes are refused at once", || client.put("polled", "v").outcome() == "503 database-down");
+    assert!(is_down(&server));
+    drop(frozen);
+    wait_until("it is taken for there again", || !is_down(&server));
+    assert_eq!(client.put("other", "value").status, 201);
+}
+
 /// Ends every session of the server's, and waits until it is gone.
 fn end_sessions(postgresql: &Postgresql) {
     let mut sql = postgresql.connect();

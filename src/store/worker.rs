@@ -46,10 +46,17 @@ impl<S> Counted<S> {
     /// Times one statement that does so many jobs.
     pub fn timed<R>(&mut self, jobs: usize, execute: impl FnOnce(&mut S) -> R) -> R {
         let started = Instant::now();
-        let result = while_asking(&self.work, self.clock, || execute(&mut self.session));
+        let result = self.asked(execute);
         self.work.statement.observe_duration(started.elapsed());
         self.work.batch.observe(jobs as u64, 1);
         result
+    }
+}
+
+impl<S> Counted<S> {
+    /// Asks something that is none of the statements that are counted: a look before one. It is waited for all the same.
+    pub fn asked<R>(&mut self, ask: impl FnOnce(&mut S) -> R) -> R {
+        while_asking(&self.work, self.clock, || ask(&mut self.session))
     }
 }
 

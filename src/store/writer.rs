@@ -422,7 +422,10 @@ impl<C: Connector> Writer<C> {
         let deletes: Vec<&str> =
             batch.keys().filter(|key| key.last().is_none()).map(|key| key.key()).collect();
         let now_ms = self.shared.clock.now_ms();
-        let rows = if deletes.is_empty() { Ok(Vec::new()) } else { session.read(&deletes, now_ms) };
+        let rows = match deletes[..] {
+            [] => Ok(Vec::new()),
+            _ => session.asked(|session| session.read(&deletes, now_ms)),
+        };
         let Ok(rows) = rows else { return Err(batch) };
         let mut rows = rows.into_iter();
         let now_ms = self.shared.clock.now_ms();

@@ -188,7 +188,7 @@ impl<C: Connector> Writer<C> {
         }
         let session = self.session.as_mut().expect("connected above");
         let keys: Vec<&str> = parts.iter().map(|part| part.key).collect();
-        let rows = match session.look(&keys, now_ms) {
+        let rows = match session.asked(|session| session.look(&keys, now_ms)) {
             Ok(rows) => rows,
             // Nothing was sent that changes anything.
             Err(Error::NotSent(_) | Error::Lost(_)) => {
