@@ -4,7 +4,7 @@ use crate::support::{Client, Server, wait_until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs;
 use std::net::TcpStream;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +85,41 @@ fn a_killed_postgresql_is_brought_back_and_has_lost_nothing() {
     let server = Server::spawn(command(&data, &[]));
     let mut client = server.connect();
     assert_eq!((client.get("before").text(), client.get("after").text()), ("value".into(), "value".into()));
+}
+
+/// A number of a process outlives the process in a file, and another process may have it then.
+#[test]
+fn whoever_has_the_number_of_a_postgresql_that_is_gone_is_left_alone() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    let left = postmaster(&data);
+    server.kill();
+    let file = data.join("postgres/postmaster.pid");
+    let text = fs::read_to_string(&file).unwrap();
+    kill_process(left, Signal::QUIT).unwrap();
+    wait_until("PostgreSQL has ended", || !is_alive(left));
+    // A stranger who may be signalled by it.
+    let mut stranger = Command::new("sleep");
+    if let Some(owner) = hotrow::store::managed::binaries::owner().unwrap() {
+        stranger.uid(owner.uid).gid(owner.gid);
+    }
+    let mut stranger = stranger.arg("600").current_dir("/").spawn().unwrap();
+    let rest = text.split_once('\n').unwrap().1;
+    let owner = fs::metadata(data.join("postgres")).unwrap();
+    fs::write(&file, format!("{}\n{rest}", stranger.id())).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    let output = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]).output().unwrap();
+    // PostgreSQL takes no risk with its data, and says what is the matter.
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.lines().last().unwrap().contains("postmaster.pid"), "{stderr}");
+    assert!(stranger.try_wait().unwrap().is_none(), "it was signalled");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    let server = Server::spawn(command(&data, &[]));
+    assert_eq!(server.connect().get("k").text(), "v");
 }
 
 #[test]

@@ -17,8 +17,10 @@ pub mod binaries;
 use binaries::{Binaries, Owner};
 use postgres::{Config, NoTls};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -200,7 +202,13 @@ impl Shared {
 
     /// Ends the PostgreSQL that a killed hotrow has left running.
     fn stop_leftover(&self) -> Result<(), String> {
-        if !self.cluster.join("postmaster.pid").exists() {
+        let file = self.cluster.join("postmaster.pid");
+        let Ok(text) = fs::read_to_string(&file) else { return Ok(()) };
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        if !pid.is_some_and(|pid| is_postmaster(pid, &self.cluster)) {
+            // It was left by a PostgreSQL that has ended in no good order, with all else on this machine perhaps. `pg_ctl` would
+            // signal whoever has that number now; PostgreSQL itself judges what it finds.
+            log::debug!("{} is of no PostgreSQL that runs", file.display());
             return Ok(());
         }
         if run(self.command("pg_ctl").arg("status").arg("-D").arg(&self.cluster)).is_err() {
@@ -351,6 +359,25 @@ impl Shared {
         if let Some(pid) = pid {
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
+    }
+}
+
+/// Whether this process is the PostgreSQL of this cluster: a number alone may be another's by now.
+fn is_postmaster(pid: u32, cluster: &Path) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let Ok(arguments) = fs::read(process.join("cmdline")) else { return false };
+    let mut arguments =
+        arguments.split(|byte| *byte == 0).map(|argument| Path::new(OsStr::from_bytes(argument)));
+    let program = arguments.next().and_then(Path::file_name);
+    if !program.is_some_and(|name| name == "postgres" || name == "postmaster") {
+        return false;
+    }
+    let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    match (id(&process.join("cwd")), id(cluster)) {
+        // It works in its folder, whatever that was called when it was started.
+        (Ok(folder), Ok(cluster)) => folder == cluster,
+        // Root without CAP_SYS_PTRACE, as in a container, may not look there (proc(5)): what it was started with it may.
+        _ => arguments.any(|argument| argument == cluster),
     }
 }
 
