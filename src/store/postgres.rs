@@ -298,7 +298,7 @@ impl Timeline {
 /// What is said where PostgreSQL hides a session from itself: nobody could make sure that it is gone.
 fn hidden(login: &str, role: &str) -> String {
     format!(
-        "pg_stat_activity hides the session of {login} from the role {role} that it acts in, so that a lost write could never          be settled: ALTER ROLE {login} RESET role, and GRANT {role} TO {login} instead"
+        "pg_stat_activity hides the session of {login} from the role {role} that it acts in, so that a lost write could never be settled: ALTER ROLE {login} RESET role, and GRANT {role} TO {login} instead"
     )
 }
 
