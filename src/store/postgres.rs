@@ -216,9 +216,7 @@ impl Postgres {
         }
         Ok(Opened { client, backend, timeline, patience })
     }
-}
 
-impl Postgres {
     /// A server writes on this timeline. Where that is a newer one than any before, its server may have been promoted
     /// without the last commits of the other: rows that were cached of them are rows that are not there.
     fn found(&self, timeline: u32) {
