@@ -37,7 +37,8 @@ const LONG_VERSION: &str = concat!(
 
 /// Serves the hot rows of a PostgreSQL table over HTTP/1.1.
 #[derive(Debug, Parser)]
-#[command(name = "hotrow", version = VERSION, long_version = LONG_VERSION, args_conflicts_with_subcommands = true)]
+#[command(name = "hotrow", version = VERSION, long_version = LONG_VERSION, args_conflicts_with_subcommands = true,
+          allow_negative_numbers = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -117,7 +118,8 @@ pub struct Ready {
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Where data is served; port 0 picks a free one
-    #[arg(long, env = "HOTROW_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "HOTROW_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8080",
+          value_parser = values::listen)]
     pub listen: SocketAddr,
 
     /// Where /livez, /readyz, /metrics, /config and /version are served, or off
@@ -246,7 +248,7 @@ pub struct Config {
     pub log_format: LogFormat,
 
     /// What is logged on stderr: error, warn, info, debug, trace or off
-    #[arg(long, env = "HOTROW_LOG_LEVEL", value_name = "L", default_value = "info")]
+    #[arg(long, env = "HOTROW_LOG_LEVEL", value_name = "L", default_value = "info", value_parser = values::log_level)]
     pub log_level: log::LevelFilter,
 
     /// All of them as they were given, and where
@@ -452,6 +454,9 @@ mod tests {
     fn a_bad_value_is_one_line_that_names_the_flag_and_the_rule() {
         for (arguments, parts) in [
             (&["--listen", "8080"][..], ["--listen", "8080"]),
+            (&["--listen", "localhost:8080"], ["--listen", "IP:PORT"]),
+            (&["--db-writers", "-1"], ["--db-writers", "1..="]),
+            (&["serve", "--db-writers", "-1"], ["--db-writers", "1..="]),
             (&["--cache-bytes", "1MB"], ["--cache-bytes", "KiB"]),
             (&["--cache-bytes", "99999999999GiB"], ["--cache-bytes", "size"]),
             (&["--max-value-bytes", "0"], ["--max-value-bytes", "from 1"]),
@@ -476,7 +481,7 @@ mod tests {
                 ["--cors-allow-origin", "alone"],
             ),
             (&["--admin-listen", "on"], ["--admin-listen", "off"]),
-            (&["--log-level", "loud"], ["--log-level", "loud"]),
+            (&["--log-level", "loud"], ["--log-level", "error, warn, info"]),
             (&["--no-such-flag"], ["--no-such-flag", "unexpected"]),
             (&["prove"], ["prove", "unrecognized"]),
         ] {

@@ -3,7 +3,7 @@
 use hotrow::commands::Ended;
 use hotrow::config::{self, Invocation, Stop};
 use hotrow::service::{self, Pulse};
-use hotrow::store::conninfo;
+use hotrow::store::conninfo::{self, URL_FORM};
 use hotrow::{commands, logging, server};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -35,6 +35,12 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    if let Some(url) = &config.database_url
+        && let Err(rule) = conninfo::read(url, |name| std::env::var(name).ok())
+    {
+        eprintln!("hotrow: --database-url: {rule}; it looks like {URL_FORM}");
+        return ExitCode::from(USAGE);
+    }
     // Before there is a thread.
     let inherited = server::inherited();
     logging::start(config.log_level, config.log_format);

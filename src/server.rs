@@ -22,6 +22,7 @@ use crate::memory::Bound;
 use crate::metrics::{Counters, Workers};
 use crate::process::Process;
 use crate::store::backend::Backend;
+use crate::store::conninfo::URL_FORM;
 use crate::store::health::{AnswerLimit, Health};
 use crate::store::load::Loads;
 use crate::store::managed::{self, Managed};
@@ -378,9 +379,8 @@ fn open_database(
             (managed.url(), Some(managed))
         }
     };
-    let database = Postgres::new(&url, &instance, config.request_timeout).map_err(|e| {
-        format!("cannot use --database-url: {e}; it looks like postgresql://user:password@host:5432/name")
-    })?;
+    let database = Postgres::new(&url, &instance, config.request_timeout)
+        .map_err(|e| format!("cannot use --database-url: {e}; it looks like {URL_FORM}"))?;
     Ok((database, managed))
 }
 

@@ -97,8 +97,9 @@ fn a_database_that_is_not_there_is_refused() {
     );
     let url = "postgresql://nobody@no-such-host.invalid/nothing";
     refused(&with_database(url), &[], 1, &["--database-url", "check that PostgreSQL runs there"]);
-    refused(&with_database("what is this"), &[], 1, &["--database-url", "postgresql://user:password@host"]);
-    refused(&ANY, &[("DATABASE_URL", "what is this")], 1, &["--database-url"]);
+    refused(&with_database("what is this"), &[], 2, &["--database-url", "postgresql://user:password@host"]);
+    refused(&with_database("mysql://u@h/d"), &[], 2, &["--database-url", "mysql://", "postgresql://"]);
+    refused(&ANY, &[("DATABASE_URL", "what is this")], 2, &["--database-url"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use crate::limits::MAX_VALUE_BYTES;
 use clap::ValueEnum;
+use log::LevelFilter;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -82,6 +83,14 @@ impl Most {
             Most::Off => None,
         }
     }
+}
+
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address is IP:PORT, like 127.0.0.1:8080 or [::1]:8080".into())
+}
+
+pub(super) fn log_level(text: &str) -> Result<LevelFilter, String> {
+    text.parse().map_err(|_| "it is error, warn, info, debug, trace or off".into())
 }
 
 pub(super) fn admin_listen(text: &str) -> Result<Listen, String> {

@@ -10,6 +10,8 @@ use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+/// What a connection string looks like, for who has given another one.
+pub const URL_FORM: &str = "postgresql://user:password@host:5432/name";
 /// libpq's port.
 const PORT: u16 = 5432;
 /// Words of a connection string that are ours to understand.
@@ -28,6 +30,13 @@ pub struct Conninfo {
 /// error is one line, and has no secret in it.
 pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Conninfo, String> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    // The crate would take it for key=value, and say so.
+    if let Some((scheme, _)) = text.split_once("://")
+        && !matches!(scheme, "postgresql" | "postgres")
+        && scheme.chars().all(char::is_alphanumeric)
+    {
+        return Err(format!("{scheme}:// is no scheme of PostgreSQL's"));
+    }
     let (rest, mut words) = take_words(text)?;
     let mut config: Config = rest.parse().map_err(|e| describe(&e))?;
     for (word, name) in [
