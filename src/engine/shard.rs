@@ -229,7 +229,7 @@ impl Shard {
 
     /// Whoever waited no longer does.
     pub fn unwatch(&mut self, hash: u64, key: &str, ticket: Ticket) {
-        self.watchers.remove(hash, key, ticket);
+        self.watchers.remove(hash, key, ticket, &self.hasher);
     }
 
     fn miss<R>(&mut self, hash: u64, key: &str, ticket: Ticket, send: impl FnOnce(ReadId) -> bool) -> Get<R> {
