@@ -456,6 +456,42 @@ fn out_of_descriptors_accepting_pauses_and_goes_on() {
 }
 
 #[test]
+fn a_server_that_is_exactly_full_pauses_only_once_somebody_waits() {
+    let server = Server::start_with_descriptors(100, &["--event-loops", "1"]);
+    let pauses = || server.metric("hotrow_accept_pauses_total");
+    let accepted = || server.metric("hotrow_connections_accepted_total");
+    // The admin connection first. Then one after the other, until one has to wait for a descriptor.
+    assert_eq!(pauses(), 0);
+    let mut clients: Vec<Client> = Vec::new();
+    for round in 0..2 {
+        let before = pauses();
+        let mut waiting = loop {
+            let mut client = server.connect();
+            client.send(request("GET", "/kv/bystander", "", b""));
+            let mut told = (0, 0);
+            wait_until("it is accepted, or accepting pauses", || {
+                told = (accepted(), pauses());
+                told.0 == clients.len() as u64 + 2 + round || told.1 > before
+            });
+            if told.0 == clients.len() as u64 + 1 + round {
+                break client;
+            }
+            // Whoever got in has cost no pause, the last one included: that was counted in the same turn.
+            assert_eq!(told.1, before, "{} connections", clients.len() + 1);
+            assert_eq!(client.response().status, 404);
+            clients.push(client);
+        };
+        assert!(clients.len() > 20, "{} connections are all", clients.len());
+        // It goes on being counted while somebody waits, and whoever waits comes in when another one leaves.
+        wait_until("it goes on", || pauses() > before + 2);
+        drop(clients.pop());
+        assert_eq!(waiting.response().status, 404);
+        clients.push(waiting);
+        // Full again, with nobody in the queue: the second round begins with one more who has to wait.
+    }
+}
+
+#[test]
 fn out_of_descriptors_the_database_can_still_be_reached_again() {
     // The write that the outage interrupts is in doubt for as long as a request may take.
     let server = Server::start_with_descriptors(100, &["--event-loops", "1", "--request-timeout", "2s"]);

@@ -3,8 +3,8 @@
 
 use crate::connection::Role;
 use crate::limits::{ACCEPT_DEFER_MS, ACCEPT_PAUSE_MS, LISTEN_BACKLOG};
-use mio::Token;
 use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +24,8 @@ pub struct Listener {
     pub queue: Queue,
     /// No file descriptor left for connections: not before this time.
     pub paused_until_ms: u64,
+    /// There was no file descriptor left, and poll was asked whether anybody waits for one.
+    asked: bool,
     /// It has paused and not caught up since: said once, not at every pause.
     starved: bool,
     /// The others were given a chance just now.
@@ -63,6 +65,7 @@ impl Listener {
             ready: true,
             queue,
             paused_until_ms: 0,
+            asked: false,
             starved: false,
             deferred: false,
         }
@@ -79,20 +82,33 @@ impl Listener {
         self.deferred
     }
 
-    /// Leaves the kernel's queue alone for a while.
-    pub fn pause(&mut self, now_ms: u64) -> Accept {
+    /// No file descriptor is left. If somebody waits for one, leaves the kernel's queue alone for a while, and says so.
+    ///
+    /// Whether somebody does cannot be told without taking a connection: accept(2) looks for a descriptor first, and
+    /// readiness that was told before may have been about those who are in. So poll is asked to tell it anew (a socket that
+    /// is registered again is reported if it is ready at that time, or once it is): if it does, somebody waits. Without this
+    /// a server that is exactly full would say ten times a second that it lets nobody in.
+    pub fn starve(&mut self, registry: &Registry, now_ms: u64) -> bool {
+        if !std::mem::replace(&mut self.asked, true)
+            && registry.reregister(&mut self.socket, self.token, Interest::READABLE).is_ok()
+        {
+            self.ready = false;
+            return false;
+        }
+        self.asked = false;
         self.paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
         if !std::mem::replace(&mut self.starved, true) {
             log::warn!("no file descriptor left for a new connection (ulimit -n): accepting pauses");
         }
-        Accept::OutOfDescriptors
+        true
     }
 
     /// Takes one connection from the kernel's queue.
-    pub fn accept(&mut self, now_ms: u64) -> Accept {
+    pub fn accept(&mut self) -> Accept {
         loop {
             match self.socket.accept() {
                 Ok((stream, address)) => {
+                    self.asked = false;
                     // Answers are written whole: waiting for more to send with them only delays them.
                     if stream.set_nodelay(true).is_err() {
                         continue;
@@ -100,7 +116,7 @@ impl Listener {
                     return Accept::Stream(stream, address.ip());
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.ready = false;
+                    (self.ready, self.asked) = (false, false);
                     if std::mem::take(&mut self.starved) {
                         log::info!(
                             "there are file descriptors again: everybody who waited has been accepted"
@@ -108,7 +124,7 @@ impl Listener {
                     }
                     return Accept::None;
                 }
-                Err(e) if is_out_of_descriptors(&e) => return self.pause(now_ms),
+                Err(e) if is_out_of_descriptors(&e) => return Accept::OutOfDescriptors,
                 // accept(2): errors of the new connection itself are reported here too; try the next.
                 Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::ConnectionAborted => {}
                 Err(e) => {

@@ -349,14 +349,18 @@ impl EventLoop {
                 let accept = if self.here.shared.sockets.load(Ordering::Relaxed)
                     < self.here.shared.max_sockets + reserve
                 {
-                    listener.accept(self.here.now_ms)
+                    listener.accept()
                 } else {
-                    listener.pause(self.here.now_ms)
+                    Accept::OutOfDescriptors
                 };
                 match accept {
                     Accept::Stream(stream, address) => self.open(stream, address, role),
                     Accept::None => break,
-                    Accept::OutOfDescriptors => self.here.counters.accept_pauses.add(1),
+                    Accept::OutOfDescriptors => {
+                        let pauses = listener.starve(self.poll.registry(), self.here.now_ms);
+                        self.here.counters.accept_pauses.add(u64::from(pauses));
+                        break;
+                    }
                 }
             }
         }
