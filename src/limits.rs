@@ -90,10 +90,14 @@ pub const EVENTS_A_TURN: usize = 1024;
 /// Replies taken from the inbox in one turn.
 pub const REPLIES_A_TURN: usize = 1024;
 
-/// Connections over `--max-connections` that are told so with a 503; beyond these they are closed without a word.
+/// Connections over `--max-connections` that one loop tells so with a 503 at a time; beyond these they are closed without a word.
 pub const TURNED_AWAY: usize = 64;
 /// Connections to the admin socket; more are turned away.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// A page of the admin socket, for [`crate::memory`]: without what it says of each loop, and that.
+pub const ADMIN_PAGE_BYTES: usize = 64 * 1024;
+/// See [`ADMIN_PAGE_BYTES`].
+pub const ADMIN_LOOP_BYTES: usize = 512;
 /// File descriptors that connections leave to everything else, so that a database that was away can be reached again
 /// (the `postgres` crate dies where it finds none): to the process, to each loop, and to each session.
 pub const OWN_DESCRIPTORS: usize = 16;
@@ -125,10 +129,18 @@ pub const CORS_MAX_AGE_S: u32 = 7_200;
 /// Requests of one shard's keys that wait for reads, those of clients that have gone meanwhile included: more are
 /// answered 503.
 pub const WAITERS_A_SHARD: usize = 65_536;
-/// Connections waiting for keys of one shard to change: more are answered 503.
+/// The same over all shards, however many there are: more are answered 503.
+pub const WAITERS: usize = 64 * WAITERS_A_SHARD;
+/// Connections waiting for keys of one shard to change: more are answered 503. Over all shards they are no more than there
+/// are connections.
 pub const WATCHERS_A_SHARD: usize = 65_536;
-/// Engine shards, at most. A power of two.
+/// Engine shards of a cache that is not large. A power of two, and so is the next.
 pub const SHARDS: usize = 64;
+/// The same at most.
+pub const SHARDS_MOST: usize = 4_096;
+/// A larger cache has as many shards as keep each of them within so many bytes: a shard's index grows in one piece, while its
+/// lock is held.
+pub const SHARD_BYTES: usize = 4 * 1024 * 1024;
 /// A shard holds at least this many of the largest values; a small cache has fewer shards for it.
 pub const LARGEST_VALUES_A_SHARD: usize = 4;
 /// The share of a shard's bytes that entries for absent keys may take: one in this many.

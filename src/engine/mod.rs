@@ -8,12 +8,12 @@ pub mod ghosts;
 pub mod shard;
 mod watchers;
 
-use crate::limits::{LARGEST_VALUES_A_SHARD, SHARDS};
+use crate::limits::{LARGEST_VALUES_A_SHARD, SHARD_BYTES, SHARDS, SHARDS_MOST};
 use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use shard::Shard;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// A value: text, shared by cache, replies and answers.
 pub type Value = Arc<str>;
@@ -50,11 +50,13 @@ pub struct Engine {
     waits: AtomicU64,
 }
 
-/// How many shards there are: a power of two, and fewer where a shard would hold too few of the largest values.
+/// How many shards there are: a power of two, more for a large cache, and fewer where a shard would hold too few of the
+/// largest values.
 pub fn shards(cache_bytes: usize, max_value_bytes: usize) -> usize {
+    let most = cache_bytes.div_ceil(SHARD_BYTES).clamp(SHARDS, SHARDS_MOST).next_power_of_two();
     match cache_bytes / (max_value_bytes * LARGEST_VALUES_A_SHARD).max(1) {
         0 => 1,
-        n => (1 << n.ilog2()).min(SHARDS),
+        n => (1 << n.ilog2()).min(most),
     }
 }
 
@@ -86,7 +88,8 @@ impl Engine {
     /// The same with a given hasher, for runs that must repeat.
     pub fn with_hasher(cache_bytes: usize, max_value_bytes: usize, hasher: RandomState) -> Engine {
         let count = shards(cache_bytes, max_value_bytes);
-        let shard = || Mutex::new(Shard::new(cache_bytes / count, hasher.clone()));
+        let waiters = Arc::new(AtomicUsize::new(0));
+        let shard = || Mutex::new(Shard::new(cache_bytes / count, hasher.clone(), Arc::clone(&waiters)));
         Engine { shards: (0..count).map(|_| shard()).collect(), hasher, waits: AtomicU64::new(0) }
     }
 
@@ -170,7 +173,10 @@ mod tests {
             (16 << 20, 1 << 20, 4),
             (1 << 10, 1 << 20, 1),
             (0, 1, 1),
-            (1 << 40, 1, 64),
+            (1 << 30, 1 << 20, 256),
+            (4 << 30, 1 << 20, 1_024),
+            (4 << 30, 1 << 30, 1),
+            (1 << 40, 1, 4_096),
         ] {
             assert_eq!(shards(cache_bytes, max_value_bytes), count);
         }

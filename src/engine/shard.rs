@@ -22,10 +22,12 @@ use super::Stats;
 use super::cache::Cache;
 pub use super::cache::{Held, Known};
 use super::watchers::Watchers;
-use crate::limits::WAITERS_A_SHARD;
+use crate::limits::{WAITERS, WAITERS_A_SHARD};
 use crate::token::Ticket;
 use ahash::RandomState;
 use hashbrown::HashTable;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where one read of the database belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,8 @@ pub struct Shard {
     next_read: u64,
     /// Over all flights. Whoever goes away while it waits stays here until its read ends.
     waiters: usize,
+    /// Those of all shards.
+    all_waiters: Arc<AtomicUsize>,
     late_fills: u64,
     in_doubt: usize,
     /// A bug for the simulation to find.
@@ -156,8 +160,8 @@ pub enum PlantedBug {
 }
 
 impl Shard {
-    /// An empty shard. `hasher` must be the one that makes the `hash` arguments.
-    pub fn new(cache_bytes: usize, hasher: RandomState) -> Shard {
+    /// An empty shard. `hasher` must be the one that makes the `hash` arguments; all shards count their waiters together.
+    pub fn new(cache_bytes: usize, hasher: RandomState, all_waiters: Arc<AtomicUsize>) -> Shard {
         Shard {
             cache: Cache::new(cache_bytes, hasher.clone()),
             hasher,
@@ -165,6 +169,7 @@ impl Shard {
             watchers: Watchers::default(),
             next_read: 0,
             waiters: 0,
+            all_waiters,
             late_fills: 0,
             in_doubt: 0,
             #[cfg(test)]
@@ -233,15 +238,25 @@ impl Shard {
     }
 
     fn miss<R>(&mut self, hash: u64, key: &str, ticket: Ticket, send: impl FnOnce(ReadId) -> bool) -> Get<R> {
-        if self.waiters < WAITERS_A_SHARD
+        if self.has_room_for_waiters()
             && let Some(flight) = find_flight(&mut self.flights, hash, key)
             && let Some(read) = flight.reads.last_mut().filter(|read| read.owns_flight)
         {
             read.waiters.push(ticket);
-            self.waiters += 1;
+            self.count_waiter();
             return Get::Joined;
         }
         self.read(hash, key, ticket, false, send)
+    }
+
+    /// Threads that look here at the same moment may each let one in.
+    fn has_room_for_waiters(&self) -> bool {
+        self.waiters < WAITERS_A_SHARD && self.all_waiters.load(Ordering::Relaxed) < WAITERS
+    }
+
+    fn count_waiter(&mut self) {
+        self.waiters += 1;
+        self.all_waiters.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sends a read. It takes the flight from every earlier one, unless it is not to be cached.
@@ -253,7 +268,7 @@ impl Shard {
         uncached: bool,
         send: impl FnOnce(ReadId) -> bool,
     ) -> Get<R> {
-        if self.waiters >= WAITERS_A_SHARD {
+        if !self.has_room_for_waiters() {
             return Get::TooManyWaiters;
         }
         let id = ReadId(self.next_read);
@@ -261,7 +276,7 @@ impl Shard {
             return Get::NotSent;
         }
         self.next_read += 1;
-        self.waiters += 1;
+        self.count_waiter();
         let flight = self.flight(hash, key);
         let owns_flight = flight.doubts == 0 && !uncached;
         let read = Read { id, waiters: vec![ticket], owns_flight, uncached };
@@ -288,6 +303,7 @@ impl Shard {
         let Some(at) = flight.reads.iter().position(|read| read.id == id) else { return Vec::new() };
         let read = flight.reads.remove(at);
         self.waiters -= read.waiters.len();
+        self.all_waiters.fetch_sub(read.waiters.len(), Ordering::Relaxed);
         match found {
             Some(row) if read.owns_flight => self.cache.put(hash, key, row.as_ref(), as_of_s),
             Some(_) => {

@@ -11,7 +11,7 @@ fn ticket(job: u32) -> Ticket {
 }
 
 fn shard() -> Shard {
-    Shard::new(10_000, RandomState::with_seeds(1, 2, 3, 4))
+    Shard::new(10_000, RandomState::with_seeds(1, 2, 3, 4), Arc::default())
 }
 
 /// What a GET leads to, and the read it sent.
@@ -118,6 +118,22 @@ fn so_many_may_wait_and_no_more() {
     assert_eq!(other, Get::TooManyWaiters);
     assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None, 0).len(), WAITERS_A_SHARD);
     assert_eq!(get(&mut shard, 1).0, Get::Waiting);
+}
+
+#[test]
+fn so_many_may_wait_over_all_shards() {
+    let all = Arc::new(AtomicUsize::new(0));
+    let shard = || Shard::new(10_000, RandomState::with_seeds(1, 2, 3, 4), Arc::clone(&all));
+    let (mut one, mut two) = (shard(), shard());
+    let (_, read) = get(&mut one, 0);
+    assert_eq!(get(&mut one, 1), (Get::Joined, None));
+    // The others have all places but these.
+    all.fetch_add(WAITERS - 2, Ordering::Relaxed);
+    assert_eq!(get(&mut two, 2).0, Get::TooManyWaiters);
+    assert_eq!(one.read_done(HASH, "k", read.unwrap(), None, 0).len(), 2);
+    let (_, read) = get(&mut two, 2);
+    assert_eq!(two.read_done(HASH, "k", read.unwrap(), None, 0).len(), 1);
+    assert_eq!(all.load(Ordering::Relaxed), WAITERS - 2);
 }
 
 #[test]
