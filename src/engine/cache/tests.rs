@@ -88,6 +88,53 @@ fn what_is_written_again_in_other_sizes_pushes_nothing_out() {
     assert_eq!((cache.len(), cache.evicted()), (100, [0; 3]));
 }
 
+/// Making room and tidying up share what one call may move.
+#[test]
+fn one_call_moves_so_many_bytes_and_no_more() {
+    let (mut cache, hasher) = cache(2_000_000);
+    let places = |cache: &Cache| -> HashMap<Vec<u8>, Position> {
+        cache.index.iter().map(|at| (cache.arena.key(*at).to_vec(), *at)).collect()
+    };
+    let moved_bytes = |cache: &Cache, before: &HashMap<Vec<u8>, Position>| -> usize {
+        let moved =
+            cache.index.iter().filter(|at| before.get(cache.arena.key(**at)).is_some_and(|was| was != *at));
+        moved.map(|at| cache.arena.header(*at).record_bytes()).sum()
+    };
+    let hash = |key: &str| hasher.hash_one(key.as_bytes());
+    // So many values that there is no room for one more, and all of them are used.
+    let value = record(&"v".repeat(1_900), 1);
+    for i in 0.. {
+        let key = format!("value {i}");
+        cache.put(hash(&key), &key, Some(&value), 0);
+        cache.get(hash(&key), &key, 0);
+        if cache.value_bytes() + 3_000 > cache.capacity_bytes {
+            break;
+        }
+    }
+    // Absent keys, the newest of which are forgotten until the older ones are moved for it, and not all of them by one call.
+    let absent = |i: usize| format!("{i:01000}");
+    for i in 0..190 {
+        cache.put(hash(&absent(i)), &absent(i), None, 0);
+    }
+    let mut before = places(&cache);
+    let mut last = 190;
+    while moved_bytes(&cache, &before) == 0 {
+        before = places(&cache);
+        last -= 1;
+        cache.forget(hash(&absent(last)), &absent(last));
+    }
+    let most = MOVED_BYTES + LONGEST_BYTES;
+    assert!((MOVED_BYTES..most).contains(&moved_bytes(&cache, &before)));
+    // Room is made by moving as much as one call may, and the rest of the absent ones is left for another.
+    for i in 0..4 {
+        let before = places(&cache);
+        let key = format!("more {i}");
+        cache.put(hash(&key), &key, Some(&record(&"v".repeat(3_000), 1)), 0);
+        let moved = moved_bytes(&cache, &before);
+        assert!(moved < most && (i > 0 || moved >= MOVED_BYTES), "{moved} by put {i}");
+    }
+}
+
 proptest! {
     /// Against a plain map: the cache may know less, but never something else, and never more than its bytes.
     #[test]
