@@ -5,11 +5,11 @@
 use crate::config::{AccessLogTo, Config};
 use crate::engine::{cache, shards};
 use crate::limits::{
-    ABSENT_SHARE, ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ALLOCATOR_SHARE,
-    BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES, JOB_BYTES,
-    KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_ERROR_BYTES, LOAD_ERRORS, LOAD_LINES, LOAD_ROW_BYTES, LOADS,
-    OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES, TLS_OUTPUT_BYTES,
-    TLS_SESSION_BYTES, TURNED_AWAY, WAITERS_A_SHARD, WRITE_BATCH, WRITE_BATCH_BYTES,
+    ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ADMIN_LOOP_BYTES, ADMIN_PAGE_BYTES,
+    ALLOCATOR_SHARE, BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES,
+    JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_ERROR_BYTES, LOAD_ERRORS, LOAD_LINES,
+    LOAD_ROW_BYTES, LOADS, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES,
+    TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY, WAITERS, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::store::load::line_bytes;
 use crate::token::Ticket;
@@ -58,7 +58,10 @@ impl Bound {
         let loading = lines * LOAD_ROW_BYTES + 4 * piece;
         let tls = if config.tls_cert.is_some() { TLS_OUTPUT_BYTES + TLS_SESSION_BYTES } else { 0 };
         let connection = connection + tls;
+        // Every loop turns away so many, by TLS if it has it; the admin socket is one loop's, and never has TLS.
         let small = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES;
+        let others = event_loops * TURNED_AWAY * (small + tls)
+            + ADMIN_CONNECTIONS * (small + OUTPUT_BYTES + ADMIN_PAGE_BYTES + event_loops * ADMIN_LOOP_BYTES);
         // No batch is larger than what can wait, and the one job that woke the worker.
         let read_batch = (READ_BATCH + KEYS_A_REQUEST).min((depth + 1) * KEYS_A_REQUEST);
         let write_batch = WRITE_BATCH.min(depth + 1);
@@ -71,13 +74,13 @@ impl Bound {
             }
         };
         Bound {
-            cache: config.cache_bytes + config.cache_bytes / ABSENT_SHARE + shards * cache::BESIDE_BYTES,
+            cache: shards * cache::most_bytes(config.cache_bytes / shards),
             connections: config.max_connections as usize * connection
-                + (ADMIN_CONNECTIONS + TURNED_AWAY) * small
+                + others
                 + LOADS * (2 * piece + 2 * LOAD_ERRORS * LOAD_ERROR_BYTES),
             queues: depth * read
                 + writers * depth * (job + steps_bytes + value)
-                + shards * WAITERS_A_SHARD * size_of::<Ticket>(),
+                + WAITERS * size_of::<Ticket>(),
             // A row as it came and as a value; a value, and it again in the statement, and that in the socket's buffer.
             workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
                 + writers * (SESSION_BYTES + write_batch * job + 3 * write_values)
@@ -118,17 +121,43 @@ impl fmt::Display for Bound {
 mod tests {
     use super::*;
 
+    fn config(flags: &str) -> Config {
+        let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
+        match crate::config::read(arguments) {
+            Ok(crate::config::Invocation::Serve(config)) => config,
+            _ => panic!("{flags}"),
+        }
+    }
+
+    /// Each loop counts those whom it turns away by itself, and gives each a TLS session.
+    #[test]
+    fn every_loop_turns_away_so_many() {
+        for (flags, session_bytes) in
+            [("", 0), ("--tls-cert c.pem --tls-key k.pem", TLS_OUTPUT_BYTES + TLS_SESSION_BYTES)]
+        {
+            let config = config(flags);
+            let [one, four] = [1, 4].map(|loops| Bound::of(&config, loops).connections);
+            let each = CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + session_bytes;
+            assert_eq!(four - one, 3 * (TURNED_AWAY * each + ADMIN_CONNECTIONS * ADMIN_LOOP_BYTES));
+        }
+    }
+
+    /// A larger cache has more shards, and no more who wait in them.
+    #[test]
+    fn waiters_are_bounded_over_all_shards() {
+        let [small, large] =
+            ["256MiB", "4GiB"].map(|size| Bound::of(&config(&format!("--cache-bytes {size}")), 1));
+        assert_eq!((shards(256 << 20, 1 << 20), shards(4 << 30, 1 << 20)), (64, 1_024));
+        assert_eq!(small.queues, large.queues);
+    }
+
     #[test]
     fn the_readme_has_the_sums() {
         let readme = include_str!("../README.md");
         for (flags, sum) in
-            [("", "53 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "1.8 GiB")]
+            [("", "53 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "2.1 GiB")]
         {
-            let arguments = std::iter::once("hotrow").chain(flags.split_whitespace()).map(Into::into);
-            let Ok(crate::config::Invocation::Serve(config)) = crate::config::read(arguments) else {
-                panic!("{flags}")
-            };
-            let gib = Bound::of(&config, 1).bytes() as f64 / f64::from(1 << 30);
+            let gib = Bound::of(&config(flags), 1).bytes() as f64 / f64::from(1 << 30);
             let text = if gib < 10.0 { format!("{gib:.1} GiB") } else { format!("{gib:.0} GiB") };
             assert_eq!(text, sum);
             assert!(readme.contains(flags) && readme.contains(sum), "{flags}: {sum}");

@@ -38,6 +38,8 @@ fn metrics_count_what_happened() {
     // Ready is a server whose first reader and writer have a session.
     let sessions = |worker| server.metric(&format!("hotrow_database_connections{{worker=\"{worker}\"}}"));
     wait_until("every worker has a session", || sessions("reader") + sessions("writer") == 4);
+    // The bound on memory counts with so much for a page.
+    assert!(server.admin_page("/metrics").len() < hotrow::limits::ADMIN_PAGE_BYTES / 2);
     for (series, value) in [
         (r#"hotrow_requests_total{method="GET",status="200"}"#, 1),
         (r#"hotrow_requests_total{method="GET",status="404"}"#, 2),

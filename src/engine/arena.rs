@@ -25,8 +25,8 @@ const TAG_AT: usize = 16;
 const UNIT: usize = 8;
 /// Units of a chunk.
 const UNITS: usize = CHUNK_BYTES / UNIT;
-/// Bytes of a chunk: small, for some of each log are half empty; but large enough that little is lost at their ends, an eighth
-/// where all records are of the worst size. A power of two that every build knows, for a look-up divides by it.
+/// Bytes of a chunk: small, for some of each log are half empty; but large enough that little is lost at their ends, less than
+/// a sixth where all records are of the worst sizes. A power of two that every build knows, for a look-up divides by it.
 pub const CHUNK_BYTES: usize = 32 << 10;
 /// Chunks that are kept for the next log that needs one.
 const SPARE_CHUNKS: usize = 3;
@@ -233,6 +233,12 @@ impl Arena {
         let at = position(log.chunks[log.chunks.len() - 1], log.newest);
         log.newest += bytes;
         at
+    }
+
+    /// What its chunks take.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        (self.chunks.len() - self.unused.len()) * CHUNK_BYTES
     }
 
     /// A chunk for a log.

@@ -22,20 +22,16 @@ use super::arena::{self, Arena, CHUNK_BYTES, Header, Log, Position};
 use super::ghosts::Ghosts;
 use super::{NEVER, Record};
 use crate::http::response::Lent;
-#[cfg(test)]
-use crate::limits::KEY_BYTES;
-use crate::limits::{ABSENT_SHARE, SHARED_VALUE_BYTES};
+use crate::limits::{ABSENT_SHARE, KEY_BYTES, SHARED_VALUE_BYTES};
 use ahash::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 use std::sync::Arc;
 
-/// What an entry takes besides its record: its place in the index at the index's usual load, and its fingerprint among the ghosts.
+/// What an entry takes besides its record: its place in the index at the index's usual load, and its fingerprint among the
+/// ghosts. The worst is more than twice as much: [`most_bytes`].
 const INDEX_BYTES: usize = 8 + 2;
-/// What a cache takes besides what it counts.
-pub const BESIDE_BYTES: usize = arena::beside_bytes(QUEUES);
 /// The longest record.
-#[cfg(test)]
 const LONGEST_BYTES: usize = arena::record_bytes(KEY_BYTES, SHARED_VALUE_BYTES - 1);
 /// Its queues.
 const QUEUES: usize = 3;
@@ -48,6 +44,24 @@ const RECENT_SHARE: usize = 32;
 /// What is over may take this share of what is not, and a chunk: one in so many. Past that, room is made of it. A larger share
 /// would waste memory; with a smaller one, more of what is not over would be moved for it.
 const OVER_SHARE: usize = 8;
+
+/// The most memory that a cache of this capacity comes to have, whatever it is given.
+///
+/// It counts what its entries take as a rule ([`INDEX_BYTES`]), and the worst is more: the index and the ghosts never shrink, so
+/// that those of the shortest rows are there still when the longest have replaced them; and the longest leave the ends of
+/// chunks empty. Counting the real tables instead would push out thousands of entries whenever one of them doubles.
+pub const fn most_bytes(capacity_bytes: usize) -> usize {
+    let counted_bytes = capacity_bytes + capacity_bytes / ABSENT_SHARE;
+    let entries = counted_bytes / (arena::record_bytes(1, 0) + INDEX_BYTES);
+    // hashbrown doubles a table without free places if more than half of the 7/8 that it fills are taken, the others being
+    // those of entries that have gone. Places are a power of two; each has a byte besides, and the table a few.
+    let index_bytes = match entries * 32 / 7 {
+        0..16 => 16 * 6,
+        places => (1 << places.ilog2()) * (size_of::<Position>() + 1) + 64,
+    };
+    let ends_bytes = counted_bytes * LONGEST_BYTES / (CHUNK_BYTES - LONGEST_BYTES);
+    counted_bytes + ends_bytes + index_bytes + Ghosts::most_bytes(entries) + arena::beside_bytes(QUEUES)
+}
 
 /// Bytes of records that one call moves at most, and the record that passes it, so that no loop waits for a shard for longer than it
 /// takes anyhow. What was used is pushed out all the same then, and what is over stays for the next call.

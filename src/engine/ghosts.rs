@@ -17,6 +17,18 @@ pub struct Ghosts {
 }
 
 impl Ghosts {
+    /// What it takes, at most, beside a cache that has never had more entries than so many.
+    pub const fn most_bytes(entries: usize) -> usize {
+        let most = if entries < 2 { 1 } else { entries / 2 };
+        2 * most.next_power_of_two() * size_of::<u16>()
+    }
+
+    /// What it takes.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        (self.current.capacity() + self.previous.capacity()) * size_of::<u16>()
+    }
+
     /// A key was evicted from a cache that has so many entries.
     pub fn put(&mut self, hash: u64, entries: usize) {
         let most = (entries / 2).max(1);

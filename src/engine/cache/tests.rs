@@ -135,6 +135,38 @@ fn one_call_moves_so_many_bytes_and_no_more() {
     }
 }
 
+/// The shortest rows make the tables as large as they get; then the longest ones leave the ends of chunks empty.
+#[test]
+fn what_it_takes_stays_below_what_is_said() {
+    for capacity in [20_000, 300_000, 1 << 20, 1_400_000] {
+        let (mut cache, hasher) = cache(capacity);
+        let taken =
+            |cache: &Cache| cache.index.allocation_size() + cache.ghosts.bytes() + cache.arena.bytes();
+        let mut most = 0;
+        let put = |cache: &mut Cache, key: &str, value: Option<&Record>| {
+            cache.put(hasher.hash_one(key.as_bytes()), key, value, 0);
+        };
+        let shortest = record("", 1);
+        for i in 0..3 * capacity / 34 {
+            put(&mut cache, &format!("{i:x}"), Some(&shortest));
+            put(&mut cache, &format!("-{i:x}"), None);
+            most = most.max(taken(&cache));
+        }
+        let tables = cache.index.allocation_size() + cache.ghosts.bytes();
+        let longest = record(&"v".repeat(SHARED_VALUE_BYTES - 1), 1);
+        for i in 0..3 * capacity / 4_000 {
+            put(&mut cache, &format!("{i:01000x}"), Some(&longest));
+            most = most.max(taken(&cache));
+        }
+        assert!(
+            cache.index.len() < 2 * capacity / 34 && most <= most_bytes(capacity),
+            "{most} of {capacity}"
+        );
+        // The tables are larger than what is counted of them by the entries that are left.
+        assert!(tables > cache.len() * INDEX_BYTES, "{tables} for {}", cache.len());
+    }
+}
+
 proptest! {
     /// Against a plain map: the cache may know less, but never something else, and never more than its bytes.
     #[test]
