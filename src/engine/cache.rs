@@ -317,7 +317,7 @@ impl Cache {
         let known = (Tag(header.tag).queue() != QueueName::Absent).then_some(header.version);
         if known != version {
             self.remove(hash, at);
-            self.tidy();
+            self.tidy(0);
         }
     }
 
