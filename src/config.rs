@@ -37,8 +37,7 @@ const LONG_VERSION: &str = concat!(
 
 /// Serves the hot rows of a PostgreSQL table over HTTP/1.1.
 #[derive(Debug, Parser)]
-#[command(name = "hotrow", version = VERSION, long_version = LONG_VERSION, args_conflicts_with_subcommands = true,
-          allow_negative_numbers = true)]
+#[command(name = "hotrow", version = VERSION, long_version = LONG_VERSION, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -455,8 +454,6 @@ mod tests {
         for (arguments, parts) in [
             (&["--listen", "8080"][..], ["--listen", "8080"]),
             (&["--listen", "localhost:8080"], ["--listen", "IP:PORT"]),
-            (&["--db-writers", "-1"], ["--db-writers", "1..="]),
-            (&["serve", "--db-writers", "-1"], ["--db-writers", "1..="]),
             (&["--cache-bytes", "1MB"], ["--cache-bytes", "KiB"]),
             (&["--cache-bytes", "99999999999GiB"], ["--cache-bytes", "size"]),
             (&["--max-value-bytes", "0"], ["--max-value-bytes", "from 1"]),

@@ -345,7 +345,7 @@ fn a_row_that_is_held_is_no_row_that_is_refused() {
     let mut postgresql = Postgresql::start_new();
     postgresql.configure(&["lock_timeout = '200ms'"]);
     postgresql.restart_immediately();
-    let server = Server::start_on(&postgresql.database(), &[]);
+    let server = Server::start_on(&postgresql.database(), &["--request-timeout", "2s"]);
     let mut sql_client = postgresql.connect();
     sql_client.batch_execute("INSERT INTO kv_store (key, value) VALUES ('held', 'old')").unwrap();
     let mut holding = sql_client.transaction().unwrap();

@@ -206,9 +206,8 @@ impl Asked {
                 answer => item(key, *tells, answer),
             })
             .collect();
-        let could_not = |answer: &Answer| {
-            matches!(answer, Answer::PreconditionFailed | Answer::NotANumber | Answer::Failed(_))
-        };
+        // What failed as a whole is told by its items, as it is of any other batch.
+        let could_not = |answer: &Answer| matches!(answer, Answer::PreconditionFailed | Answer::NotANumber);
         let failed = answers.iter().position(could_not).filter(|_| self.all_or_nothing);
         let status = failed.map_or(200, |at| items[at].status);
         #[derive(Serialize)]

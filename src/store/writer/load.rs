@@ -10,7 +10,7 @@ use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
 use super::{IDLE_CHECK, Writer};
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::BROKEN_OFF_RETRIES;
+use crate::limits::{BROKEN_OFF_RETRIES, LOCK_WAIT_MS};
 use std::time::Instant;
 
 /// One key of a piece.
@@ -120,6 +120,10 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
                     conflicts += 1;
                 }
+                // Somebody else has a row locked: that passes, and lines behind this piece have to wait for it anyhow. But not
+                // until its client is told that nobody knows what became of it.
+                Err(Error::Refused { blame: Blame::Held, .. })
+                    if self.shared.clock.now_ms() + 2 * LOCK_WAIT_MS < deadline_ms => {}
                 Err(Error::Refused { blame: Blame::Row, message }) => {
                     left.pop();
                     match these {
