@@ -47,7 +47,7 @@ const OVER_SHARE: usize = 8;
 
 /// The most memory that a cache of this capacity comes to have, whatever it is given.
 ///
-/// It counts what its entries take as a rule ([`INDEX_BYTES`]), and the worst is more: the index and the ghosts never shrink, so
+/// It counts what its entries take as a rule (`INDEX_BYTES`), and the worst is more: the index and the ghosts never shrink, so
 /// that those of the shortest rows are there still when the longest have replaced them; and the longest leave the ends of
 /// chunks empty. Counting the real tables instead would push out thousands of entries whenever one of them doubles.
 pub const fn most_bytes(capacity_bytes: usize) -> usize {
