@@ -1,4 +1,5 @@
-//! What may be stored under a key, and for how long: one rule each, whichever way a value comes. Pure. Used by [`super::batch`], [`super::load`], [`super::query`] and [`crate::connection`].
+//! What may be stored under a key, and for how long: one rule each, whichever way a value comes. Pure. Used by
+//! [`super::batch`], [`super::load`], [`super::query`] and [`crate::connection`].
 
 use crate::http::problem::{Kind, Problem};
 use crate::limits::TTL_SECONDS;

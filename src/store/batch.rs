@@ -30,10 +30,9 @@ impl Batch {
         self.jobs.chunk_by(|a, b| a.step.key == b.step.key).map(|jobs| KeyWrites { jobs })
     }
 
-    /// True where all of it is of this key.
+    /// True of a batch of one key, if it is this one.
     pub fn is_of(&self, key: &str) -> bool {
         self.jobs.first().is_some_and(|job| &*job.step.key == key)
-            && self.jobs.last().is_some_and(|job| &*job.step.key == key)
     }
 
     /// Adds a write of its last key, behind the others.

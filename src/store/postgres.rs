@@ -338,8 +338,9 @@ fn blame(db: &DbError) -> Blame {
         "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Blame::ReadOnly,
         // No resources, no such table, no right to it, no table as it should be; or it takes no such statement, or has none.
         "53" | "42" | "58" | "XX" | "0A" | "26" => Blame::Server,
-        "55" => Blame::Held,
-        _ if *code == SqlState::QUERY_CANCELED => Blame::Held,
+        _ if [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(code) => Blame::Held,
+        // Not in the state for it: no wait would change that.
+        "55" => Blame::Server,
         _ => Blame::Row,
     }
 }

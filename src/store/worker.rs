@@ -51,9 +51,7 @@ impl<S> Counted<S> {
         self.work.batch.observe(jobs as u64, 1);
         result
     }
-}
 
-impl<S> Counted<S> {
     /// Asks something that is none of the statements that are counted: a look before one. It is waited for all the same.
     pub fn asked<R>(&mut self, ask: impl FnOnce(&mut S) -> R) -> R {
         while_asking(&self.work, self.clock, || ask(&mut self.session))

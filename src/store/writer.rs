@@ -3,6 +3,7 @@
 //!
 //! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
 //! `writer/judged.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
+//! Nor do they wait for long for a row that somebody else has locked: `writer/aside.rs`.
 //!
 //! A write has three endings:
 //!

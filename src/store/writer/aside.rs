@@ -48,9 +48,8 @@ impl<C: Connector> Writer<C> {
     /// Puts the writes of a locked row aside. They end where nobody waits for them any more, or too many are aside already.
     pub(super) fn put_aside(&mut self, batch: Batch, refused: &Failure) {
         let now_ms = self.shared.clock.now_ms();
-        if batch.keys().all(|key| key.all_expired(now_ms)) {
-            self.fail(&batch, Attempt::First, &Failure::NotStarted);
-        } else if self.aside.jobs + batch.jobs() > WRITE_BATCH {
+        let is_over = batch.keys().all(|key| key.all_expired(now_ms));
+        if is_over || self.aside.jobs + batch.jobs() > WRITE_BATCH {
             self.fail(&batch, Attempt::First, refused);
         } else {
             self.aside.jobs += batch.jobs();
