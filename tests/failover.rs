@@ -100,7 +100,11 @@ fn rows_whose_commits_a_failover_has_lost_are_not_served_from_memory() {
     let server = Server::start_on(&both(&primary, &standby), &["--db-readers", "1", "--db-writers", "1"]);
     let mut client = server.connect();
     assert_eq!(client.put("changed", "old").status, 201);
-    wait_until("the standby has it", || standby.database().value("changed").as_deref() == Some("old"));
+    let mut sql = primary.connect();
+    let committed: String = sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).unwrap().get(0);
+    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{committed}'");
+    wait_until("the standby has it", || standby.connect().query_one(&replayed, &[]).unwrap().get(0));
+    assert_eq!(standby.database().value("changed").as_deref(), Some("old"));
     standby.stop_fast();
     assert_eq!(client.put("changed", "lost").status, 200);
     assert_eq!(client.put("new", "lost").status, 201);
