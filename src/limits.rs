@@ -162,8 +162,8 @@ pub const ANSWER_MARGIN_MS: u64 = 1_000;
 /// How long a writer waits for a row that somebody else has locked before it goes on with others; an eighth of a statement's time
 /// where that is less.
 pub const LOCK_WAIT_MS: u64 = 500;
-/// How many rows a writer waits for so at once: where more are locked, it is the table most likely.
-pub const LOCKED_ROWS: usize = 3;
+/// How often it does so before others have their turn.
+pub const LOCK_WAITS: usize = 4;
 /// How often a statement that PostgreSQL broke off on its own (deadlock, serialization failure) is tried again.
 pub const BROKEN_OFF_RETRIES: usize = 3;
 /// How often a write that depends on its row is judged anew because another program has changed the row meanwhile.

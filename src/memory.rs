@@ -84,6 +84,8 @@ impl Bound {
             // A row as it came and as a value; a value, and it again in the statement, and that in the socket's buffer.
             workers: readers * (SESSION_BYTES + read_batch * (job + 2 * value))
                 + writers * (SESSION_BYTES + write_batch * job + 3 * write_values)
+                // What is aside, and one larger than there is room for.
+                + writers * (WRITE_BATCH_BYTES + steps_bytes + value)
                 // Every step of a batch may read one of the largest values.
                 + writers * steps * 2 * value
                 + writers.min(LOADS) * loading,

@@ -145,7 +145,6 @@ pub fn start(
     // The workers' and the sweeper's.
     let sessions = readers + writers + 1;
     let (database, managed) = open_database(config, address, sessions)?;
-    let database = database.cached_in(Arc::clone(&engine));
     let about = about(&database, takes_longer)?;
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
@@ -172,7 +171,7 @@ pub fn start(
     let deliver: Arc<dyn Deliver> = Arc::new(Inboxes(inboxes.clone()));
     let (engine_too, health_too) = (Arc::clone(&engine), Arc::clone(&health));
     let pool_shared = Arc::new(worker::Shared {
-        connector: database,
+        connector: database.cached_in(Arc::clone(&engine), Arc::clone(&deliver)),
         engine: engine_too,
         deliver,
         health: health_too,

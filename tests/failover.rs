@@ -2,6 +2,7 @@
 //! by itself on the second, nothing acknowledged is lost, and a server that is only a standby, or was left behind, is
 //! not believed.
 
+use crate::support::client::request;
 use crate::support::database::Database;
 use crate::support::linearizable::Prior;
 use crate::support::load::Load;
@@ -110,12 +111,17 @@ fn rows_whose_commits_a_failover_has_lost_are_not_served_from_memory() {
     assert_eq!(client.put("new", "lost").status, 201);
     assert_eq!(client.get("cold").status, 404);
     primary.stop_immediately();
-    assert_eq!(client.get("changed").text(), "lost", "nobody can know yet that it is");
+    let lost = client.get("changed");
+    assert_eq!(lost.text(), "lost", "nobody can know yet that it is");
+    let mut waiting = server.connect();
+    let fields = format!("If-None-Match: \"{}\"\r\nPrefer: wait=300\r\n", lost.version());
+    waiting.send(request("GET", "/kv/changed", &fields, b""));
     standby.start();
     standby.promote();
     // Whoever needs a session finds out.
     wait_until("a reader is on the other server", || client.get("another").status == 404);
     assert_eq!((client.get("changed").text().as_str(), client.get("new").status), ("old", 404));
+    assert_eq!(waiting.response().text(), "old", "whoever waits for a change is told of it");
     wait_until("a writer is, too", || client.put("after", "v").status < 300);
     assert_eq!(client.get("changed").field("Cache-Status"), Some("hotrow; hit"), "it is cached as before");
     let said = || server.stderr().matches("another server was promoted").count();

@@ -629,38 +629,3 @@ fn an_answer_arrives_whole_whatever_stands_behind_its_request() {
         client.expect_closed();
     }
 }
-
-#[test]
-fn a_row_that_somebody_else_has_locked_keeps_no_other_writes_from_being_done() {
-    let server = Server::start(&["--db-writers", "1"]);
-    server.database().insert("held", "old");
-    let mut sql = server.database().connect();
-    let mut holder = sql.transaction().unwrap();
-    holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
-    // Several writes of it, which keep their order whatever they wait for.
-    let mut waiting: Vec<Client> = (0..3).map(|_| server.connect()).collect();
-    let mut others: Vec<Client> = (0..6).map(|_| server.connect()).collect();
-    for (round, client) in waiting.iter_mut().enumerate() {
-        client.send(request("PUT", "/kv/held", "", format!("new {round}").as_bytes()));
-        for (n, other) in others.iter_mut().enumerate() {
-            other.send(request("PUT", &format!("/kv/other-{n}"), "", format!("{round}").as_bytes()));
-        }
-        for other in &mut others {
-            assert!(matches!(other.response().status, 200 | 201));
-        }
-    }
-    // Writes that depend on their rows, too.
-    let added = others[0].request("POST", "/kv/counter?op=incr", "", b"");
-    assert_eq!((added.status, added.text().as_str()), (201, "1"));
-    assert!(
-        waiting.iter_mut().all(|client| !client.has_something()),
-        "nothing is acknowledged before it is done"
-    );
-    holder.rollback().unwrap();
-    for (round, client) in waiting.iter_mut().enumerate() {
-        let stored = client.response();
-        assert_eq!((stored.status, stored.text()), (200, format!("new {round}")));
-    }
-    assert_eq!(others[0].get("held").text(), "new 2");
-    assert_eq!(server.database().value("held").as_deref(), Some("new 2"));
-}

@@ -19,6 +19,7 @@ mod fences;
 mod framing;
 mod hostile;
 mod life_cycle;
+mod locks;
 mod logs;
 mod memory;
 mod operations;

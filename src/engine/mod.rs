@@ -9,6 +9,7 @@ pub mod shard;
 mod watchers;
 
 use crate::limits::{LARGEST_VALUES_A_SHARD, SHARD_BYTES, SHARDS, SHARDS_MOST};
+use crate::token::Ticket;
 use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use shard::Shard;
@@ -134,13 +135,17 @@ impl Engine {
     }
 
     /// Forgets every row, and what reads and writes under way would leave: the database has another history now. One shard
-    /// after the other; who is answered by one meanwhile gets what he would have got before.
-    pub fn forget_all(&self) {
+    /// after the other; who is answered by one meanwhile gets what he would have got before. Returns who waits for a change.
+    #[must_use = "they wait to be told"]
+    pub fn forget_all(&self) -> Vec<Ticket> {
+        let mut watching = Vec::new();
         for shard in &self.shards {
-            let forgotten = shard.lock().forget_all();
+            let (forgotten, tickets) = shard.lock().forget_all();
             // Not under the lock: to give the memory of many rows back takes longer than a loop should wait.
             drop(forgotten);
+            watching.extend(tickets);
         }
+        watching
     }
 
     /// Sums over all shards. O(shards), for scrapes.

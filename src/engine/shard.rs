@@ -454,14 +454,15 @@ impl Shard {
     }
 
     /// Whatever the database has said until now may be true no longer: all is forgotten, what is being read fills nothing,
-    /// and what is being written is not cached. Returns what was cached, to be dropped when the lock is free.
+    /// and what is being written is not cached. Returns what was cached, to be dropped when the lock is free, and who waits for
+    /// a change of a key.
     #[must_use = "it is to be dropped where nobody waits"]
-    pub fn forget_all(&mut self) -> Cache {
+    pub fn forget_all(&mut self) -> (Cache, Vec<Ticket>) {
         for flight in &mut self.flights {
             detach(flight);
             flight.void = flight.is_written();
         }
-        self.cache.forget_all()
+        (self.cache.forget_all(), self.watchers.take_all())
     }
 
     /// Sums for the metrics.

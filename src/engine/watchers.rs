@@ -135,6 +135,12 @@ impl Watchers {
         }
     }
 
+    /// Takes all who wait for any key.
+    pub(super) fn take_all(&mut self) -> Vec<Ticket> {
+        self.tickets = 0;
+        self.keys.drain().flat_map(|watched| watched.tickets.into_vec()).collect()
+    }
+
     /// Tickets of all keys.
     pub(super) fn len(&self) -> usize {
         self.tickets

@@ -148,8 +148,8 @@ impl FakeSession {
         let lost = || Lost { backend: self.number, statement: statement.clone() };
         let result = match fate {
             0 if faults.refused => {
-                let blame = [Blame::Conflict, Blame::Row, Blame::Held, Blame::Server, Blame::ReadOnly]
-                    [world.state().rng.usize(..4)];
+                let blames = [Blame::Conflict, Blame::Row, Blame::Held, Blame::Server, Blame::ReadOnly];
+                let blame = blames[world.state().rng.usize(..blames.len())];
                 Err(Error::Refused { message: "no".into(), blame })
             }
             1 if faults.lost => Err(Error::NotSent("closed".into())),

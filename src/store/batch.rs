@@ -7,7 +7,7 @@
 //!  answered  each as if they had run one after the other
 //! ```
 
-use super::{Answer, Failure, NO_VERSION, Op, Reply, Set, Step, WriteJob};
+use super::{Answer, Claim, Failure, NO_VERSION, Op, Reply, Set, Step, WriteJob};
 use crate::engine::{NEVER, Record, Row, Value};
 
 /// Writes sorted by key; those of one key in the order they arrived.
@@ -30,9 +30,10 @@ impl Batch {
         self.jobs.chunk_by(|a, b| a.step.key == b.step.key).map(|jobs| KeyWrites { jobs })
     }
 
-    /// True of a batch of one key, if it is this one.
-    pub fn is_of(&self, key: &str) -> bool {
-        self.jobs.first().is_some_and(|job| &*job.step.key == key)
+    /// True of a batch of one key, if it is this one's.
+    pub fn is_of(&self, step: &Step) -> bool {
+        let first = self.jobs.first().map(|job| &job.step);
+        first.is_some_and(|first| first.hash == step.hash && first.key == step.key)
     }
 
     /// Adds a write of its last key, behind the others.
@@ -46,9 +47,25 @@ impl Batch {
         self.jobs.len()
     }
 
+    /// What they take.
+    pub fn bytes(&self) -> usize {
+        self.jobs.iter().map(|job| job.step.bytes()).sum()
+    }
+
+    /// Who decides what becomes of each.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.jobs.iter().map(|job| &job.claim)
+    }
+
     /// True when there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Parts the jobs for which `keep` holds from the others.
+    pub fn part(self, keep: impl FnMut(&WriteJob) -> bool) -> (Batch, Batch) {
+        let (kept, others) = self.jobs.into_iter().partition(keep);
+        (Batch { jobs: kept }, Batch { jobs: others })
     }
 
     /// A batch of its own for every key.

@@ -25,6 +25,7 @@ pub mod writer;
 use crate::engine::shard::ReadId;
 use crate::engine::{Record, Row, Value};
 use crate::http::conditional::Preconditions;
+use crate::limits::BATCH_STEP_BYTES;
 use crate::token::Ticket;
 use judge::{Before, Change};
 use list::{Page, PageJob, Range};
@@ -148,6 +149,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// What it takes while it waits.
+    pub fn bytes(&self) -> usize {
+        BATCH_STEP_BYTES + self.key.len() + self.op.value_bytes()
+    }
+
     /// True where the row before it does not matter.
     pub fn is_plain(&self) -> bool {
         self.conditions.is_none() && matches!(self.op, Op::Set { .. } | Op::Delete)
@@ -195,6 +201,11 @@ impl Claim {
     /// The writer is about to send it. False: it was withdrawn and must not be sent.
     pub fn take(&self) -> bool {
         self.0.compare_exchange(OPEN, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It was not sent, and may be tried again: whoever waits for it decides anew.
+    pub fn give_back(&self) {
+        self.0.store(OPEN, Ordering::Release);
     }
 
     /// The connection no longer waits. True: it will not be sent.

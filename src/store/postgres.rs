@@ -11,7 +11,7 @@ mod session;
 use super::conninfo::{self, Conninfo};
 use super::patience::{Patience, Patiently, Tls};
 use super::tls::{Mode, Options};
-use super::{Blame, Connector, Error, migrations};
+use super::{Answer, Blame, Connector, Deliver, Error, Reply, migrations};
 use crate::engine::Engine;
 use crate::limits::ANSWER_MARGIN_MS;
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
@@ -19,7 +19,7 @@ use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::{Client, Config, NoTls};
 use parking_lot::Mutex;
 pub use session::PostgresSession;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -51,7 +51,19 @@ pub struct Postgres {
     /// take connections and even writes, but what it says is not true any more.
     newest_timeline: Arc<AtomicU32>,
     /// What is void when there is a newer one. Held while that is found out, so that no session on it is used before.
-    cache: Arc<Mutex<Option<Arc<Engine>>>>,
+    cache: Arc<Mutex<Option<Cache>>>,
+}
+
+/// Where rows are cached, and how whoever waits for a change of one is told.
+struct Cache {
+    engine: Arc<Engine>,
+    deliver: Arc<dyn Deliver>,
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").finish_non_exhaustive()
+    }
 }
 
 /// What is known of a database once it has been made ready.
@@ -99,8 +111,8 @@ impl Postgres {
 
     /// What these sessions read and write is cached there: it is told when a failover has made that void.
     #[must_use]
-    pub fn cached_in(self, engine: Arc<Engine>) -> Postgres {
-        *self.cache.lock() = Some(engine);
+    pub fn cached_in(self, engine: Arc<Engine>, deliver: Arc<dyn Deliver>) -> Postgres {
+        *self.cache.lock() = Some(Cache { engine, deliver });
         self
     }
 
@@ -227,8 +239,9 @@ impl Postgres {
             log::warn!(
                 "another server was promoted (timeline {timeline} after {newest}): what was cached before is forgotten"
             );
-            if let Some(engine) = &*cache {
-                engine.forget_all();
+            if let Some(Cache { engine, deliver }) = &*cache {
+                let changed = |ticket| Reply { ticket, answer: Answer::Changed };
+                deliver.deliver(&mut engine.forget_all().into_iter().map(changed).collect());
             }
         }
     }

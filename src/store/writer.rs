@@ -3,7 +3,7 @@
 //!
 //! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
 //! `writer/judged.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
-//! Nor do they wait for long for a row that somebody else has locked: `writer/aside.rs`.
+//! Nothing waits for long for what somebody else has locked: `writer/aside.rs`.
 //!
 //! A write has three endings:
 //!
@@ -25,16 +25,16 @@ use super::batch::{Batch, Before, KeyWrites};
 use super::load::LoadJob;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
 use super::{
-    Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, WriteJob, Written,
+    Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, Step, Written,
 };
 use crate::clock::seconds;
 use crate::engine::Row;
 use crate::engine::shard::Writes;
-use crate::limits::{BROKEN_OFF_RETRIES, LOCKED_ROWS, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
-use aside::Aside;
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use aside::{Aside, Held, LockWaits};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,7 @@ pub struct Writer<C: Connector> {
     /// It has had a session before.
     had_session: bool,
     aside: Aside,
+    lock_waits: LockWaits,
     refusals: Refusals,
     last_used: Instant,
     /// The jobs that the last batch could have had: fewer where its values are large.
@@ -99,6 +100,7 @@ impl<C: Connector> Writer<C> {
             down: false,
             had_session: false,
             aside: Aside::default(),
+            lock_waits: LockWaits::default(),
             refusals: Refusals::default(),
             last_used: Instant::now(),
             most: WRITE_BATCH,
@@ -116,14 +118,15 @@ impl<C: Connector> Writer<C> {
             }
             // Nothing waits to fill a batch: while one commit runs, the next batch collects by itself.
             let next = if self.aside.is_empty() {
-                self.queue.recv().map_err(|_| TryRecvError::Disconnected)
+                self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                self.queue.try_recv()
+                // A server whose own bound is shorter says at once that a row is locked: not as fast as it can be asked.
+                self.queue.recv_timeout(Pause::STEP)
             };
             match next {
                 Ok(first) => self.execute_with(first),
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => return self.fail_aside(&Failure::NotStarted),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.fail_aside(&Failure::NotStarted),
             }
             self.try_aside();
         }
@@ -143,6 +146,7 @@ impl<C: Connector> Writer<C> {
 
     /// Executes what is queued, up to the bounds of a batch.
     fn execute_with(&mut self, first: Job) {
+        self.lock_waits = LockWaits::default();
         let Collected { batch, large } = self.collect(first);
         let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
         // Of one key all or none are plain: its writes keep their order.
@@ -151,14 +155,14 @@ impl<C: Connector> Writer<C> {
             self.execute(plain);
         }
         if !judged.is_empty() {
-            self.execute_judged(&judged);
+            self.execute_judged(judged);
         }
         if jobs > 0 {
             self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
         }
         match large {
-            Some(Large::Many(many)) => self.execute_many(&many),
-            Some(Large::Load(load)) => self.execute_load(&load),
+            Some(Large::Many(many)) => self.execute_many(many),
+            Some(Large::Load(load)) => self.execute_load(load),
             None => {}
         }
     }
@@ -172,16 +176,18 @@ impl<C: Connector> Writer<C> {
         while let Some(job) = next.take() {
             self.work.queue_wait.observe_duration(job.queued().elapsed());
             match job {
-                Job::One(job) if !job.claim.take() => self.withdrawn(&job),
+                Job::One(job) if !job.claim.take() => self.withdrawn(&job.step, 1),
                 Job::One(job) if job.deadline_ms <= now_ms => {
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &Failure::NotStarted);
                 }
-                Job::One(job) => {
-                    if let Some(job) = self.aside.take_behind(job) {
+                Job::One(job) => match self.aside.take_behind(job) {
+                    Ok(Some(job)) => {
                         bytes += job.step.op.value_bytes();
                         jobs.push(job);
                     }
-                }
+                    Ok(None) => {}
+                    Err((job, why)) => self.fail(&Batch::fold(vec![job]), Attempt::First, &why),
+                },
                 Job::Many(job) => {
                     large = self.start_many(job, now_ms).map(Large::Many);
                     break;
@@ -198,9 +204,9 @@ impl<C: Connector> Writer<C> {
         Collected { batch: Batch::fold(jobs), large }
     }
 
-    /// A write that its connection has withdrawn: nobody waits for it.
-    fn withdrawn(&self, job: &WriteJob) {
-        self.shared.engine.shard(job.step.hash).refused(job.step.hash, &job.step.key, Writes::Own(1));
+    /// Writes of a key that their connections have withdrawn: nobody waits for them.
+    fn withdrawn(&self, step: &Step, count: u32) {
+        self.shared.engine.shard(step.hash).refused(step.hash, &step.key, Writes::Own(count));
     }
 
     /// One attempt to get a session that may be used: connected, and every lost backend gone.
@@ -256,7 +262,7 @@ impl<C: Connector> Writer<C> {
                     let failure = self.shared.down();
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &failure);
                 }
-                Ok(Job::One(job)) => self.withdrawn(&job),
+                Ok(Job::One(job)) => self.withdrawn(&job.step, 1),
                 Ok(Job::Many(job)) => {
                     let failure = self.shared.down();
                     self.fail_many(&job, Attempt::First, &failure);
@@ -319,6 +325,7 @@ impl<C: Connector> Writer<C> {
             let now_s = seconds(self.shared.clock.now_ms());
             let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
             self.last_used = Instant::now();
+            self.lock_waits.count(&result);
             match result {
                 Ok(written) => {
                     self.refusals.done("writes");
@@ -350,13 +357,13 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
                     conflicts += 1
                 }
-                Err(Error::Refused { blame: Blame::Row | Blame::Held, message })
+                Err(Error::Refused { blame: Blame::Row | Blame::Held, .. })
                     if batch.keys().nth(1).is_some() =>
                 {
-                    return self.execute_each(batch, attempt, &Failure::Refused(message.into()));
+                    return self.execute_each(batch, attempt);
                 }
                 Err(Error::Refused { blame: Blame::Held, message }) if attempt == Attempt::First => {
-                    return self.put_aside(batch, &Failure::Refused(message.into()));
+                    return self.put_aside(Held::Key(batch), Failure::Refused(message.into()));
                 }
                 Err(Error::Refused { message, blame }) => {
                     if blame == Blame::ReadOnly {
@@ -376,13 +383,12 @@ impl<C: Connector> Writer<C> {
     }
 
     /// A batch in which one row is at fault: the others must not suffer for it, nor wait for many that are locked.
-    fn execute_each(&mut self, batch: Batch, attempt: Attempt, refused: &Failure) {
-        let before = self.aside.len();
+    fn execute_each(&mut self, batch: Batch, attempt: Attempt) {
         for single in batch.split() {
-            if attempt == Attempt::First && self.aside.len() - before >= LOCKED_ROWS {
-                self.put_aside(single, refused);
-            } else {
-                self.execute_single(single, attempt);
+            match attempt {
+                _ if self.lock_waits.are_few() => self.execute_single(single, attempt),
+                Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted),
+                Attempt::AfterDoubt => self.fail(&single, attempt, &Failure::Unknown),
             }
         }
     }
@@ -398,7 +404,9 @@ impl<C: Connector> Writer<C> {
         };
         let (sets, deletes) = arguments(&batch);
         let now_s = seconds(self.shared.clock.now_ms());
-        match session.timed(batch.jobs(), |session| session.write(&sets, &deletes)) {
+        let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
+        self.lock_waits.count(&result);
+        match result {
             Ok(written) => self.committed(&batch, &written, attempt, now_s),
             Err(Error::Refused { .. }) => self.fail(&batch, attempt, &Failure::Unknown),
             Err(Error::NotSent(_)) => {

@@ -235,7 +235,7 @@ fn when_everything_is_forgotten_nothing_that_is_on_its_way_is_cached() {
     // Cached.
     let (_, read) = get(&mut shard, 1);
     shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
-    assert_eq!(shard.forget_all().len(), 1);
+    assert_eq!(shard.forget_all().0.len(), 1);
     // Being read: its waiters are answered, nobody joins it, and it fills nothing.
     let (_, before) = get(&mut shard, 2);
     let _ = shard.forget_all();

@@ -161,9 +161,13 @@ impl Session for PostgresSession {
         };
         let ends: Vec<Option<String>> = rows.iter().map(end).collect();
         let arguments: &[&(dyn ToSql + Sync)] = &[&keys, &values, &ttls, &ends];
-        let stored = self.client.execute(&statement, arguments).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
-        all_stored(stored, rows.len())
+        // Whether a trigger has kept some out is to be known before the commit: refused is what has not happened.
+        let mut transaction = self.client.transaction().map_err(before_commit)?;
+        let stored =
+            transaction.execute(&statement, arguments).map_err(|error| unsent(prepared.sort(error)))?;
+        all_stored(stored, rows.len())?;
+        transaction.commit().map_err(sort)?;
+        self.check_timeline()
     }
 
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
@@ -321,8 +325,7 @@ impl PostgresSession {
     }
 }
 
-/// Fewer rows than were sent have been stored: a trigger has kept one out, nobody can say which. Storing the others again does no
-/// harm.
+/// Fewer rows than were sent would be stored: a trigger keeps one out, nobody can say which.
 fn all_stored(stored: u64, sent: usize) -> Result<(), Error> {
     if stored == sent as u64 {
         return Ok(());

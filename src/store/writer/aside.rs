@@ -1,77 +1,208 @@
-//! Writes of rows that somebody else has locked, as a transaction in psql does. A writer has its other keys to think of: it waits
-//! for such a row a moment ([`crate::limits::LOCK_WAIT_MS`]), puts its writes aside, and tries them again after every batch, until
-//! they succeed or nobody waits for them any more. What comes for such a key meanwhile goes behind them.
+//! Writes that somebody else's lock holds up, as that of a transaction in psql does. A writer has its other keys to think of: it
+//! waits a moment ([`crate::limits::LOCK_WAIT_MS`]), a few times in a row at most, puts what is held up aside, and tries it
+//! again after every batch, until it succeeds or nobody waits for it any more.
+//!
+//! What is aside is as good as in the queue: its clients may withdraw it, and what comes for such a key goes behind it.
 
-use super::super::{Connector, Failure, WriteJob};
+use super::super::load::LoadJob;
+use super::super::{Answer, Blame, Claim, Connector, Error, Failure, ManyJob, Step, WriteJob};
 use super::{Attempt, Batch, Writer};
-use crate::limits::{LOCKED_ROWS, WRITE_BATCH};
+use crate::limits::{LOCK_WAIT_MS, LOCK_WAITS, WRITE_BATCH, WRITE_BATCH_BYTES};
 use std::collections::VecDeque;
 
-/// Batches of one key each.
+/// What is tried again as one.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// The writes of one key.
+    Key(Batch),
+    /// A batch of many keys of which nothing is done.
+    Many(ManyJob),
+    /// A piece of a bulk load of which nothing is done.
+    Load(LoadJob),
+}
+
+/// What is aside, and why each could not be done.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
-    batches: VecDeque<Batch>,
+    held: VecDeque<(Held, Failure)>,
     jobs: usize,
+    bytes: usize,
 }
 
 impl Aside {
-    /// True when no row is waited for.
+    /// True when nothing is.
     pub(super) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.held.is_empty()
     }
 
-    /// How many rows are waited for.
-    pub(super) fn len(&self) -> usize {
-        self.batches.len()
+    /// Takes a write whose key's writes are aside, behind them; gives any other back. `Err`: it would have to go there, and there
+    /// is no room.
+    pub(super) fn take_behind(&mut self, job: WriteJob) -> Result<Option<WriteJob>, (WriteJob, Failure)> {
+        let is_of = |held: &Held| matches!(held, Held::Key(batch) if batch.is_of(&job.step));
+        let Some(at) = self.held.iter().position(|(held, _)| is_of(held)) else { return Ok(Some(job)) };
+        if !self.has_room(1, job.step.bytes()) {
+            return Err((job, self.held[at].1.clone()));
+        }
+        (self.jobs, self.bytes) = (self.jobs + 1, self.bytes + job.step.bytes());
+        job.claim.give_back();
+        let (Held::Key(batch), _) = &mut self.held[at] else { unreachable!("it was found as one") };
+        batch.push(job);
+        Ok(None)
     }
 
-    /// Takes a write whose key's writes are aside, behind them; gives any other back.
-    pub(super) fn take_behind(&mut self, job: WriteJob) -> Option<WriteJob> {
-        match self.batches.iter_mut().find(|batch| batch.is_of(&job.step.key)) {
-            Some(batch) => {
-                batch.push(job);
-                self.jobs += 1;
-                None
-            }
-            None => Some(job),
+    fn has_room(&self, jobs: usize, bytes: usize) -> bool {
+        self.jobs + jobs <= WRITE_BATCH && self.bytes + bytes <= WRITE_BATCH_BYTES
+    }
+
+    fn push(&mut self, held: Held, why: Failure) {
+        let (jobs, bytes) = held.size();
+        (self.jobs, self.bytes) = (self.jobs + jobs, self.bytes + bytes);
+        held.give_back();
+        self.held.push_back((held, why));
+    }
+
+    fn pop(&mut self) -> Option<(Held, Failure)> {
+        let (held, why) = self.held.pop_front()?;
+        let (jobs, bytes) = held.size();
+        (self.jobs, self.bytes) = (self.jobs - jobs, self.bytes - bytes);
+        Some((held, why))
+    }
+}
+
+/// Statements of one turn that have waited for a lock in vain: others have to wait for them.
+#[derive(Debug, Default)]
+pub(super) struct LockWaits(usize);
+
+impl LockWaits {
+    /// A statement has ended.
+    pub(super) fn count<T>(&mut self, result: &Result<T, Error>) {
+        self.0 += usize::from(matches!(result, Err(Error::Refused { blame: Blame::Held, .. })));
+    }
+
+    /// May another one wait, before others have had their turn?
+    pub(super) fn are_few(&self) -> bool {
+        self.0 < LOCK_WAITS
+    }
+}
+
+impl Held {
+    /// Jobs, and what they take. A piece of a load has its own bound ([`crate::limits::LOADS`]).
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Held::Key(batch) => (batch.jobs(), batch.bytes()),
+            Held::Many(many) => (1, many.steps.iter().map(Step::bytes).sum()),
+            Held::Load(_) => (1, 0),
         }
     }
 
-    fn pop(&mut self) -> Option<Batch> {
-        let batch = self.batches.pop_front()?;
-        self.jobs -= batch.jobs();
-        Some(batch)
+    fn give_back(&self) {
+        match self {
+            Held::Key(batch) => batch.claims().for_each(Claim::give_back),
+            Held::Many(many) => many.claim.give_back(),
+            Held::Load(load) => load.claim.give_back(),
+        }
+    }
+
+    /// When the last of those who wait for it has waited for long enough.
+    fn deadline_ms(&self) -> u64 {
+        match self {
+            Held::Key(batch) => batch.keys().map(|key| key.last_deadline_ms()).max().unwrap_or(0),
+            Held::Many(many) => many.deadline_ms,
+            Held::Load(load) => load.deadline_ms,
+        }
     }
 }
 
 impl<C: Connector> Writer<C> {
-    /// Puts the writes of a locked row aside. They end where nobody waits for them any more, or too many are aside already.
-    pub(super) fn put_aside(&mut self, batch: Batch, refused: &Failure) {
-        let now_ms = self.shared.clock.now_ms();
-        let is_over = batch.keys().all(|key| key.all_expired(now_ms));
-        if is_over || self.aside.jobs + batch.jobs() > WRITE_BATCH {
-            self.fail(&batch, Attempt::First, refused);
+    /// True when whatever this writer is busy with keeps nobody waiting.
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.queue.is_empty() && self.aside.is_empty()
+    }
+
+    /// Would another try end before whoever waits for it is told that nobody knows what became of it?
+    pub(super) fn has_time(&self, deadline_ms: u64) -> bool {
+        self.shared.clock.now_ms() + 2 * LOCK_WAIT_MS < deadline_ms
+    }
+
+    /// Puts aside what was held up, by nothing but a lock. It ends where there would be no time for another try, or there is
+    /// too much aside already; the first one there has room however large it is.
+    pub(super) fn put_aside(&mut self, held: Held, why: Failure) {
+        let (jobs, bytes) = held.size();
+        if self.has_time(held.deadline_ms()) && (self.aside.is_empty() || self.aside.has_room(jobs, bytes)) {
+            self.aside.push(held, why);
         } else {
-            self.aside.jobs += batch.jobs();
-            self.aside.batches.push_back(batch);
+            self.end(held, &why);
         }
     }
 
-    /// Tries a few of them again; those whose rows are still locked go to the end.
+    /// Tries it again, as far as patience goes; what is still held up goes to the end.
     pub(super) fn try_aside(&mut self) {
-        for _ in 0..self.aside.len().min(LOCKED_ROWS) {
-            let Some(batch) = self.aside.pop() else { return };
-            if batch.keys().all(|key| key.is_plain()) {
-                self.execute(batch);
-            } else {
-                self.execute_judged(&batch);
+        self.forget_withdrawn();
+        self.lock_waits = LockWaits::default();
+        for _ in 0..self.aside.held.len() {
+            if !self.lock_waits.are_few() {
+                return;
+            }
+            let Some((held, why)) = self.aside.pop() else { return };
+            match self.take(held, &why) {
+                Some(Held::Key(batch)) if batch.keys().all(|key| key.is_plain()) => self.execute(batch),
+                Some(Held::Key(batch)) => self.execute_judged(batch),
+                Some(Held::Many(many)) => self.execute_many(many),
+                Some(Held::Load(load)) => self.execute_load(load),
+                None => {}
             }
         }
     }
 
+    /// Ends what nobody waits for any more, so that it takes no room.
+    fn forget_withdrawn(&mut self) {
+        for _ in 0..self.aside.held.len() {
+            let Some((held, why)) = self.aside.pop() else { return };
+            if let Some(held) = self.take(held, &why) {
+                self.aside.push(held, why);
+            }
+        }
+    }
+
+    /// Ends everything that is aside.
     pub(super) fn fail_aside(&mut self, failure: &Failure) {
-        while let Some(batch) = self.aside.pop() {
-            self.fail(&batch, Attempt::First, failure);
+        while let Some((held, _)) = self.aside.pop() {
+            if let Some(held) = self.take(held, failure) {
+                self.end(held, failure);
+            }
+        }
+    }
+
+    /// Takes what is still waited for out of something that was aside, as out of the queue; the rest ends.
+    fn take(&mut self, held: Held, why: &Failure) -> Option<Held> {
+        match held {
+            Held::Key(batch) => {
+                let (claimed, withdrawn) = batch.part(|job| job.claim.take());
+                for key in withdrawn.keys() {
+                    key.steps().take(1).for_each(|step| self.withdrawn(step, key.count()));
+                }
+                let (in_time, over) = claimed.part(|job| self.has_time(job.deadline_ms));
+                self.fail(&over, Attempt::First, why);
+                (!in_time.is_empty()).then_some(Held::Key(in_time))
+            }
+            Held::Many(many) if !many.claim.take() => {
+                self.withdrawn_many(&many);
+                None
+            }
+            Held::Load(load) if !load.claim.take() => None,
+            held if !self.has_time(held.deadline_ms()) => {
+                self.end(held, why);
+                None
+            }
+            held => Some(held),
+        }
+    }
+
+    fn end(&mut self, held: Held, failure: &Failure) {
+        match held {
+            Held::Key(batch) => self.fail(&batch, Attempt::First, failure),
+            Held::Many(many) => self.fail_many(&many, Attempt::First, failure),
+            Held::Load(load) => self.answer_load(&load, Answer::Failed(failure.clone())),
         }
     }
 }

@@ -14,11 +14,12 @@
 
 use super::super::judge::{Before, Change, Judged, To};
 use super::super::{Answer, Blame, Connector, Error, Failure, ManyJob, NO_VERSION, Reply, Session, Step};
-use super::{Attempt, Batch, Writer};
+use super::{Attempt, Batch, Held, LockWaits, Writer};
 use crate::clock::seconds;
 use crate::engine::shard::Writes;
 use crate::engine::{Record, Row};
 use crate::limits::OVERTAKEN_RETRIES;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// One key's part of what is judged together.
@@ -34,6 +35,8 @@ enum Ending {
     /// It was judged, and its change is committed, if it has one.
     Done(Judged, u32),
     Failed(Failure),
+    /// Nothing is done, and nobody was told: somebody else has a row locked, or so many that this one was not tried.
+    Locked(Failure),
 }
 
 /// The database's answer to one round.
@@ -53,8 +56,8 @@ enum Round {
 }
 
 impl<C: Connector> Writer<C> {
-    /// Brings writes that depend on their rows to their endings.
-    pub(super) fn execute_judged(&mut self, batch: &Batch) {
+    /// Brings writes that depend on their rows to their endings, or puts them aside.
+    pub(super) fn execute_judged(&mut self, batch: Batch) {
         let parts: Vec<Part<'_>> = batch
             .keys()
             .map(|key| {
@@ -62,13 +65,23 @@ impl<C: Connector> Writer<C> {
                 Part { key: key.key(), hash: key.hash(), writes, steps: key.steps().collect() }
             })
             .collect();
-        let deadline_ms = batch.keys().map(|key| key.last_deadline_ms()).max().unwrap_or(0);
-        let endings = self.judge_and_change(&parts, false, deadline_ms);
-        for (key, ending) in batch.keys().zip(endings) {
-            match ending {
-                Ending::Done(judged, version) => key.answer_each(judged.answers(version), &mut self.replies),
-                Ending::Failed(failure) => key.answer_all(&Answer::Failed(failure), &mut self.replies),
-            }
+        let endings = self.judge_and_change(&parts, false);
+        for (single, ending) in batch.split().into_iter().zip(endings) {
+            let failed = match ending {
+                Ending::Done(judged, version) => {
+                    let mut answers = Some(judged.answers(version));
+                    single.keys().for_each(|key| {
+                        key.answer_each(answers.take().expect("it is of one key"), &mut self.replies);
+                    });
+                    continue;
+                }
+                Ending::Failed(failure) => failure,
+                Ending::Locked(why) => {
+                    self.put_aside(Held::Key(single), why);
+                    continue;
+                }
+            };
+            single.keys().for_each(|key| key.answer_all(&Answer::Failed(failed.clone()), &mut self.replies));
         }
         self.shared.deliver.deliver(&mut self.replies);
     }
@@ -76,9 +89,7 @@ impl<C: Connector> Writer<C> {
     /// Takes a batch of many keys, unless its time is over.
     pub(super) fn start_many(&mut self, job: ManyJob, now_ms: u64) -> Option<ManyJob> {
         if !job.claim.take() {
-            for (hash, key) in job.keys() {
-                self.shared.engine.shard(hash).refused(hash, &key, Writes::Foreign);
-            }
+            self.withdrawn_many(&job);
             return None;
         }
         if job.deadline_ms <= now_ms {
@@ -86,6 +97,13 @@ impl<C: Connector> Writer<C> {
             return None;
         }
         Some(job)
+    }
+
+    /// A batch that its connection has withdrawn: nobody waits for it.
+    pub(super) fn withdrawn_many(&self, job: &ManyJob) {
+        for (hash, key) in job.keys() {
+            self.shared.engine.shard(hash).refused(hash, &key, Writes::Foreign);
+        }
     }
 
     pub(super) fn fail_many(&mut self, job: &ManyJob, attempt: Attempt, failure: &Failure) {
@@ -98,8 +116,19 @@ impl<C: Connector> Writer<C> {
         self.shared.deliver.deliver(&mut self.replies);
     }
 
-    /// Brings a batch of many keys to its ending: one answer with those of all its steps.
-    pub(super) fn execute_many(&mut self, job: &ManyJob) {
+    /// Brings a batch of many keys to its ending, one answer with those of all its steps; or puts it aside.
+    pub(super) fn execute_many(&mut self, job: ManyJob) {
+        match self.many(&job) {
+            Ok(answers) => {
+                self.replies.push(Reply { ticket: job.ticket, answer: Answer::Many(answers) });
+                self.shared.deliver.deliver(&mut self.replies);
+            }
+            Err(why) => self.put_aside(Held::Many(job), why),
+        }
+    }
+
+    /// The answers to all steps. `Err`: nothing is done, because somebody else has a row locked.
+    fn many(&mut self, job: &ManyJob) -> Result<Vec<Answer>, Failure> {
         // Steps by key, each key's in their order; and where each step's answer belongs.
         let mut order: Vec<usize> = (0..job.steps.len()).collect();
         order.sort_by(|a, b| job.steps[*a].key.cmp(&job.steps[*b].key));
@@ -109,29 +138,65 @@ impl<C: Connector> Writer<C> {
             Part { key: &steps[0].key, hash: steps[0].hash, writes: Writes::Foreign, steps }
         };
         let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
-        let endings = self.judge_and_change(&parts, job.all_or_nothing, job.deadline_ms);
+        let mut endings = self.judge_and_change(&parts, job.all_or_nothing);
+        self.wait_for_locked(&parts, job, &mut endings);
+        // Where one is locked now, all are.
+        if let Some(Ending::Locked(why)) = endings.first() {
+            return Err(why.clone());
+        }
         let mut answers = vec![Answer::NotDone; job.steps.len()];
         for (group, ending) in groups.iter().zip(endings) {
             let group_answers = match ending {
                 Ending::Done(judged, _) if job.all_or_nothing && judged.is_undone() => judged.not_done(),
                 Ending::Done(judged, version) => judged.answers(version),
-                Ending::Failed(failure) => vec![Answer::Failed(failure); group.len()],
+                Ending::Failed(failure) | Ending::Locked(failure) => {
+                    vec![Answer::Failed(failure); group.len()]
+                }
             };
             for (at, answer) in group.iter().zip(group_answers) {
                 answers[*at] = answer;
             }
         }
-        self.replies.push(Reply { ticket: job.ticket, answer: Answer::Many(answers) });
-        self.shared.deliver.deliver(&mut self.replies);
+        Ok(answers)
+    }
+
+    /// A batch that keeps nobody waiting waits for what is locked, each in its turn. When it can wait no longer, and some of it is done,
+    /// the rest has failed.
+    fn wait_for_locked(&mut self, parts: &[Part<'_>], job: &ManyJob, endings: &mut Vec<Ending>) {
+        let is_locked = |endings: &[Ending], at: usize| matches!(endings[at], Ending::Locked(_));
+        let mut locked: VecDeque<usize> = (0..parts.len()).filter(|at| is_locked(endings, *at)).collect();
+        while let Some(at) = locked.pop_front() {
+            if !self.nobody_waits() || !self.has_time(job.deadline_ms) {
+                locked.push_front(at);
+                break;
+            }
+            self.lock_waits = LockWaits::default();
+            if job.all_or_nothing {
+                *endings = self.judge_and_change(parts, true);
+                if !is_locked(endings, at) {
+                    return;
+                }
+            } else {
+                endings[at] = self.judge_and_change_one(&parts[at]);
+            }
+            if is_locked(endings, at) {
+                locked.push_back(at);
+            }
+        }
+        if locked.len() == parts.len() {
+            return;
+        }
+        for at in locked {
+            if let Ending::Locked(why) = &endings[at] {
+                let failure = why.clone();
+                self.ended(parts[at].hash, parts[at].key, parts[at].writes, &failure);
+                endings[at] = Ending::Failed(failure);
+            }
+        }
     }
 
     /// Judges and changes until every part has its ending, and tells the engine.
-    fn judge_and_change(
-        &mut self,
-        parts: &[Part<'_>],
-        all_or_nothing: bool,
-        deadline_ms: u64,
-    ) -> Vec<Ending> {
+    fn judge_and_change(&mut self, parts: &[Part<'_>], all_or_nothing: bool) -> Vec<Ending> {
         let mut endings: Vec<Option<Ending>> = parts.iter().map(|_| None).collect();
         let (mut left, mut retries): (Vec<usize>, usize) = ((0..parts.len()).collect(), 0);
         while !left.is_empty() {
@@ -152,19 +217,25 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Round::Again(failure) => failure,
-                // Nobody else is kept waiting; or it is another batch, which locks rows in another order.
-                Round::Locked(_) if self.queue.is_empty() && now_ms < deadline_ms => continue,
-                Round::Locked(failure) if all_or_nothing => failure,
                 Round::Row(_) | Round::Locked(_) if left.len() > 1 && !all_or_nothing => {
-                    // One row is at fault; the others must not suffer for it.
+                    // One row is at fault; the others must not suffer for it, nor wait for many that are locked.
                     for at in left.drain(..) {
-                        let single =
-                            self.judge_and_change(std::slice::from_ref(&parts[at]), false, deadline_ms);
-                        endings[at] = single.into_iter().next();
+                        let ending = if self.lock_waits.are_few() {
+                            self.judge_and_change_one(&parts[at])
+                        } else {
+                            Ending::Locked(Failure::NotStarted)
+                        };
+                        endings[at] = Some(ending);
                     }
                     continue;
                 }
-                Round::Row(failure) | Round::Locked(failure) | Round::Failed(failure) => {
+                Round::Locked(failure) => {
+                    for at in left.drain(..) {
+                        endings[at] = Some(Ending::Locked(failure.clone()));
+                    }
+                    continue;
+                }
+                Round::Row(failure) | Round::Failed(failure) => {
                     self.give_up(parts, &mut left, &mut endings, &failure);
                     continue;
                 }
@@ -181,6 +252,11 @@ impl<C: Connector> Writer<C> {
         endings.into_iter().map(|ending| ending.expect("the loop ends when every part has one")).collect()
     }
 
+    fn judge_and_change_one(&mut self, part: &Part<'_>) -> Ending {
+        let endings = self.judge_and_change(std::slice::from_ref(part), false);
+        endings.into_iter().next().expect("every part has an ending")
+    }
+
     /// Looks at the rows, judges, and changes them.
     fn round(&mut self, parts: &[&Part<'_>], all_or_nothing: bool, now_ms: u64) -> Round {
         if self.session.is_none() && !self.connect() {
@@ -188,14 +264,16 @@ impl<C: Connector> Writer<C> {
         }
         let session = self.session.as_mut().expect("connected above");
         let keys: Vec<&str> = parts.iter().map(|part| part.key).collect();
-        let rows = match session.asked(|session| session.look(&keys, now_ms)) {
+        let looked = session.asked(|session| session.look(&keys, now_ms));
+        self.lock_waits.count(&looked);
+        let rows = match looked {
             Ok(rows) => rows,
             // Nothing was sent that changes anything.
             Err(Error::NotSent(_) | Error::Lost(_)) => {
                 self.session = None;
                 return Round::Again(self.shared.down());
             }
-            Err(Error::Refused { message, .. }) => return Round::Failed(refused(&message, parts.len())),
+            Err(Error::Refused { message, blame }) => return self.refused(message, blame),
         };
         let judge = |(part, row): (&&Part<'_>, &Option<Before>)| {
             Judged::new(row.as_ref(), part.steps.iter().copied(), seconds(now_ms))
@@ -223,9 +301,11 @@ impl<C: Connector> Writer<C> {
         let jobs = parts.iter().map(|part| part.steps.len()).sum();
         let changed = session.timed(jobs, |session| session.change(&changes, all_or_nothing));
         self.last_used = Instant::now();
+        self.lock_waits.count(&changed);
         match changed {
             Ok(changed) if all_or_nothing && changed.contains(&None) => Round::Again(overtaken()),
             Ok(changed) => {
+                self.refusals.done("writes");
                 let mut done = changes.iter().zip(changed);
                 let mut next = done.next();
                 let version = |(part, row): (&&Part<'_>, &Option<Before>)| match &next {
@@ -247,20 +327,26 @@ impl<C: Connector> Writer<C> {
                 log::warn!("a commit of {} keys was lost: {message}", changes.len());
                 Round::Lost
             }
-            Err(Error::Refused { blame: Blame::Conflict, message }) => {
-                Round::Again(Failure::Refused(message.into()))
-            }
-            Err(Error::Refused { message, blame }) => {
-                if blame == Blame::ReadOnly {
-                    self.session = None;
-                }
-                let failure = refused(&message, changes.len());
-                match blame {
-                    Blame::Row => Round::Row(failure),
-                    Blame::Held => Round::Locked(failure),
-                    Blame::Conflict | Blame::Server | Blame::ReadOnly => Round::Failed(failure),
-                }
-            }
+            Err(Error::Refused { message, blame }) => self.refused(message, blame),
+        }
+    }
+
+    /// What a refusal means for a round.
+    fn refused(&mut self, message: String, blame: Blame) -> Round {
+        if blame == Blame::ReadOnly {
+            self.session = None;
+        }
+        match blame {
+            Blame::Row | Blame::Held => log::debug!("PostgreSQL refused a row: {message}"),
+            Blame::Conflict => {}
+            Blame::Server | Blame::ReadOnly => self.refusals.refused("writes", &message),
+        }
+        let failure = Failure::Refused(message.into());
+        match blame {
+            Blame::Conflict => Round::Again(failure),
+            Blame::Row => Round::Row(failure),
+            Blame::Held => Round::Locked(failure),
+            Blame::Server | Blame::ReadOnly => Round::Failed(failure),
         }
     }
 
@@ -338,9 +424,4 @@ impl<C: Connector> Writer<C> {
 
 fn overtaken() -> Failure {
     Failure::Refused("another program writes this row all the time".into())
-}
-
-fn refused(message: &str, keys: usize) -> Failure {
-    log::warn!("PostgreSQL refused a write of {keys} keys: {message}");
-    Failure::Refused(message.into())
 }

@@ -7,11 +7,18 @@
 
 use super::super::load::{LoadJob, Loaded, Row};
 use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
-use super::{IDLE_CHECK, Writer};
+use super::{Held, IDLE_CHECK, Writer};
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::{BROKEN_OFF_RETRIES, LOCK_WAIT_MS};
+use crate::limits::BROKEN_OFF_RETRIES;
 use std::time::Instant;
+
+/// Why a piece is not stored.
+enum Stopped {
+    Failed(Failure),
+    /// Nothing is done, and nobody was told: somebody else has a row locked.
+    Locked(Failure),
+}
 
 /// One key of a piece.
 struct Key<'a> {
@@ -40,8 +47,16 @@ impl<C: Connector> Writer<C> {
         self.shared.deliver.deliver(&mut self.replies);
     }
 
-    /// Brings a piece to its ending.
-    pub(super) fn execute_load(&mut self, job: &LoadJob) {
+    /// Brings a piece to its ending, or puts it aside.
+    pub(super) fn execute_load(&mut self, job: LoadJob) {
+        match self.piece(&job) {
+            Ok(loaded) => self.answer_load(&job, Answer::Loaded(loaded)),
+            Err(Stopped::Failed(failure)) => self.answer_load(&job, Answer::Failed(failure)),
+            Err(Stopped::Locked(why)) => self.put_aside(Held::Load(job), why),
+        }
+    }
+
+    fn piece(&mut self, job: &LoadJob) -> Result<Loaded, Stopped> {
         let mut loaded = Loaded::default();
         let mut rows = job.rows(&mut loaded);
         // Stable: lines of a key stay in their order.
@@ -54,24 +69,17 @@ impl<C: Connector> Writer<C> {
         let keys: Vec<Key<'_>> = rows.chunk_by(|a, b| a.1.key == b.1.key).map(key).collect();
         let engine = &self.shared.engine;
         let may = |key: &Key<'_>| engine.shard(key.hash).may_send_foreign(key.hash, &key.row.key);
-        let answer = match keys.iter().position(|key| !may(key)) {
-            Some(marked) => {
-                self.not_loaded(&keys[..marked]);
-                Answer::Failed(Failure::InDoubt)
-            }
-            None => match self.load(&keys, job.deadline_ms, &mut loaded) {
-                Ok(()) => {
-                    loaded.keep_first();
-                    Answer::Loaded(loaded)
-                }
-                Err(failure) => Answer::Failed(failure),
-            },
-        };
-        self.answer_load(job, answer);
+        if let Some(marked) = keys.iter().position(|key| !may(key)) {
+            self.not_loaded(&keys[..marked]);
+            return Err(Stopped::Failed(Failure::InDoubt));
+        }
+        self.load(&keys, job.deadline_ms, &mut loaded)?;
+        loaded.keep_first();
+        Ok(loaded)
     }
 
     /// Stores rows until all have their ending. An error ends those that have none yet.
-    fn load(&mut self, keys: &[Key<'_>], deadline_ms: u64, loaded: &mut Loaded) -> Result<(), Failure> {
+    fn load(&mut self, keys: &[Key<'_>], deadline_ms: u64, loaded: &mut Loaded) -> Result<(), Stopped> {
         if self.last_used.elapsed() > IDLE_CHECK
             && self.session.as_mut().is_some_and(|session| session.is_broken())
         {
@@ -96,6 +104,7 @@ impl<C: Connector> Writer<C> {
             let rows: Vec<&Row<'_>> = these.iter().map(|key| key.row).collect();
             let result = session.timed(these.len(), |session| session.load(&rows));
             self.last_used = Instant::now();
+            self.lock_waits.count(&result);
             match result {
                 Ok(()) => {
                     self.refusals.done("writes");
@@ -120,10 +129,21 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
                     conflicts += 1;
                 }
-                // Somebody else has a row locked: that passes, and lines behind this piece have to wait for it anyhow. But not
-                // until its client is told that nobody knows what became of it.
-                Err(Error::Refused { blame: Blame::Held, .. })
-                    if self.shared.clock.now_ms() + 2 * LOCK_WAIT_MS < deadline_ms => {}
+                // Somebody else has a row locked: that passes. But nobody is to wait for it who need not, and its client not until
+                // it is told that nobody knows what became of the piece.
+                Err(Error::Refused { blame: Blame::Held, message }) => {
+                    let has_time = self.has_time(deadline_ms);
+                    let is_whole = these.len() == keys.len();
+                    if has_time && (self.nobody_waits() || !is_whole && self.lock_waits.are_few()) {
+                        continue;
+                    }
+                    let why = Failure::Refused(message.into());
+                    if is_whole {
+                        self.not_loaded(keys);
+                        return Err(Stopped::Locked(why));
+                    }
+                    break why;
+                }
                 Err(Error::Refused { blame: Blame::Row, message }) => {
                     left.pop();
                     match these {
@@ -154,7 +174,7 @@ impl<C: Connector> Writer<C> {
             self.not_loaded(these);
         }
         // Some of a piece, and nobody can say which: the client sends all of it again, and does no harm by it.
-        Err(if stored { Failure::Unknown } else { failure })
+        Err(Stopped::Failed(if stored { Failure::Unknown } else { failure }))
     }
 
     /// Rows are committed.

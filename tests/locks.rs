@@ -1,0 +1,185 @@
+//! Rows that another program has locked: whoever writes them waits, and nobody else does.
+
+use crate::support::client::request;
+use crate::support::{Client, Server, wait_until};
+use serde_json::json;
+use std::fmt::Write as _;
+
+const LINES: &str = "Content-Type: application/x-ndjson\r\n";
+
+/// Writes of other keys, by so many clients, and all of them answered.
+struct Others(Vec<Client>);
+
+impl Others {
+    fn new(server: &Server) -> Others {
+        Others((0..4).map(|_| server.connect()).collect())
+    }
+
+    fn are_served(&mut self, round: usize) {
+        for (n, client) in self.0.iter_mut().enumerate() {
+            client.send(request("PUT", &format!("/kv/other-{n}"), "", format!("{round}").as_bytes()));
+        }
+        for client in &mut self.0 {
+            assert!(matches!(client.response().status, 200 | 201));
+        }
+    }
+}
+
+#[test]
+fn a_row_that_somebody_else_has_locked_keeps_no_other_writes_from_being_done() {
+    let server = Server::start(&["--db-writers", "1"]);
+    server.database().insert("held", "old");
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
+    // Several writes of it, which keep their order whatever they wait for.
+    let mut waiting: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    let mut others: Vec<Client> = (0..6).map(|_| server.connect()).collect();
+    for (round, client) in waiting.iter_mut().enumerate() {
+        client.send(request("PUT", "/kv/held", "", format!("new {round}").as_bytes()));
+        for (n, other) in others.iter_mut().enumerate() {
+            other.send(request("PUT", &format!("/kv/other-{n}"), "", format!("{round}").as_bytes()));
+        }
+        for other in &mut others {
+            assert!(matches!(other.response().status, 200 | 201));
+        }
+    }
+    // Writes that depend on their rows, too.
+    let added = others[0].request("POST", "/kv/counter?op=incr", "", b"");
+    assert_eq!((added.status, added.text().as_str()), (201, "1"));
+    assert!(
+        waiting.iter_mut().all(|client| !client.has_something()),
+        "nothing is acknowledged before it is done"
+    );
+    holder.rollback().unwrap();
+    for (round, client) in waiting.iter_mut().enumerate() {
+        let stored = client.response();
+        assert_eq!((stored.status, stored.text()), (200, format!("new {round}")));
+    }
+    assert_eq!(others[0].get("held").text(), "new 2");
+    assert_eq!(server.database().value("held").as_deref(), Some("new 2"));
+}
+
+#[test]
+fn whatever_waits_for_a_locked_row_is_done_once_it_is_free() {
+    let server = Server::start(&["--db-writers", "1"]);
+    server.database().insert("held", "1");
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
+    let batch =
+        json!([{"op": "set", "key": "with", "value": "it"}, {"op": "incr", "key": "held", "by": 100}]);
+    let batch = batch.to_string();
+    let alone = json!([{"op": "incr", "key": "held", "by": 100}]).to_string();
+    let line = json!({"key": "held", "value": "0"}).to_string();
+    let mut others = Others::new(&server);
+    // A batch and a load alone wait where they are; with others behind them they make room, each as often as it takes.
+    for (kind, wanted) in [
+        (request("PUT", "/kv/held", "", b"5"), "5"),
+        (request("POST", "/kv/held?op=incr", "", b""), "6"),
+        (request("POST", "/batch?atomic=true", "", batch.as_bytes()), "106"),
+        (request("POST", "/batch", "", alone.as_bytes()), "206"),
+        (request("PUT", "/kv", LINES, line.as_bytes()), "0"),
+    ] {
+        let mut client = server.connect();
+        client.send(kind);
+        for round in 0..3 {
+            others.are_served(round);
+        }
+        assert!(!client.has_something(), "nothing is acknowledged before it is done");
+        holder.rollback().unwrap();
+        let answer = client.response();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(others.0[0].get("held").text(), wanted);
+        assert_eq!(server.database().value("held").as_deref(), Some(wanted));
+        holder = sql.transaction().unwrap();
+        holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
+    }
+    holder.rollback().unwrap();
+    wait_until("nothing is left", || server.metric("hotrow_keys_in_flight") == 0);
+}
+
+#[test]
+fn many_locked_rows_keep_no_other_writes_from_being_done() {
+    const ROWS: usize = 300;
+    let server = Server::start(&["--db-writers", "1"]);
+    let fill = format!(
+        "INSERT INTO kv_store (key, value) SELECT 'held-' || n, '0' FROM generate_series(1, {ROWS}) AS n"
+    );
+    server.database().execute(&fill, &[]);
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("SELECT FROM kv_store WHERE key LIKE 'held-%' FOR UPDATE", &[]).unwrap();
+    let all: Vec<_> = (1..=ROWS).map(|n| json!({"op": "incr", "key": format!("held-{n}")})).collect();
+    let mut batch = server.connect();
+    batch.send(request("POST", "/batch", "", json!(all).to_string().as_bytes()));
+    let mut clients: Vec<Client> = (0..2 * ROWS).map(|_| server.connect()).collect();
+    for (at, client) in clients.iter_mut().enumerate() {
+        let key = format!("/kv/held-{}", at % ROWS + 1);
+        client.send(match at < ROWS {
+            true => request("PUT", &key, "", b"7"),
+            false => request("POST", &format!("{key}?op=incr"), "", b""),
+        });
+    }
+    let mut others = Others::new(&server);
+    for round in 0..3 {
+        others.are_served(round);
+    }
+    holder.rollback().unwrap();
+    // Some had to go, since there is a bound on what may wait so. What was acknowledged is there.
+    assert!(matches!(batch.response().status, 200 | 503));
+    for client in &mut clients {
+        assert!(matches!(client.response().status, 200 | 503));
+    }
+    for n in 1..=ROWS {
+        let key = format!("held-{n}");
+        assert_eq!(server.database().value(&key), Some(others.0[0].get(&key).text()));
+    }
+    wait_until("nothing is left", || server.metric("hotrow_keys_in_flight") == 0);
+}
+
+#[test]
+fn whoever_waits_for_a_lock_in_vain_is_told_that_nothing_was_changed() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "3s"]);
+    server.database().insert("held", "1");
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("LOCK TABLE kv_store IN ACCESS EXCLUSIVE MODE", &[]).unwrap();
+    let mut lines = String::new();
+    for n in 0..3 {
+        let _ = writeln!(lines, "{}", json!({"key": format!("line-{n}"), "value": "v"}));
+    }
+    let batch = json!([{"op": "set", "key": "held", "value": "batch"}]).to_string();
+    let requests = [
+        request("PUT", "/kv/held", "", b"2"),
+        request("PUT", "/kv/held", "If-Match: *\r\n", b"3"),
+        request("POST", "/kv/held?op=incr", "", b""),
+        request("DELETE", "/kv/held", "", b""),
+        request("POST", "/batch?atomic=true", "", batch.as_bytes()),
+        request("POST", "/batch", "", batch.as_bytes()),
+        request("PUT", "/kv", LINES, lines.as_bytes()),
+    ];
+    let mut clients: Vec<Client> = requests.iter().map(|_| server.connect()).collect();
+    for (client, request) in clients.iter_mut().zip(requests) {
+        client.send(request);
+    }
+    // It may be that one has just been sent for the first time when its time is over: then nobody knows.
+    let mut unknown = 0;
+    for client in &mut clients {
+        let answer = client.response();
+        match answer.status {
+            503 => {}
+            504 => unknown += 1,
+            // Of an operation in a batch.
+            200 => assert!(answer.text().contains(r#""status":503"#), "{}", answer.text()),
+            other => panic!("{other}: {}", answer.text()),
+        }
+    }
+    holder.rollback().unwrap();
+    wait_until("nothing is left", || server.metric("hotrow_keys_in_flight") == 0);
+    let rows = server
+        .database()
+        .text("SELECT coalesce(string_agg(key || '=' || value, ' '), '') FROM kv_store", &[]);
+    assert!(unknown > 0 || rows.as_deref() == Some("held=1"), "{rows:?}");
+    assert!(matches!(server.connect().put("held", "4").status, 200 | 201));
+}
