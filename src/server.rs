@@ -72,7 +72,7 @@ pub struct Running {
     renewer: Option<Renewer>,
     loops: Vec<JoinHandle<io::Result<()>>>,
     workers: Vec<JoinHandle<()>>,
-    sweeper: Sender<Infallible>,
+    end: Sender<Infallible>,
     shared: Arc<Shared>,
     managed: Option<Managed>,
     access_log: Option<Arc<AccessLog>>,
@@ -179,7 +179,7 @@ pub fn start(
         clock,
         reconnect_ms: RECONNECT_MS,
     });
-    let Pool { reads, writes, sweeper, threads: workers } =
+    let Pool { reads, writes, end, threads: workers } =
         Pool::start(&pool_shared, readers, writers, config.queue_depth as usize)
             .map_err(|e| cannot_start_thread(&e))?;
 
@@ -254,7 +254,7 @@ pub fn start(
         stopper: Stopper { inboxes, status, delay: config.drain_delay },
         loops: threads,
         workers,
-        sweeper,
+        end,
         shared,
         managed,
         access_log,
@@ -309,7 +309,7 @@ impl Running {
             }
         }
         // With the last sender the queues close, and the workers end.
-        drop(self.sweeper);
+        drop(self.end);
         drop(self.shared);
         let deadline = Instant::now() + WORKERS_END;
         while self.workers.iter().any(|worker| !worker.is_finished()) && Instant::now() < deadline {

@@ -374,7 +374,8 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         reconnect_ms: (0, 0),
     });
     let (reads, read_queue) = bounded(rng.usize(1..8));
-    let idle_readers = (0..2).map(|i| Reader::new(Arc::clone(&shared), read_queue.clone(), i)).collect();
+    let reader = |i| Reader::new(Arc::clone(&shared), read_queue.clone(), crossbeam_channel::never(), i);
+    let idle_readers = (0..2).map(reader).collect();
     let depth = rng.usize(1..8);
     let (writes, queues): (Vec<_>, Vec<_>) = (0..writers).map(|_| bounded(depth)).unzip();
     let writer = |(i, queue)| Some(Writer::new(Arc::clone(&shared), queue, i));

@@ -18,8 +18,8 @@ pub struct Pool {
     pub reads: Sender<ReadWork>,
     /// To each writer.
     pub writes: Vec<Sender<Job>>,
-    /// Nothing is sent here: the sweeper ends when it is gone.
-    pub sweeper: Sender<Infallible>,
+    /// Nothing is sent here: when it is gone, the sweeper ends, and a reader that waits for its database.
+    pub end: Sender<Infallible>,
     /// They end when all senders are gone.
     pub threads: Vec<JoinHandle<()>>,
 }
@@ -33,9 +33,10 @@ impl Pool {
         queue_depth: usize,
     ) -> io::Result<Pool> {
         let (reads, read_queue): (Sender<ReadWork>, Receiver<ReadWork>) = bounded(queue_depth);
+        let (end, ends) = bounded(1);
         let mut threads = Vec::new();
         for i in 0..readers {
-            let reader = Reader::new(Arc::clone(shared), read_queue.clone(), i);
+            let reader = Reader::new(Arc::clone(shared), read_queue.clone(), ends.clone(), i);
             threads.push(Builder::new().name(format!("reader {i}")).spawn(move || reader.run())?);
         }
         let mut writes = Vec::new();
@@ -45,9 +46,8 @@ impl Pool {
             let writer = Writer::new(Arc::clone(shared), queue, i);
             threads.push(Builder::new().name(format!("writer {i}")).spawn(move || writer.run())?);
         }
-        let (sweeper, end) = bounded(1);
-        let sweep = Sweeper::new(Arc::clone(shared), end);
+        let sweep = Sweeper::new(Arc::clone(shared), ends);
         threads.push(Builder::new().name("sweeper".into()).spawn(move || sweep.run())?);
-        Ok(Pool { reads, writes, sweeper, threads })
+        Ok(Pool { reads, writes, end, threads })
     }
 }

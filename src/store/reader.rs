@@ -8,7 +8,8 @@ use crate::clock::seconds;
 use crate::engine::Row;
 use crate::limits::READ_BATCH;
 use crate::metrics::Work;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,8 @@ use std::time::Instant;
 pub struct Reader<C: Connector> {
     shared: Arc<Shared<C>>,
     queue: Receiver<ReadWork>,
+    /// Nothing comes from here; it closes when the server ends.
+    end: Receiver<Infallible>,
     session: Option<Counted<C::Session>>,
     work: Arc<Work>,
     pause: Pause,
@@ -27,13 +30,19 @@ pub struct Reader<C: Connector> {
 }
 
 impl<C: Connector> Reader<C> {
-    /// The reader of this queue with this number, not connected yet.
-    pub fn new(shared: Arc<Shared<C>>, queue: Receiver<ReadWork>, number: usize) -> Reader<C> {
+    /// The reader of this queue with this number, not connected yet. Where it may not look whether the queue is closed, `end` tells.
+    pub fn new(
+        shared: Arc<Shared<C>>,
+        queue: Receiver<ReadWork>,
+        end: Receiver<Infallible>,
+        number: usize,
+    ) -> Reader<C> {
         let pause = Pause::new(shared.reconnect_ms, number as u64);
         let work = Arc::clone(&shared.workers.readers[number]);
         Reader {
             shared,
             queue,
+            end,
             session: None,
             work,
             pause,
@@ -118,13 +127,15 @@ impl<C: Connector> Reader<C> {
     }
 
     /// Waits until the next attempt. While some reader still has a connection the queue is left to it; when none
-    /// has, whatever is or gets into the queue is refused at once. False: the queue is closed.
+    /// has, whatever is or gets into the queue is refused at once. False: the server ends.
     fn wait_while_down(&mut self) -> bool {
         let until = self.pause.next(&self.shared.health);
         while let Some(left) = until.left() {
             if !self.shared.health.reads_down() {
-                std::thread::sleep(left.min(Pause::STEP));
-                continue;
+                match self.end.recv_timeout(left.min(Pause::STEP)) {
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return false,
+                }
             }
             match self.queue.recv_timeout(left.min(Pause::STEP)) {
                 Ok(work) => {
@@ -134,8 +145,8 @@ impl<C: Connector> Reader<C> {
                     }
                     self.fail(&jobs, &self.shared.down());
                 }
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
         true
@@ -220,4 +231,51 @@ fn add_rows(work: ReadWork, jobs: &mut Vec<ReadJob>) -> Option<PageJob> {
         ReadWork::Page(page) => return Some(page),
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::engine::Engine;
+    use crate::limits::RECONNECT_MS;
+    use crate::metrics::Workers;
+    use crate::store::Deliver;
+    use crate::store::health::Health;
+    use crate::store::postgres::PostgresSession;
+
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        type Session = PostgresSession;
+
+        fn connect(&self) -> Result<PostgresSession, Error> {
+            Err(Error::NotSent("there is no database".into()))
+        }
+    }
+
+    impl Deliver for Nowhere {
+        fn deliver(&self, _: &mut Vec<Reply>) {
+            panic!("nobody has asked anything");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_leaves_the_queue_to_another_one_ends_with_the_server() {
+        let (readers, writers) = (2, 1);
+        let shared = Arc::new(Shared {
+            connector: Nowhere,
+            engine: Arc::new(Engine::new(1 << 20, 1 << 10)),
+            deliver: Arc::new(Nowhere),
+            health: Arc::new(Health::new(readers, writers)),
+            workers: Arc::new(Workers::new(readers, writers)),
+            clock: Clock::start(),
+            reconnect_ms: RECONNECT_MS,
+        });
+        let (_other, queue) = crossbeam_channel::bounded(1);
+        let (end, ends) = crossbeam_channel::bounded(1);
+        let reader = Reader::new(shared, queue, ends, 0);
+        drop(end);
+        reader.run();
+    }
 }
