@@ -68,6 +68,8 @@ enum Bug {
     ChangedPastItsTime,
     /// An addition whose answer was lost is done again.
     CountedTwice,
+    /// A batch does not hold the row that it is done for.
+    NotHeld,
 }
 
 fn known(key: &str) -> &'static str {
@@ -92,6 +94,8 @@ enum Wish {
     Load(Op),
     /// Adds to the counter and stores a value, all or nothing, if the row of the key is of this version, or none.
     Both(Op, u32),
+    /// Stores a value if the row of another key is of this version.
+    Guarded(Op, &'static str, u32),
 }
 
 /// One operation of a client, under way.
@@ -466,6 +470,7 @@ fn simulation_catches_every_planted_bug() {
         Bug::KeptPastItsTime,
         Bug::ChangedPastItsTime,
         Bug::CountedTwice,
+        Bug::NotHeld,
     ] {
         let caught = (0..SCHEDULES).find(|seed| run(*seed, bug, false).0.is_some());
         assert!(caught.is_some(), "{bug:?} was not caught");

@@ -72,7 +72,9 @@ impl State {
                 self.check_swapped(asking, *from, record.version);
                 self.check_write(asking, version);
             }
-            Wish::Read | Wish::Write(_) | Wish::Load(_) | Wish::Both(..) => self.check_write(asking, version),
+            Wish::Read | Wish::Write(_) | Wish::Load(_) | Wish::Both(..) | Wish::Guarded(..) => {
+                self.check_write(asking, version);
+            }
         }
     }
 
@@ -138,10 +140,35 @@ impl State {
         }
     }
 
-    pub(super) fn check_both(&mut self, asking: &Asking, answers: &[Answer]) {
-        let Wish::Both(op, from) = &asking.wish else {
-            return self.violate(format!("{asking:?} is no batch"));
-        };
+    pub(super) fn check_many(&mut self, asking: &Asking, answers: &[Answer]) {
+        match (&asking.wish, answers) {
+            (_, [Answer::Failed(Failure::Unknown), ..]) => self.count_unknown(asking),
+            (_, [Answer::Failed(_), ..]) if answers.iter().all(|answer| *answer == answers[0]) => {
+                self.refuse(asking);
+            }
+            (Wish::Both(_, from), _) => self.check_both(asking, *from, answers),
+            (Wish::Guarded(_, guard, version), _) => self.check_guarded(asking, guard, *version, answers),
+            other => self.violate(format!("{other:?} for {asking:?}")),
+        }
+    }
+
+    fn check_guarded(&mut self, asking: &Asking, guard: &'static str, version: u32, answers: &[Answer]) {
+        match answers {
+            [Answer::Found(Some(read)), Answer::Stored { record, .. }] if read.version == version => {
+                self.check_write(asking, Some(record.version));
+                // What came after the guard's row came after what was done for it. That a row ends has no number.
+                let after = self.history[guard].iter().rev();
+                let after = after.take_while(|state| state.as_ref().is_none_or(|(_, v)| *v != version));
+                if after.flatten().any(|(_, later)| *later < record.version) {
+                    self.violate(format!("{asking:?} was done for a row that was not there any more"));
+                }
+            }
+            [Answer::PreconditionFailed, Answer::NotDone] => self.refuse(asking),
+            other => self.violate(format!("{other:?} for {asking:?}")),
+        }
+    }
+
+    fn check_both(&mut self, asking: &Asking, from: u32, answers: &[Answer]) {
         match answers {
             [
                 Answer::Stored { record: count, .. },
@@ -152,7 +179,7 @@ impl State {
                     self.violate(format!("{asking:?} has read {read:?} after {record:?}"));
                 }
                 self.check_counted(&count.value);
-                self.check_swapped(asking, *from, record.version);
+                self.check_swapped(asking, from, record.version);
                 self.check_write(asking, Some(record.version));
                 let together =
                     self.history[COUNTER].iter().flatten().any(|(_, version)| *version == record.version);
@@ -161,12 +188,6 @@ impl State {
                 }
             }
             [Answer::NotDone, Answer::PreconditionFailed, Answer::NotDone] => self.check_not_swapped(asking),
-            [Answer::Failed(Failure::Unknown), ..] => self.count_unknown(asking),
-            [Answer::Failed(_), Answer::Failed(_), Answer::Failed(_)] => {
-                if let Op::Set { value, .. } = op {
-                    self.refused.insert(value.to_string());
-                }
-            }
             other => self.violate(format!("{other:?} for {asking:?}")),
         }
     }
@@ -188,7 +209,8 @@ impl State {
         if let Wish::Write(Op::Set { value, .. })
         | Wish::Swap(Op::Set { value, .. }, _)
         | Wish::Load(Op::Set { value, .. })
-        | Wish::Both(Op::Set { value, .. }, _) = &asking.wish
+        | Wish::Both(Op::Set { value, .. }, _)
+        | Wish::Guarded(Op::Set { value, .. }, ..) = &asking.wish
         {
             self.refused.insert(value.to_string());
         }

@@ -30,7 +30,7 @@ impl World {
             let kind = match &mut *state {
                 State { deleting: true, rng, .. } => [0, 6, 9, 9, 9, 15][rng.usize(..6)],
                 State { plain: true, rng, .. } => rng.u8(..11),
-                State { rng, .. } => rng.u8(..17),
+                State { rng, .. } => rng.u8(..18),
             };
             let (key, wish) = match kind {
                 0..=5 => (key, Wish::Read),
@@ -40,7 +40,15 @@ impl World {
                 13 => (COUNTER, Wish::Count),
                 14 => (COUNTER, Wish::Read),
                 15 => (key, Wish::Load(set)),
-                _ => (key, Wish::Both(set, version)),
+                16 => (key, Wish::Both(set, version)),
+                _ => {
+                    let guard = next_to(key);
+                    let newest = state.history[guard].last().and_then(Option::as_ref);
+                    match newest.map(|(_, version)| *version) {
+                        Some(version) => (key, Wish::Guarded(set, guard, version)),
+                        None => (key, Wish::Write(set)),
+                    }
+                }
             };
             let (floor, newest) = (state.floors[key], state.history[key].len() - 1);
             let asking = Asking { key, wish, claim: None, floor, newest, job: state.jobs };
@@ -120,9 +128,8 @@ impl World {
             }
             Wish::Count => Some(self.backend.write(key.into(), Op::Add(1), None, ticket, deadline_ms)),
             Wish::Load(op) => {
-                let at = KEYS.iter().position(|known| *known == key).expect("one of them");
                 let Op::Set { value, ttl_s } = op else { unreachable!("loads store values") };
-                let (other, ttl) = (KEYS[(at + 1) % KEYS.len()], ttl_s.is_some());
+                let (other, ttl) = (next_to(key), ttl_s.is_some());
                 let lines = format!("{key}={value} {ttl}\nno row\n{other}={value}-too false\n").into_bytes();
                 let permit = self.backend.loads.begin().expect("there are fewer clients");
                 let piece = Piece { lines, first: 1, parse: parse_load, max_value_bytes: 100, permit };
@@ -134,6 +141,11 @@ impl World {
                     (key.into(), op.clone(), conditions(*version)),
                     (key.into(), Op::Read, None),
                 ];
+                Some(self.backend.write_many(steps, true, ticket, deadline_ms))
+            }
+            Wish::Guarded(op, guard, version) => {
+                let steps =
+                    vec![((*guard).into(), Op::Read, conditions(*version)), (key.into(), op.clone(), None)];
                 Some(self.backend.write_many(steps, true, ticket, deadline_ms))
             }
         };
@@ -169,7 +181,7 @@ impl World {
         match answer {
             Answer::Found(row) => state.check_read(&asking, row, "a miss"),
             Answer::Stored { record, .. } => state.check_stored(&asking, record),
-            Answer::Many(answers) => state.check_both(&asking, answers),
+            Answer::Many(answers) => state.check_many(&asking, answers),
             // The row is another one, or it was while this was under way.
             Answer::PreconditionFailed => state.check_not_swapped(&asking),
             Answer::NotANumber | Answer::NotDone | Answer::Changed | Answer::Page(_) => {
@@ -219,6 +231,12 @@ impl World {
             self.finish(client, &Answer::Failed(failure));
         }
     }
+}
+
+/// The next one of the keys.
+fn next_to(key: &str) -> &'static str {
+    let at = KEYS.iter().position(|known| *known == key).expect("one of them");
+    KEYS[(at + 1) % KEYS.len()]
 }
 
 fn row_of(known: Known<'_>) -> Row {

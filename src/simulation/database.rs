@@ -113,7 +113,7 @@ impl Session for FakeSession {
         while let Some(at) = state.lost.iter().position(|lost| lost.backend == *backend) {
             let lost = state.lost.remove(at);
             if late {
-                state.commit(&lost.statement, world.bug != Bug::ChangedPastItsTime);
+                state.commit(&lost.statement, world.bug);
             }
         }
         Ok(())
@@ -180,7 +180,7 @@ impl FakeSession {
 
 impl World {
     pub(super) fn commit(&self, statement: &Statement) -> Done {
-        self.state().commit(statement, self.bug != Bug::ChangedPastItsTime)
+        self.state().commit(statement, self.bug)
     }
 
     /// Rows that were read are on their way to who has asked.
@@ -245,7 +245,7 @@ impl State {
         ttl_s.map_or(NEVER, |ttl_s| self.now_s + ttl_s)
     }
 
-    pub(super) fn commit(&mut self, statement: &Statement, guarded: bool) -> Done {
+    pub(super) fn commit(&mut self, statement: &Statement, bug: Bug) -> Done {
         self.next_version += 1;
         let version = self.next_version;
         let mut done = Done::default();
@@ -259,9 +259,11 @@ impl State {
             done.written.deleted.push(existed);
         }
         let is_as_looked_at = |state: &State, changing: &Changing| match state.before(&changing.key) {
+            _ if changing.held && bug == Bug::NotHeld => true,
             None => changing.from.0 == NO_VERSION,
             Some(Before { record, expired }) => {
-                record.version == changing.from.0 && (!guarded || expired == changing.from.1)
+                record.version == changing.from.0
+                    && (bug == Bug::ChangedPastItsTime || expired == changing.from.1)
             }
         };
         let same: Vec<bool> =
