@@ -278,18 +278,12 @@ fn a_write_goes_on_without_its_client_and_its_reply_reaches_no_stranger() {
         let key = goes.replace(' ', "-");
         server.database().insert(&key, "old");
         assert_eq!(bystander.client.get(&key).text(), "old");
-        // SQL holds the row: the write is sent, and waits.
-        let mut sql = server.database().connect();
-        let mut holder = sql.transaction().unwrap();
-        holder.execute("SELECT FROM kv_store WHERE key = $1 FOR UPDATE", &[&key]).unwrap();
+        // The write is sent, and waits.
+        let mut writes = server.database().hold_writes();
         let before = connections(&server);
         let mut client = server.connect();
         client.send(request("PUT", &format!("/kv/{key}"), "", b"new"));
-        let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() \
-            AND wait_event_type = 'Lock' AND application_name LIKE 'hotrow%'";
-        wait_until("the write waits for the row", || {
-            server.database().text(waiting, &[]).is_some_and(|count| count == "1")
-        });
+        wait_until("the write was sent", || writes.waiting() == 1);
         // The write is not acknowledged: the old value is the value.
         assert_eq!(bystander.client.get(&key).text(), "old");
         if goes == "with a reset" {
@@ -304,7 +298,7 @@ fn a_write_goes_on_without_its_client_and_its_reply_reaches_no_stranger() {
             stranger.send(request("PUT", &format!("/kv/{key}-{n}"), "", format!("mine {n}").as_bytes()));
         }
         wait_until("all of them wait", || server.metric("hotrow_keys_in_flight") == 11);
-        holder.rollback().unwrap();
+        writes.release();
         for (n, stranger) in strangers.iter_mut().enumerate() {
             let stored = stranger.response();
             assert_eq!((stored.status, stored.text()), (201, format!("mine {n}")));

@@ -139,6 +139,50 @@ fn many_locked_rows_keep_no_other_writes_from_being_done() {
 }
 
 #[test]
+fn what_is_free_is_written_whatever_is_locked_beside_it() {
+    const ROWS: usize = 40;
+    let server = Server::start(&["--db-writers", "1"]);
+    let fill = format!(
+        "INSERT INTO kv_store (key, value) SELECT 'k' || n, '0' FROM generate_series(1, {ROWS}) AS n"
+    );
+    server.database().execute(&fill, &[]);
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("SELECT FROM kv_store FOR UPDATE", &[]).unwrap();
+    // Free ones between those that are locked, in a batch and each by itself.
+    let add = |key: String| json!({"op": "incr", "key": key});
+    let operations: Vec<_> =
+        (1..=ROWS).flat_map(|n| [add(format!("k{n}")), add(format!("k{n}-free"))]).collect();
+    let mut batch = server.connect();
+    let mut others = Others::new(&server);
+    let mut clients: Vec<(Client, Client)> =
+        (0..ROWS).map(|_| (server.connect(), server.connect())).collect();
+    for (n, (locked, free)) in (1..).zip(&mut clients) {
+        locked.send(request("PUT", &format!("/kv/k{n}"), "", b"7"));
+        free.send(request("PUT", &format!("/kv/k{n}-alone"), "", b"7"));
+    }
+    for (_, free) in &mut clients {
+        assert_eq!(free.response().status, 201);
+    }
+    batch.send(request("POST", "/batch", "", json!(operations).to_string().as_bytes()));
+    for round in 0.. {
+        if batch.has_something() {
+            break;
+        }
+        others.are_served(round);
+    }
+    let told: serde_json::Value = serde_json::from_slice(&batch.response().body).unwrap();
+    let statuses: Vec<u64> =
+        told["items"].as_array().unwrap().iter().map(|item| item["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [503, 201].repeat(ROWS));
+    assert!(clients.iter_mut().all(|(locked, _)| !locked.has_something()));
+    holder.rollback().unwrap();
+    for (locked, _) in &mut clients {
+        assert_eq!(locked.response().status, 200);
+    }
+}
+
+#[test]
 fn whoever_waits_for_a_lock_in_vain_is_told_that_nothing_was_changed() {
     let server = Server::start(&["--db-writers", "1", "--request-timeout", "3s"]);
     server.database().insert("held", "1");

@@ -110,18 +110,24 @@ fn memory_stays_below_the_computed_bound() {
     let held = held + LOADS * line.len();
     wait_until("the lines are held", || server.rss_bytes() > held);
 
-    // The table is locked: a queue full of writes, then a queue full of misses.
+    // Writes are held, then the table is locked: a queue full of writes, then a queue full of misses.
     let mut busy: Vec<Client> = (0..BUSY).map(|_| server.connect()).collect();
     let mut holder = server.database().connect();
     for (method, key) in [("PUT", "written-"), ("GET", "large-")] {
-        holder.batch_execute("BEGIN; LOCK TABLE kv_store IN ACCESS EXCLUSIVE MODE").unwrap();
+        let mut writes = (method == "PUT").then(|| server.database().hold_writes());
+        if method == "GET" {
+            holder.batch_execute("BEGIN; LOCK TABLE kv_store IN ACCESS EXCLUSIVE MODE").unwrap();
+        }
         let ask = |i: usize, client: &mut Client| {
             let body = if method == "PUT" { &value[..] } else { b"" };
             client.send(request(method, &format!("/kv/{key}{}", SLOW + i), "", body));
         };
         // One is in the worker's hands; then so many as may wait, and some more.
         ask(0, &mut busy[0]);
-        wait_until("the worker waits for the lock", || {
+        wait_until("the worker waits", || {
+            if let Some(writes) = &mut writes {
+                return writes.waiting() == 1;
+            }
             let sql_text = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
             sql.query_one(sql_text, &[]).unwrap().get::<_, i64>(0) == 1
@@ -132,7 +138,10 @@ fn memory_stays_below_the_computed_bound() {
         wait_until("the queue is full", || {
             busy.iter().filter(|client| client.has_something()).count() == BUSY - DEPTH - 1
         });
-        holder.batch_execute("ROLLBACK").unwrap();
+        match writes {
+            Some(writes) => writes.release(),
+            None => holder.batch_execute("ROLLBACK").unwrap(),
+        }
         let outcomes: Vec<String> = busy.iter_mut().map(|client| client.response().outcome()).collect();
         let refused = outcomes.iter().filter(|outcome| *outcome == "503 queue-full").count();
         let done = outcomes.iter().filter(|outcome| ["200", "201"].contains(&outcome.as_str())).count();

@@ -94,10 +94,9 @@ fn a_write_caught_by_the_outage_succeeds_if_it_is_back_in_time() {
         assert!(matches!(client.put("sent", "old").status, 200 | 201));
         // What is sent next is the statement, and not its preparation.
         assert_eq!(client.delete("nothing").status, 404);
-        let (mut holder, mut observer) = (postgresql.connect(), postgresql.connect());
-        holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
+        let mut writes = postgresql.database().hold_writes();
         let mut sent = ask(&server, method, "sent", body);
-        wait_until("it was sent", || waiting_for_lock(&mut observer) == 1);
+        wait_until("it was sent", || writes.waiting() == 1);
         let mut queued = ask(&server, "PUT", "queued", "new");
         wait_until("it is queued", || server.metric("hotrow_keys_in_flight") == 2);
         postgresql.stop_immediately();
@@ -119,11 +118,9 @@ fn a_write_caught_by_the_outage_says_whether_its_outcome_is_known() {
     let flags = ["--request-timeout", "5s", "--db-writers", "1"];
     let server = Server::start_on(&postgresql.database(), &flags);
     assert_eq!(server.connect().put("sent", "old").status, 201);
-    let mut holder = postgresql.connect();
-    holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
+    let mut writes = postgresql.database().hold_writes();
     let mut sent = ask(&server, "PUT", "sent", "new");
-    let mut observer = postgresql.connect();
-    wait_until("it was sent", || waiting_for_lock(&mut observer) == 1);
+    wait_until("it was sent", || writes.waiting() == 1);
     let mut queued = ask(&server, "PUT", "queued", "new");
     wait_until("it is queued", || server.metric("hotrow_keys_in_flight") == 2);
     postgresql.stop_immediately();

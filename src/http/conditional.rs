@@ -11,6 +11,17 @@ pub struct Preconditions {
     if_none_match: Option<Tags>,
 }
 
+impl Preconditions {
+    /// What they take.
+    pub fn bytes(&self) -> usize {
+        let listed = |tags: &Option<Tags>| match tags {
+            Some(Tags::These(versions)) => size_of_val(&versions[..]),
+            Some(Tags::Any) | None => 0,
+        };
+        listed(&self.if_match) + listed(&self.if_none_match)
+    }
+}
+
 /// What a field lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tags {

@@ -79,6 +79,14 @@ impl Session for FakeSession {
         world.arrive(rows)
     }
 
+    fn locked(&mut self, keys: &[&str]) -> Result<Vec<bool>, Error> {
+        let world = self.database.world();
+        world.meanwhile();
+        // Nobody has locked anything here; whoever asks need not know.
+        let locked = keys.iter().map(|_| world.state().rng.u8(..4) == 0).collect();
+        world.arrive(locked)
+    }
+
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error> {
         let owned = |change: &Change<'_>| {
             let to = match &change.to {

@@ -151,7 +151,8 @@ pub struct Step {
 impl Step {
     /// What it takes while it waits.
     pub fn bytes(&self) -> usize {
-        BATCH_STEP_BYTES + self.key.len() + self.op.value_bytes()
+        let conditions = self.conditions.as_ref().map_or(0, |conditions| conditions.bytes());
+        BATCH_STEP_BYTES + self.key.len() + self.op.value_bytes() + conditions
     }
 
     /// True where the row before it does not matter.
@@ -203,9 +204,9 @@ impl Claim {
         self.0.compare_exchange(OPEN, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// It was not sent, and may be tried again: whoever waits for it decides anew.
+    /// It was not sent, and may be tried again: whoever waits for it decides anew. One that is withdrawn stays so.
     pub fn give_back(&self) {
-        self.0.store(OPEN, Ordering::Release);
+        let _ = self.0.compare_exchange(TAKEN, OPEN, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// The connection no longer waits. True: it will not be sent.
@@ -374,6 +375,8 @@ pub trait Session {
     fn load(&mut self, rows: &[&load::Row<'_>]) -> Result<(), Error>;
     /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error>;
+    /// Which rows of these keys somebody else has locked, in their order: a hint, it may be another one's turn by now.
+    fn locked(&mut self, keys: &[&str]) -> Result<Vec<bool>, Error>;
     /// Changes rows that are still as [`Session::look`] has found them, in one commit. No key twice, sorted. For
     /// every change: the new version (anything for a delete), or `None` where the row is another one by now and
     /// nothing was done; with `all_or_nothing`, then nothing at all.

@@ -170,10 +170,11 @@ impl<C: Connector> Writer<C> {
     /// Takes what is queued, up to the bounds of a batch, and leaves out what nobody waits for any more. A batch of
     /// many keys, or a piece of a load, ends it: what was queued before it is executed before it.
     fn collect(&mut self, first: Job) -> Collected {
-        let (mut jobs, mut bytes, mut large) = (Vec::new(), 0, None);
+        let (mut jobs, mut bytes, mut taken, mut large) = (Vec::new(), 0, 0, None);
         let now_ms = self.shared.clock.now_ms();
         let mut next = Some(first);
         while let Some(job) = next.take() {
+            taken += 1;
             self.work.queue_wait.observe_duration(job.queued().elapsed());
             match job {
                 Job::One(job) if !job.claim.take() => self.withdrawn(&job.step, 1),
@@ -197,7 +198,8 @@ impl<C: Connector> Writer<C> {
                     break;
                 }
             }
-            let full = jobs.len() >= WRITE_BATCH || bytes >= WRITE_BATCH_BYTES;
+            // Whoever is refused here may ask again at once: so what is taken counts, and not what is kept.
+            let full = taken >= WRITE_BATCH || bytes >= WRITE_BATCH_BYTES;
             next = if full { None } else { self.queue.try_recv().ok() };
         }
         self.most = if bytes >= WRITE_BATCH_BYTES { jobs.len() } else { WRITE_BATCH };
@@ -357,10 +359,12 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
                     conflicts += 1
                 }
-                Err(Error::Refused { blame: Blame::Row | Blame::Held, .. })
-                    if batch.keys().nth(1).is_some() =>
-                {
+                Err(Error::Refused { blame: Blame::Row, .. }) if batch.keys().nth(1).is_some() => {
                     return self.execute_each(batch, attempt);
+                }
+                Err(Error::Refused { blame: Blame::Held, message }) if batch.keys().nth(1).is_some() => {
+                    let why = Failure::Refused(message.into());
+                    return self.execute_unlocked(batch, attempt, &why);
                 }
                 Err(Error::Refused { blame: Blame::Held, message }) if attempt == Attempt::First => {
                     return self.put_aside(Held::Key(batch), Failure::Refused(message.into()));
@@ -390,6 +394,27 @@ impl<C: Connector> Writer<C> {
                 Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted),
                 Attempt::AfterDoubt => self.fail(&single, attempt, &Failure::Unknown),
             }
+        }
+    }
+
+    /// A batch that waited for a lock: those whose rows are locked are put aside, and the others done.
+    fn execute_unlocked(&mut self, batch: Batch, attempt: Attempt, why: &Failure) {
+        let keys: Vec<&str> = batch.keys().map(|key| key.key()).collect();
+        let asked = if attempt == Attempt::First { self.locked(&keys) } else { None };
+        match asked {
+            Some(locked) if locked.contains(&true) => {
+                let mut locked = locked.into_iter();
+                let (locked, free) = batch.partition(|_| locked.next().expect("one for each"));
+                for single in locked.split() {
+                    self.put_aside(Held::Key(single), why.clone());
+                }
+                if self.lock_waits.are_few() {
+                    self.execute(free);
+                } else {
+                    self.execute_each(free, attempt);
+                }
+            }
+            _ => self.execute_each(batch, attempt),
         }
     }
 

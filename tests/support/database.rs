@@ -133,8 +133,41 @@ impl Database {
         self.text("SELECT value FROM kv_store WHERE key = $1", &[&key])
     }
 
+    /// Makes every write of the table wait from now on. Not for a lock, which hotrow goes around: for nothing that it could see.
+    pub fn hold_writes(&self) -> HeldWrites {
+        let mut sql = self.connect();
+        let hold = "CREATE OR REPLACE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
+                RETURN NULL;
+            END $$;
+            CREATE OR REPLACE TRIGGER hold BEFORE INSERT OR UPDATE OR DELETE ON kv_store EXECUTE FUNCTION hold();
+            SELECT pg_advisory_lock(1)";
+        sql.batch_execute(hold).expect("it can be held");
+        HeldWrites { sql, observer: self.connect() }
+    }
+
     /// Stores a row past the server.
     pub fn insert(&self, key: &str, value: &str) {
         self.execute("INSERT INTO kv_store (key, value) VALUES ($1, $2)", &[&key, &value]);
+    }
+}
+
+/// Writes wait while there is one of these.
+pub struct HeldWrites {
+    sql: postgres::Client,
+    observer: postgres::Client,
+}
+
+impl HeldWrites {
+    /// How many statements of hotrow wait so: they were sent.
+    pub fn waiting(&mut self) -> i64 {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND application_name LIKE 'hotrow/%' AND wait_event = 'PgSleep'";
+        self.observer.query_one(waiting, &[]).expect("PostgreSQL runs").get(0)
+    }
+
+    /// Lets them go on.
+    pub fn release(mut self) {
+        self.sql.batch_execute("SELECT pg_advisory_unlock_all()").expect("PostgreSQL runs");
     }
 }

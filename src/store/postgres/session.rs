@@ -31,7 +31,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-const STATEMENTS: [&str; 11] = [
+const STATEMENTS: [&str; 12] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -43,6 +43,7 @@ const STATEMENTS: [&str; 11] = [
     include_str!("../../../sql/copy.sql"),
     include_str!("../../../sql/load.sql"),
     include_str!("../../../sql/hold.sql"),
+    include_str!("../../../sql/locked.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -55,6 +56,7 @@ const SET_ONE: usize = 7;
 const COPY: usize = 8;
 const LOAD: usize = 9;
 const HOLD: usize = 10;
+const LOCKED: usize = 11;
 
 impl Session for PostgresSession {
     type Backend = Backend;
@@ -172,6 +174,11 @@ impl Session for PostgresSession {
 
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
         self.find(LOOK, keys, |row| Ok(Before { record: record(row, now_ms)?, expired: row.get(4) }))
+    }
+
+    fn locked(&mut self, keys: &[&str]) -> Result<Vec<bool>, Error> {
+        let found = self.find(LOCKED, keys, |_| Ok(()))?;
+        Ok(found.iter().map(Option::is_some).collect())
     }
 
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error> {

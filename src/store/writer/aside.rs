@@ -1,11 +1,12 @@
 //! Writes that somebody else's lock holds up, as that of a transaction in psql does. A writer has its other keys to think of: it
-//! waits a moment ([`crate::limits::LOCK_WAIT_MS`]), a few times in a row at most, puts what is held up aside, and tries it
-//! again after every batch, until it succeeds or nobody waits for it any more.
+//! waits a moment ([`crate::limits::LOCK_WAIT_MS`]), asks which rows are locked, puts their writes aside, and looks again after
+//! every batch, until they are free or nobody waits for them any more. A row that is not there yet, but in somebody's open
+//! transaction, cannot be asked for: such ones are tried one by one, a few in a row at most.
 //!
 //! What is aside is as good as in the queue: its clients may withdraw it, and what comes for such a key goes behind it.
 
 use super::super::load::LoadJob;
-use super::super::{Answer, Blame, Claim, Connector, Error, Failure, ManyJob, Step, WriteJob};
+use super::super::{Answer, Blame, Claim, Connector, Error, Failure, ManyJob, Session, Step, WriteJob};
 use super::{Attempt, Batch, Writer};
 use crate::limits::{LOCK_WAIT_MS, LOCK_WAITS, WRITE_BATCH, WRITE_BATCH_BYTES};
 use std::collections::VecDeque;
@@ -95,6 +96,19 @@ impl Held {
         }
     }
 
+    fn keys(&self) -> Vec<&str> {
+        match self {
+            Held::Key(batch) => batch.keys().map(|key| key.key()).collect(),
+            Held::Many(many) => {
+                let mut keys: Vec<&str> = many.steps.iter().map(|step| &*step.key).collect();
+                keys.sort_unstable();
+                keys.dedup();
+                keys
+            }
+            Held::Load(_) => Vec::new(),
+        }
+    }
+
     fn give_back(&self) {
         match self {
             Held::Key(batch) => batch.claims().for_each(Claim::give_back),
@@ -135,21 +149,56 @@ impl<C: Connector> Writer<C> {
         }
     }
 
-    /// Tries it again, as far as patience goes; what is still held up goes to the end.
+    /// Does what is held up no longer. What was tried in vain goes to the end.
     pub(super) fn try_aside(&mut self) {
         self.forget_withdrawn();
+        if self.aside.is_empty() {
+            return;
+        }
         self.lock_waits = LockWaits::default();
+        // Asked for at once. Which rows a load has is not known before it is tried.
+        let aside = std::mem::take(&mut self.aside);
+        let keys: Vec<&str> = aside.held.iter().flat_map(|(held, _)| held.keys()).collect();
+        let locked = self.locked(&keys);
+        self.aside = aside;
+        let Some(locked) = locked else { return };
+        let mut locked = locked.into_iter();
         for _ in 0..self.aside.held.len() {
-            if !self.lock_waits.are_few() {
+            if !self.lock_waits.are_few() || self.down {
                 return;
             }
             let Some((held, why)) = self.aside.pop() else { return };
+            let is_locked = locked.by_ref().take(held.keys().len()).fold(false, |any, locked| any | locked);
+            if is_locked {
+                self.aside.push(held, why);
+                continue;
+            }
             match self.take(held, &why) {
                 Some(Held::Key(batch)) if batch.keys().all(|key| key.is_plain()) => self.execute(batch),
                 Some(Held::Key(batch)) => self.execute_judged(batch),
                 Some(Held::Many(many)) => self.execute_many(many),
                 Some(Held::Load(load)) => self.execute_load(load),
                 None => {}
+            }
+        }
+    }
+
+    /// Which rows of these keys are locked. `None`: there is no session to ask.
+    pub(super) fn locked(&mut self, keys: &[&str]) -> Option<Vec<bool>> {
+        if keys.is_empty() {
+            return Some(Vec::new());
+        }
+        let asked = self.session.as_mut()?.asked(|session| session.locked(keys));
+        self.lock_waits.count(&asked);
+        match asked {
+            Ok(locked) => Some(locked),
+            // The whole table is.
+            Err(Error::Refused { blame: Blame::Held, .. }) => Some(vec![true; keys.len()]),
+            // Whoever tries will hear why.
+            Err(Error::Refused { .. }) => Some(vec![false; keys.len()]),
+            Err(Error::NotSent(_) | Error::Lost(_)) => {
+                self.lose_session();
+                None
             }
         }
     }

@@ -14,12 +14,11 @@
 
 use super::super::judge::{Before, Change, Judged, To};
 use super::super::{Answer, Blame, Connector, Error, Failure, ManyJob, NO_VERSION, Reply, Session, Step};
-use super::{Attempt, Batch, Held, LockWaits, Writer};
+use super::{Attempt, Batch, Held, LockWaits, Pause, Writer};
 use crate::clock::seconds;
 use crate::engine::shard::Writes;
 use crate::engine::{Record, Row};
 use crate::limits::OVERTAKEN_RETRIES;
-use std::collections::VecDeque;
 use std::time::Instant;
 
 /// One key's part of what is judged together.
@@ -139,7 +138,7 @@ impl<C: Connector> Writer<C> {
         };
         let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
         let mut endings = self.judge_and_change(&parts, job.all_or_nothing);
-        self.wait_for_locked(&parts, job, &mut endings);
+        self.wait_for_locked(&parts, job.deadline_ms, &mut endings);
         // Where one is locked now, all are.
         if let Some(Ending::Locked(why)) = endings.first() {
             return Err(why.clone());
@@ -160,39 +159,55 @@ impl<C: Connector> Writer<C> {
         Ok(answers)
     }
 
-    /// A batch that keeps nobody waiting waits for what is locked, each in its turn. When it can wait no longer, and some of it is done,
-    /// the rest has failed.
-    fn wait_for_locked(&mut self, parts: &[Part<'_>], job: &ManyJob, endings: &mut Vec<Ending>) {
-        let is_locked = |endings: &[Ending], at: usize| matches!(endings[at], Ending::Locked(_));
-        let mut locked: VecDeque<usize> = (0..parts.len()).filter(|at| is_locked(endings, *at)).collect();
-        while let Some(at) = locked.pop_front() {
-            if !self.nobody_waits() || !self.has_time(job.deadline_ms) {
-                locked.push_front(at);
-                break;
+    /// Some of a batch is done, and the rest locked: while that keeps nobody else waiting, it is waited for.
+    fn wait_for_locked(&mut self, parts: &[Part<'_>], deadline_ms: u64, endings: &mut [Ending]) {
+        loop {
+            let is_locked = |at: &usize| matches!(endings[*at], Ending::Locked(_));
+            let locked: Vec<usize> = (0..parts.len()).filter(is_locked).collect();
+            if locked.is_empty() || locked.len() == parts.len() {
+                return;
+            }
+            let may_wait = self.nobody_waits() && self.has_time(deadline_ms);
+            let keys: Vec<&str> = locked.iter().map(|at| parts[*at].key).collect();
+            let still = if may_wait { self.locked(&keys) } else { None };
+            let Some(still) = still else { return self.refuse_locked(parts, endings) };
+            if still.iter().all(|still| *still) {
+                std::thread::sleep(Pause::STEP);
             }
             self.lock_waits = LockWaits::default();
-            if job.all_or_nothing {
-                *endings = self.judge_and_change(parts, true);
-                if !is_locked(endings, at) {
-                    return;
+            for (at, still) in locked.into_iter().zip(still) {
+                if !still && self.lock_waits.are_few() {
+                    endings[at] = self.judge_and_change_one(&parts[at]);
                 }
-            } else {
-                endings[at] = self.judge_and_change_one(&parts[at]);
-            }
-            if is_locked(endings, at) {
-                locked.push_back(at);
             }
         }
-        if locked.len() == parts.len() {
-            return;
-        }
-        for at in locked {
-            if let Ending::Locked(why) = &endings[at] {
+    }
+
+    fn refuse_locked(&self, parts: &[Part<'_>], endings: &mut [Ending]) {
+        for (part, ending) in parts.iter().zip(endings) {
+            if let Ending::Locked(why) = ending {
                 let failure = why.clone();
-                self.ended(parts[at].hash, parts[at].key, parts[at].writes, &failure);
-                endings[at] = Ending::Failed(failure);
+                self.ended(part.hash, part.key, part.writes, &failure);
+                *ending = Ending::Failed(failure);
             }
         }
+    }
+
+    /// Parts those whose rows are locked, so far as can be known, from those that are left. False: there are none.
+    fn part_locked(
+        &mut self,
+        parts: &[Part<'_>],
+        left: &mut Vec<usize>,
+        endings: &mut [Option<Ending>],
+        why: &Failure,
+    ) -> bool {
+        let keys: Vec<&str> = left.iter().map(|at| parts[*at].key).collect();
+        let Some(locked) = self.locked(&keys).filter(|locked| locked.contains(&true)) else { return false };
+        for (at, _) in left.iter().zip(locked).filter(|(_, locked)| *locked) {
+            endings[*at] = Some(Ending::Locked(why.clone()));
+        }
+        left.retain(|at| endings[*at].is_none());
+        true
     }
 
     /// Judges and changes until every part has its ending, and tells the engine.
@@ -217,6 +232,14 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Round::Again(failure) => failure,
+                Round::Locked(why)
+                    if left.len() > 1
+                        && !all_or_nothing
+                        && self.lock_waits.are_few()
+                        && self.part_locked(parts, &mut left, &mut endings, &why) =>
+                {
+                    continue;
+                }
                 Round::Row(_) | Round::Locked(_) if left.len() > 1 && !all_or_nothing => {
                     // One row is at fault; the others must not suffer for it, nor wait for many that are locked.
                     for at in left.drain(..) {

@@ -132,17 +132,14 @@ impl<C: Connector> Writer<C> {
                 // Somebody else has a row locked: that passes. But nobody is to wait for it who need not, and its client not until
                 // it is told that nobody knows what became of the piece.
                 Err(Error::Refused { blame: Blame::Held, message }) => {
-                    let has_time = self.has_time(deadline_ms);
-                    let is_whole = these.len() == keys.len();
-                    if has_time && (self.nobody_waits() || !is_whole && self.lock_waits.are_few()) {
-                        continue;
-                    }
                     let why = Failure::Refused(message.into());
-                    if is_whole {
+                    if these.len() == keys.len() {
                         self.not_loaded(keys);
                         return Err(Stopped::Locked(why));
                     }
-                    break why;
+                    if !self.has_time(deadline_ms) || !self.lock_waits.are_few() {
+                        break why;
+                    }
                 }
                 Err(Error::Refused { blame: Blame::Row, message }) => {
                     left.pop();
