@@ -33,7 +33,7 @@ use crate::engine::shard::Writes;
 use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
-use aside::{Aside, Held, LockWaits};
+use aside::{Aside, Behind, Held, LockWaits};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,12 +182,12 @@ impl<C: Connector> Writer<C> {
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &Failure::NotStarted);
                 }
                 Job::One(job) => match self.aside.take_behind(job) {
-                    Ok(Some(job)) => {
+                    Behind::None(job) => {
                         bytes += job.step.op.value_bytes();
                         jobs.push(job);
                     }
-                    Ok(None) => {}
-                    Err((job, why)) => self.fail(&Batch::fold(vec![job]), Attempt::First, &why),
+                    Behind::Taken => {}
+                    Behind::NoRoom(job, why) => self.fail(&Batch::fold(vec![job]), Attempt::First, &why),
                 },
                 Job::Many(job) => {
                     large = self.start_many(job, now_ms).map(Large::Many);

@@ -22,6 +22,16 @@ pub(super) enum Held {
     Load(LoadJob),
 }
 
+/// What becomes of a write, by what is aside of its key.
+pub(super) enum Behind {
+    /// Nothing is.
+    None(WriteJob),
+    /// It is behind the others.
+    Taken,
+    /// It would have to be, and there is no room.
+    NoRoom(WriteJob, Failure),
+}
+
 /// What is aside, and why each could not be done.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
@@ -36,19 +46,18 @@ impl Aside {
         self.held.is_empty()
     }
 
-    /// Takes a write whose key's writes are aside, behind them; gives any other back. `Err`: it would have to go there, and there
-    /// is no room.
-    pub(super) fn take_behind(&mut self, job: WriteJob) -> Result<Option<WriteJob>, (WriteJob, Failure)> {
+    /// Takes a write whose key's writes are aside.
+    pub(super) fn take_behind(&mut self, job: WriteJob) -> Behind {
         let is_of = |held: &Held| matches!(held, Held::Key(batch) if batch.is_of(&job.step));
-        let Some(at) = self.held.iter().position(|(held, _)| is_of(held)) else { return Ok(Some(job)) };
+        let Some(at) = self.held.iter().position(|(held, _)| is_of(held)) else { return Behind::None(job) };
         if !self.has_room(1, job.step.bytes()) {
-            return Err((job, self.held[at].1.clone()));
+            return Behind::NoRoom(job, self.held[at].1.clone());
         }
         (self.jobs, self.bytes) = (self.jobs + 1, self.bytes + job.step.bytes());
         job.claim.give_back();
         let (Held::Key(batch), _) = &mut self.held[at] else { unreachable!("it was found as one") };
         batch.push(job);
-        Ok(None)
+        Behind::Taken
     }
 
     fn has_room(&self, jobs: usize, bytes: usize) -> bool {
