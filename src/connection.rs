@@ -99,7 +99,7 @@ pub struct Connection {
     half_closed: bool,
     /// Answers that the client has not taken yet.
     backlog: Option<Box<Output>>,
-    /// Counts the jobs sent.
+    /// The number of the last ticket that was handed out.
     jobs: u32,
     /// When [`Connection::expire`] is to be called.
     deadline_ms: u64,

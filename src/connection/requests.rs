@@ -434,13 +434,21 @@ impl Connection {
         }
     }
 
-    /// The ticket of the next job.
-    pub(super) fn ticket(&self, cx: &Context<'_>) -> Ticket {
-        Ticket { event_loop: cx.event_loop, id: self.id, job: self.jobs.wrapping_add(1) }
+    /// A ticket that nobody had before. Its number is used up whatever becomes of it: who was given it may answer long
+    /// after it was waited for, and that is never taken for the answer to a later job.
+    pub(super) fn ticket(&mut self, cx: &Context<'_>) -> Ticket {
+        self.tickets(1, cx)
     }
 
+    /// The first of so many tickets; the others' numbers follow it.
+    pub(super) fn tickets(&mut self, count: u32, cx: &Context<'_>) -> Ticket {
+        let job = self.jobs.wrapping_add(1);
+        self.jobs = self.jobs.wrapping_add(count);
+        Ticket { event_loop: cx.event_loop, id: self.id, job }
+    }
+
+    /// Waits for the answer to the ticket that was handed out last.
     pub(super) fn wait(&mut self, frame: Frame, job: Job, cx: &Context<'_>) {
-        self.jobs = self.jobs.wrapping_add(1);
         self.sent_ns = cx.now_ns;
         self.state = State::Waiting(frame, job);
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;

@@ -128,7 +128,14 @@ impl Connection {
         }
     }
 
-    /// Begins to wait for a change, or goes on to: answers if there is one already, by a look that is as fresh as this.
+    /// Goes on to wait, by another look: what was known is not any more. Under a ticket of its own, for whoever has taken the
+    /// last one may still send for it.
+    fn watch_on(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        (watch.ticket, watch.known) = (self.ticket(cx), None);
+        self.watch(watch, Freshness::Any, frame, ws, cx);
+    }
+
+    /// Begins to wait for a change: answers if there is one already, by a look that is as fresh as this.
     fn watch(
         &mut self,
         mut watch: Box<Watch>,
@@ -137,7 +144,6 @@ impl Connection {
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        (watch.ticket, watch.known) = (self.ticket(cx), None);
         let Workspace { output, encoder, .. } = ws;
         let Watch { key, conditions, ticket, .. } = &*watch;
         let mut same = None;
@@ -176,7 +182,7 @@ impl Connection {
     ) {
         match reply {
             // Whoever wrote the key has taken the ticket: look again, under a new one.
-            Answer::Changed if cx.now_ms < watch.until_ms => self.watch(watch, Freshness::Any, frame, ws, cx),
+            Answer::Changed if cx.now_ms < watch.until_ms => self.watch_on(watch, frame, ws, cx),
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
                 watch.see(record.version, record.expires_s, cx.now_ms);
@@ -222,7 +228,7 @@ impl Connection {
     ) {
         cx.backend.unwatch(&watch.key, watch.ticket);
         if watch.known.is_some() && cx.now_ms < watch.until_ms && !cx.draining {
-            return self.watch(watch, Freshness::Any, frame, ws, cx);
+            return self.watch_on(watch, frame, ws, cx);
         }
         if watch.known.is_none() {
             return self.refuse(&answer::deadline_exceeded(), frame, ws, cx);

@@ -1,0 +1,37 @@
+//! Connections that wait for a change, for rows, or for their client: what they take for an answer, and for how long they
+//! wait.
+
+use super::*;
+
+/// A GET of `k` that waits for so many seconds until it has another version than `tag`.
+fn wait(tag: &str, seconds: u32) -> Vec<u8> {
+    format!("GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"{tag}\"\r\nPrefer: wait={seconds}\r\n\r\n")
+        .into()
+}
+
+#[test]
+fn whoever_tells_of_a_change_too_late_is_not_taken_for_the_next_answer() {
+    let put = "PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nv";
+    let load =
+        "PUT /kv HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1\r\n\r\nx";
+    for next in [get("miss"), put.into(), load.into(), get_many(&["m1", "m2"]), export(), wait("8", 60)] {
+        // A writer may have taken the ticket of a watch while the look-up of the key was answering it.
+        let mut world = World::knowing("k", "value");
+        world.send(&wait("8", 60));
+        assert_eq!(world.statuses(), [200], "it is another row already");
+        let late = Ticket { event_loop: 0, id: ID, job: 1 };
+        world.backend.engine.forget_all();
+        world.send(&next);
+        assert_eq!(world.statuses(), [200], "{}", String::from_utf8_lossy(&next));
+        assert!(!world.connection.waits_for(late), "{}", String::from_utf8_lossy(&next));
+        // Or while the look-up was refused.
+        let mut world = World::new();
+        while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+        world.send(&wait("8", 60));
+        assert_eq!(world.statuses(), [503]);
+        while world.reads.try_recv().is_ok() {}
+        world.send(&next);
+        assert_eq!(world.statuses(), [503]);
+        assert!(!world.connection.waits_for(late), "{}", String::from_utf8_lossy(&next));
+    }
+}
