@@ -214,6 +214,7 @@ impl Connection {
         reply: Option<&Reply>,
     ) -> Turn {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
+        debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
         if let Some(reply) = reply {
             self.take_reply(reply, ws, cx);
             self.keep_asker(ws);
@@ -459,6 +460,8 @@ impl Connection {
 
     fn enter_lingering(&mut self, cx: &Context<'_>) {
         self.input = Vec::new();
+        // A request that is not answered yet will not be.
+        self.asker = None;
         self.unparsed = false;
         self.readable = true;
         self.state = State::Lingering { left: LINGER_BYTES };

@@ -139,6 +139,7 @@ impl Connection {
     }
 
     fn answer_items(&mut self, collect: &Collect, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        self.bring_asker(ws);
         // Draining may have begun since the request was taken.
         let frame = frame.closing_if(cx.draining);
         let keys = collect.keys.iter().map(|key| &**key);

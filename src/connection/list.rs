@@ -111,14 +111,13 @@ impl Connection {
         if listing.sent.is_none() {
             return self.refuse(problem, frame, ws, cx);
         }
-        self.cut_off(problem, cx);
+        self.cut_off(problem, frame, ws, cx);
     }
 
-    fn cut_off(&mut self, problem: &Problem, cx: &Context<'_>) {
+    fn cut_off(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         cx.counters.problem(problem.kind as usize);
         log::warn!("an export was cut off: {}", problem.detail);
-        self.state = State::Closing;
-        self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
+        self.answered(frame.closing_if(true), ws, cx);
     }
 
     /// The next piece of the lines, or the next page. Called when everything before is in the kernel's hands.
@@ -126,6 +125,7 @@ impl Connection {
         let State::Exporting(frame, mut export) = std::mem::replace(&mut self.state, State::Idle) else {
             return Turn::Again;
         };
+        self.bring_asker(ws);
         // A piece of its own, for its length is said before it.
         let mut piece = std::mem::take(&mut ws.piece);
         piece.clear();
@@ -170,7 +170,7 @@ impl Connection {
                 Turn::Wait
             }
             Err(refusal) => {
-                self.cut_off(&answer::refused(refusal), cx);
+                self.cut_off(&answer::refused(refusal), frame, ws, cx);
                 Turn::Wait
             }
         }

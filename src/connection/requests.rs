@@ -14,7 +14,7 @@ use crate::http::conditional::Preconditions;
 use crate::http::cors::Audience;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
-use crate::http::response::{CONTINUE, Frame, Reuse};
+use crate::http::response::{Frame, Reuse};
 use crate::http::scan;
 use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
 use crate::metrics::Method;
@@ -202,7 +202,7 @@ impl Connection {
             },
             Ok((Command::Load, _)) => {
                 if self.begin_load(head.framing, frame, ws, cx) && head.expects_continue && !more_follows {
-                    ws.output.bytes.extend_from_slice(CONTINUE);
+                    Connection::ask_for_content(ws);
                 }
                 return;
             }
@@ -220,7 +220,7 @@ impl Connection {
         };
         // RFC 9110 section 10.1.1: not needed where the content is on its way already.
         if head.expects_continue && !more_follows {
-            ws.output.bytes.extend_from_slice(CONTINUE);
+            Connection::ask_for_content(ws);
         }
         self.state = State::Content(Box::new(Incoming::new(purpose, frame, head.framing)));
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
@@ -525,6 +525,7 @@ impl Connection {
 
     /// An answer has been encoded.
     pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        debug_assert!(self.asker.is_none(), "who has waited for this answer was not brought");
         match self.role {
             Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),

@@ -35,3 +35,32 @@ fn whoever_tells_of_a_change_too_late_is_not_taken_for_the_next_answer() {
         assert!(!world.connection.waits_for(late), "{}", String::from_utf8_lossy(&next));
     }
 }
+
+#[test]
+fn a_name_does_not_stick_to_the_connection_when_its_request_has_waited() {
+    let named = |request: Vec<u8>| {
+        let request = String::from_utf8(request).unwrap();
+        request.replace("Host: h\r\n", "Host: h\r\nX-Request-Id: named\r\n").into_bytes()
+    };
+    for export_first in [false, true] {
+        let mut world = World::new();
+        if export_first {
+            world.send(&named(export()));
+            world.take_page();
+            world.turn(Some(&page(&["a"], "v", false)));
+            world.turn_until_it_waits();
+        } else {
+            world.send(&named(get_many(&["m1", "m2"])));
+            for job in world.take_reads() {
+                world.read_done(&job, &None);
+            }
+        }
+        assert_eq!(world.statuses(), [200]);
+        // Who has no name of its own is told one that was made.
+        world.send(&get("k"));
+        world.expire();
+        assert_eq!(world.statuses(), [200, 504]);
+        let text = String::from_utf8_lossy(&world.io.written).into_owned();
+        assert!(text.contains("X-Request-Id: ") && !text.contains("named"), "{text}");
+    }
+}
