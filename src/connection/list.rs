@@ -5,7 +5,7 @@
 use super::requests::Job;
 use super::{Connection, Context, State, Turn, Workspace};
 use crate::api::answer;
-use crate::api::list::{Form, Lines, List};
+use crate::api::list::{Form, LINES_STATUS, Lines, List};
 use crate::http::problem::Problem;
 use crate::http::request::Version;
 use crate::http::response::Frame;
@@ -117,6 +117,7 @@ impl Connection {
     fn cut_off(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         cx.counters.problem(problem.kind as usize);
         log::warn!("an export was cut off: {}", problem.detail);
+        ws.encoder.resume(LINES_STATUS);
         self.answered(frame.closing_if(true), ws, cx);
     }
 
@@ -151,6 +152,7 @@ impl Connection {
                 ws.output.bytes.extend_from_slice(b"0\r\n\r\n");
             }
             let frame = frame.closing_if(cx.draining);
+            ws.encoder.resume(LINES_STATUS);
             self.answered(frame, ws, cx);
             return Turn::Again;
         };

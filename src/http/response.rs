@@ -156,6 +156,12 @@ impl Encoder {
         self.status.get()
     }
 
+    /// More follows of an answer that was started in an earlier turn, and others may have been started since: what is said of
+    /// the last one is said of this one again.
+    pub fn resume(&self, status: u16) {
+        self.status.set(status);
+    }
+
     /// 200 with a value from the cache that has a version and an age in seconds.
     #[inline]
     pub fn hit(&self, out: &mut Output, value: Lent<'_>, (version, age_s): (u32, u32), frame: Frame) {

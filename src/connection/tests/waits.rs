@@ -64,3 +64,21 @@ fn a_name_does_not_stick_to_the_connection_when_its_request_has_waited() {
         assert!(text.contains("X-Request-Id: ") && !text.contains("named"), "{text}");
     }
 }
+
+#[test]
+fn an_export_has_its_own_status_whatever_is_answered_between_its_pieces() {
+    let mut world = World::new();
+    world.send(&export());
+    world.turn(Some(&page(&["a"], "v", true)));
+    world.turn_until_it_waits();
+    let frame = crate::http::response::Frame {
+        head_only: false,
+        reuse: crate::http::response::Reuse::Silent,
+        audience: crate::http::cors::Audience::NONE,
+    };
+    world.ws.encoder.start(&mut Output::default(), 404, frame).no_content();
+    world.turn(Some(&page(&[], "", false)));
+    world.turn_until_it_waits();
+    assert!(content(&world).ends_with("0\r\n\r\n"));
+    assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
+}
