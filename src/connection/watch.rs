@@ -81,20 +81,28 @@ impl Connection {
                 self.get_cached(key, freshness, conditions.as_deref(), frame, ws, cx);
             }
             (conditions, _) => {
-                let ticket = self.ticket(cx);
-                let Workspace { output, encoder, .. } = ws;
-                let hit = |known: Known<'_>| {
-                    answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
-                };
-                let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
-                let forward = match freshness {
-                    Freshness::Any => Forward::Miss,
-                    Freshness::AtMost(_) | Freshness::Now => Forward::Request,
-                    Freshness::Uncached => Forward::Bypass,
-                };
-                self.take_asked(asked, Job::Read(forward, conditions), frame, ws, cx);
+                self.get_fresh(key, freshness, conditions, frame, ws, cx);
             }
         }
+    }
+
+    /// As fresh as this, under conditions.
+    fn get_fresh(
+        &mut self,
+        key: &str,
+        freshness: Freshness,
+        conditions: Option<Box<Preconditions>>,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let ticket = self.ticket(cx);
+        let Workspace { output, encoder, .. } = ws;
+        let hit = |known: Known<'_>| {
+            answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
+        };
+        let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
+        self.take_asked(asked, Job::Read(forward(freshness), conditions), frame, ws, cx);
     }
 
     /// Only if cached.
@@ -183,6 +191,12 @@ impl Connection {
         match reply {
             // Whoever wrote the key has taken the ticket: look again, under a new one.
             Answer::Changed if cx.now_ms < watch.until_ms => self.watch_on(watch, frame, ws, cx),
+            // The wait is over, and the look that was under way may have come before the change: look for the last time, as
+            // any read does. Where it was known what there was, that had not changed while it was waited for.
+            Answer::Changed if watch.known.is_none() => {
+                let Watch { key, conditions, .. } = *watch;
+                self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
+            }
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
                 watch.see(record.version, record.expires_s, cx.now_ms);
@@ -247,6 +261,15 @@ impl Connection {
     /// True while it waits for a change.
     pub(super) fn is_watching(&self) -> bool {
         matches!(self.state, State::Waiting(_, Job::Watch(_)))
+    }
+}
+
+/// Why a read that is to be as fresh as this goes to the database.
+fn forward(freshness: Freshness) -> Forward {
+    match freshness {
+        Freshness::Any => Forward::Miss,
+        Freshness::AtMost(_) | Freshness::Now => Forward::Request,
+        Freshness::Uncached => Forward::Bypass,
     }
 }
 

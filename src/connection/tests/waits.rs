@@ -82,3 +82,41 @@ fn an_export_has_its_own_status_whatever_is_answered_between_its_pieces() {
     assert!(content(&world).ends_with("0\r\n\r\n"));
     assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
 }
+
+/// The row of `k` with another version than others here.
+fn row(version: u32) -> Row {
+    Some(Record { value: "read".into(), version, expires_s: 1_000_000 })
+}
+
+/// A write of `k` ends, and what it left is not cached: whoever watches the key is told.
+fn change(world: &mut World) {
+    let hash = world.backend.engine.hash("k");
+    let mut shard = world.backend.engine.shard(hash);
+    shard.write_sent(hash, "k", Writes::Own(1));
+    let watchers = shard.unknown(hash, "k", Writes::Own(1));
+    drop(shard);
+    assert!(watchers.iter().any(|ticket| world.connection.waits_for(*ticket)));
+    world.turn(Some(&Answer::Changed));
+}
+
+#[test]
+fn a_change_that_is_told_when_the_wait_is_over_is_looked_at_if_nothing_was_known() {
+    for (version, expected) in [(9, 304), (10, 200)] {
+        let mut world = World::new();
+        world.send(&wait("9", 1));
+        world.take_reads();
+        world.now_ms += 1_500;
+        change(&mut world);
+        assert_eq!(world.statuses(), [] as [u16; 0], "nobody has looked yet");
+        let reads = world.take_reads();
+        assert_eq!(world.connection.deadline_ms() - world.now_ms, world.bounds.request_timeout_ms);
+        world.read_done(&reads[0], &row(version));
+        assert_eq!(world.statuses(), [expected]);
+    }
+    // What was known had not changed while it was waited for.
+    let mut world = World::knowing("k", "value");
+    world.send(&wait("9", 1));
+    world.now_ms += 1_500;
+    change(&mut world);
+    assert_eq!(world.statuses(), [304]);
+}
