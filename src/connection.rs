@@ -293,8 +293,9 @@ impl Connection {
             State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
             State::Head => cx.now_ms + cx.bounds.header_timeout_ms,
             // They have nothing new, or may go on for ever, and nobody has the time to wait for it.
-            State::Waiting(_, Job::Watch(_)) if cx.draining => cx.now_ms,
+            State::Waiting(_, Job::Watch(watch)) if cx.draining && watch.look_at_ms().is_some() => cx.now_ms,
             State::Loading(load) if cx.draining && !load.is_out() => cx.now_ms,
+            // A look that is under way is a read like any other.
             State::Waiting(_, Job::Watch(watch)) => {
                 watch.look_at_ms().unwrap_or(cx.now_ms + cx.bounds.request_timeout_ms)
             }

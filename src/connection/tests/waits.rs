@@ -120,3 +120,29 @@ fn a_change_that_is_told_when_the_wait_is_over_is_looked_at_if_nothing_was_known
     change(&mut world);
     assert_eq!(world.statuses(), [304]);
 }
+
+#[test]
+fn draining_ends_a_wait_when_what_there_is_was_read() {
+    for (version, expected) in [(9, 304), (10, 200)] {
+        let mut world = World::new();
+        world.send(&wait("9", 60));
+        world.draining = true;
+        world.with(|connection, _, _, cx| connection.drain(cx));
+        assert!(world.connection.deadline_ms() > world.now_ms, "a read is under way");
+        let reads = world.take_reads();
+        world.read_done(&reads[0], &row(version));
+        if expected == 304 {
+            assert_eq!(world.connection.deadline_ms(), world.now_ms, "no news, and no time to wait for some");
+            world.expire();
+        }
+        assert_eq!(world.statuses(), [expected]);
+        assert!(String::from_utf8_lossy(&world.io.written).contains("Connection: close"));
+    }
+    // As one that nobody answers ends by its own time.
+    let mut world = World::new();
+    world.send(&wait("9", 60));
+    world.draining = true;
+    world.with(|connection, _, _, cx| connection.drain(cx));
+    world.expire();
+    assert_eq!(world.statuses(), [504]);
+}
