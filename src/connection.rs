@@ -216,7 +216,10 @@ impl Connection {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
         debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
         if let Some(reply) = reply {
+            // While its client takes nothing, it is waited for that, whatever the reply leads to.
+            let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
             self.take_reply(reply, ws, cx);
+            self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
             self.keep_asker(ws);
         }
         if let Some(turn) = self.send_backlog(io, ws, cx) {

@@ -71,7 +71,7 @@ fn an_export_has_its_own_status_whatever_is_answered_between_its_pieces() {
     world.send(&export());
     world.turn(Some(&page(&["a"], "v", true)));
     world.turn_until_it_waits();
-    let frame = crate::http::response::Frame {
+    let frame = Frame {
         head_only: false,
         reuse: crate::http::response::Reuse::Silent,
         audience: crate::http::cors::Audience::NONE,
@@ -145,4 +145,41 @@ fn draining_ends_a_wait_when_what_there_is_was_read() {
     world.with(|connection, _, _, cx| connection.drain(cx));
     world.expire();
     assert_eq!(world.statuses(), [504]);
+}
+
+#[test]
+fn whoever_reads_slowly_is_closed_by_the_idle_timeout_whatever_comes_meanwhile() {
+    // The client does not take the first answer; then the second one's reply comes.
+    let replied = |request: &[u8], answer: &Answer| {
+        let mut world = World::knowing("k", "value");
+        world.io.room = 20;
+        world.send(&[get("k"), request.to_vec()].concat());
+        let deadline_ms = world.connection.deadline_ms();
+        assert_eq!(deadline_ms, world.now_ms + world.bounds.idle_timeout_ms);
+        world.now_ms += 1_000;
+        world.turn(Some(answer));
+        assert_eq!(world.statuses(), [200], "{}", String::from_utf8_lossy(request));
+        assert_eq!(world.connection.deadline_ms(), deadline_ms, "{}", String::from_utf8_lossy(request));
+        // What it takes later moves it.
+        world.io.room = 10;
+        world.turn(None);
+        assert_eq!(world.connection.deadline_ms(), deadline_ms + 1_000);
+        world
+    };
+    replied(&get("miss"), &World::found("read"));
+    replied(&export(), &page(&["a"], "v", true));
+    let load =
+        "PUT /kv HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1\r\n\r\nx";
+    replied(load.as_bytes(), &Answer::Loaded(Default::default()));
+    let mut world = World::knowing("k", "value");
+    world.io.room = 10;
+    world.send(&[get("k"), wait("9", 60)].concat());
+    let deadline_ms = world.connection.deadline_ms();
+    world.now_ms += 1_000;
+    change(&mut world);
+    assert_eq!((world.reads.len(), world.connection.deadline_ms()), (1, deadline_ms));
+    // When it has taken everything, it is the read that is waited for.
+    world.io.room = usize::MAX;
+    world.turn(None);
+    assert_eq!(world.connection.deadline_ms(), world.now_ms + world.bounds.request_timeout_ms);
 }
