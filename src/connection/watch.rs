@@ -68,7 +68,8 @@ impl Connection {
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        let watches = wishes.is_watch() && !cx.draining;
+        // Who forbids to ask the table has nothing to wait for (RFC 9111 section 5.2.1.7).
+        let watches = wishes.is_watch() && !wishes.only_if_cached && !cx.draining;
         let Wishes { conditions, freshness, only_if_cached, wait_s, .. } = wishes;
         match (conditions, wait_s) {
             (Some(conditions), Some(wait_s)) if watches => {

@@ -183,3 +183,18 @@ fn whoever_reads_slowly_is_closed_by_the_idle_timeout_whatever_comes_meanwhile()
     world.turn(None);
     assert_eq!(world.connection.deadline_ms(), world.now_ms + world.bounds.request_timeout_ms);
 }
+
+#[test]
+fn only_if_cached_is_no_wait_for_the_table() {
+    let only = |tag| {
+        String::from_utf8(wait(tag, 60))
+            .unwrap()
+            .replace("Host: h", "Host: h\r\nCache-Control: only-if-cached")
+    };
+    for (mut world, tag, expected) in
+        [(World::new(), "9", 504), (World::knowing("k", "v"), "9", 304), (World::knowing("k", "v"), "8", 200)]
+    {
+        world.send(only(tag).as_bytes());
+        assert_eq!((world.statuses(), world.reads.len()), (vec![expected], 0));
+    }
+}
