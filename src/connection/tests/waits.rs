@@ -198,3 +198,32 @@ fn only_if_cached_is_no_wait_for_the_table() {
         assert_eq!((world.statuses(), world.reads.len()), (vec![expected], 0));
     }
 }
+
+#[test]
+fn a_wait_without_news_ends_with_what_any_other_304_says() {
+    let head = |world: &World| String::from_utf8(world.io.written.clone()).unwrap();
+    let always = ["HTTP/1.1 304 ", "\r\nETag: \"9\"\r\n", "\r\nExpires: ", "\r\nCache-Control: no-cache\r\n"];
+    // By the cache: its age is that of the moment when it is told.
+    let mut world = World::knowing_until("k", "value", 1_000_000);
+    world.now_s = 3;
+    world.send(&wait("9", 4));
+    world.now_s += 4;
+    world.expire();
+    for part in always.iter().chain(&["\r\nCache-Status: hotrow; hit\r\n", "\r\nAge: 7\r\n"]) {
+        assert!(head(&world).contains(part), "{part}: {}", head(&world));
+    }
+    // By the table: why it was asked is told, and what comes from there has no age.
+    for (field, status) in [("", "miss"), ("Cache-Control: no-cache\r\n", "request")] {
+        let mut world = World::new();
+        let request =
+            String::from_utf8(wait("9", 4)).unwrap().replace("Host: h\r\n", &format!("Host: h\r\n{field}"));
+        world.send(request.as_bytes());
+        let reads = world.take_reads();
+        world.read_done(&reads[0], &row(9));
+        world.expire();
+        for part in always.iter().chain(&[&*format!("\r\nCache-Status: hotrow; fwd={status}\r\n")]) {
+            assert!(head(&world).contains(part), "{part}: {}", head(&world));
+        }
+        assert!(!head(&world).contains("Age: "));
+    }
+}
