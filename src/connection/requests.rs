@@ -359,7 +359,10 @@ impl Connection {
     ) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         match asked {
-            Asked::Answered(()) => self.hit(frame, ws, cx),
+            Asked::Answered(()) => {
+                Connection::count_problem(ws, cx);
+                self.hit(frame, ws, cx);
+            }
             Asked::Waiting | Asked::Joined => {
                 self.method = method;
                 cx.counters.cache_misses.add(1);
@@ -497,7 +500,6 @@ impl Connection {
 
     #[cold]
     pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        cx.counters.problem(problem.kind as usize);
         self.note_unknown(ws, cx);
         if problem.status() >= 500 {
             // Who asks for help can name it, and is found in the log.
@@ -526,11 +528,19 @@ impl Connection {
     /// An answer has been encoded.
     pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         debug_assert!(self.asker.is_none(), "who has waited for this answer was not brought");
+        Connection::count_problem(ws, cx);
         match self.role {
             Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),
         }
         self.go_on(frame, ws, cx);
+    }
+
+    /// An answer has been encoded: if it is a problem, it counts by its name, wherever it was found.
+    fn count_problem(ws: &Workspace, cx: &Context<'_>) {
+        if let Some(kind) = ws.encoder.take_problem() {
+            cx.counters.problem(kind as usize);
+        }
     }
 
     /// An answer has been encoded and counted.
