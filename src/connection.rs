@@ -99,7 +99,7 @@ pub struct Connection {
     half_closed: bool,
     /// Answers that the client has not taken yet.
     backlog: Option<Box<Output>>,
-    /// Counts the jobs sent.
+    /// The number of the last ticket that was handed out.
     jobs: u32,
     /// When [`Connection::expire`] is to be called.
     deadline_ms: u64,
@@ -214,8 +214,12 @@ impl Connection {
         reply: Option<&Reply>,
     ) -> Turn {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
+        debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
         if let Some(reply) = reply {
+            // While its client takes nothing, it is waited for that, whatever the reply leads to.
+            let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
             self.take_reply(reply, ws, cx);
+            self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
             self.keep_asker(ws);
         }
         if let Some(turn) = self.send_backlog(io, ws, cx) {
@@ -292,8 +296,9 @@ impl Connection {
             State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
             State::Head => cx.now_ms + cx.bounds.header_timeout_ms,
             // They have nothing new, or may go on for ever, and nobody has the time to wait for it.
-            State::Waiting(_, Job::Watch(_)) if cx.draining => cx.now_ms,
+            State::Waiting(_, Job::Watch(watch)) if cx.draining && watch.look_at_ms().is_some() => cx.now_ms,
             State::Loading(load) if cx.draining && !load.is_out() => cx.now_ms,
+            // A look that is under way is a read like any other.
             State::Waiting(_, Job::Watch(watch)) => {
                 watch.look_at_ms().unwrap_or(cx.now_ms + cx.bounds.request_timeout_ms)
             }
@@ -459,6 +464,8 @@ impl Connection {
 
     fn enter_lingering(&mut self, cx: &Context<'_>) {
         self.input = Vec::new();
+        // A request that is not answered yet will not be.
+        self.asker = None;
         self.unparsed = false;
         self.readable = true;
         self.state = State::Lingering { left: LINGER_BYTES };

@@ -98,6 +98,37 @@ fn every_answer_is_an_object_where_json_is_asked_for() {
 }
 
 #[test]
+fn an_answer_that_many_jobs_were_made_for_is_one_line_with_its_own_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let server = server_logging_to(&path, &["--access-log-format", "json"]);
+    let mut client = server.connect();
+    for key in ["a", "b", "c"] {
+        client.put(key, "x".repeat(300_000));
+    }
+    let several = client.request("GET", "/kv?key=miss-1&key=miss-2", "X-Request-Id: several\r\n", b"");
+    assert_eq!(several.status, 200);
+    let fields = "X-Request-Id: export\r\nAccept: application/x-ndjson\r\n";
+    assert_eq!(client.request("GET", "/kv", fields, b"").body.len(), 3 * (300_000 + 23));
+    // What is asked next is answered under its own name, and so is what waits and has none.
+    assert_eq!(client.request("PUT", "/kv/d", "X-Request-Id: put\r\n", b"value").status, 201);
+    assert_eq!(client.request("DELETE", "/kv/d", "", b"").status, 204);
+    let lines: Vec<serde_json::Value> =
+        lines(&path, 7).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |line: &serde_json::Value| {
+        ["method", "target", "request_id"].map(|name| line[name].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of(&lines[3]), ["GET", "/kv?key=miss-1&key=miss-2", "several"]);
+    assert_eq!(of(&lines[4]), ["GET", "/kv", "export"]);
+    assert_eq!(of(&lines[5]), ["PUT", "/kv/d", "put"]);
+    let [method, target, made] = of(&lines[6]);
+    assert_eq!((method.as_str(), target.as_str(), made.len()), ("DELETE", "/kv/d", 16));
+    // An export leaves in pieces, and all of them are its answer.
+    assert_eq!(lines[4]["status"], 200);
+    assert!(lines[4]["bytes"].as_u64().unwrap() > 3 * 300_000, "{}", lines[4]);
+}
+
+#[test]
 fn sighup_goes_on_in_a_new_file_and_ends_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (path, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));

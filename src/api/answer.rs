@@ -203,14 +203,16 @@ fn not_modified(encoder: &Encoder, out: &mut Output, held: &Held<'_>, source: So
     fields.no_content();
 }
 
-/// 304 for a client that has waited for a change of this version in vain.
-pub fn not_changed(encoder: &Encoder, out: &mut Output, version: Option<u32>, frame: Frame) {
-    let mut fields = encoder.start(out, 304, frame);
-    fields.field("Cache-Status", HIT);
-    if let Some(version) = version {
-        fields.etag(version);
-    }
-    fields.no_content();
+/// 304 for a client that has waited for a change of this row in vain: as if it were told when it was seen, in the cache or, for
+/// this reason, in the database.
+pub fn not_changed(
+    encoder: &Encoder,
+    out: &mut Output,
+    held: &Held<'_>,
+    forward: Option<Forward>,
+    frame: Frame,
+) {
+    not_modified(encoder, out, held, forward.map_or(Source::Cache, Source::Database), frame);
 }
 
 fn expires(encoder: &Encoder, fields: &mut Fields<'_>, expires_s: u32) {

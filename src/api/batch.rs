@@ -19,7 +19,9 @@ use crate::http::response::{Encoder, Frame, JSON, Lent};
 use crate::limits::BATCH_STEPS;
 use crate::output::Output;
 use crate::store::{Answer, NO_VERSION, Op};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 
 /// Where it is.
 pub const PATH: &str = "/batch";
@@ -86,8 +88,7 @@ enum Verb {
 pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<Step>, Problem> {
     let text = std::str::from_utf8(content).map_err(|_| bad("a batch is UTF-8".into()))?;
     let sent: Vec<Object<Sent>> = match form {
-        Form::Array => serde_json::from_str(text)
-            .map_err(|error| bad(format!("this is no array of operations: {error}")))?,
+        Form::Array => array(text)?,
         Form::Lines => {
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
             let parse = |(at, line)| {
@@ -110,6 +111,37 @@ pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<S
         })
     };
     sent.into_iter().enumerate().map(step).collect()
+}
+
+/// The operations of an array, and one more than there may be at most: then the rest is not looked at.
+fn array(text: &str) -> Result<Vec<Object<Sent>>, Problem> {
+    struct Operations<'o>(&'o mut Vec<Object<Sent>>);
+    impl<'de> Visitor<'de> for Operations<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut operations: A) -> Result<(), A::Error> {
+            while self.0.len() <= BATCH_STEPS
+                && let Some(operation) = operations.next_element()?
+            {
+                self.0.push(operation);
+            }
+            Ok(())
+        }
+    }
+    let mut sent = Vec::new();
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = json.deserialize_seq(Operations(&mut sent)).and_then(|()| json.end());
+    match read {
+        // What stands behind one operation too many is wrong in any case.
+        Err(error) if sent.len() <= BATCH_STEPS => {
+            Err(bad(format!("this is no array of operations: {error}")))
+        }
+        _ => Ok(sent),
+    }
 }
 
 impl Sent {
@@ -329,6 +361,20 @@ mod tests {
         for (count, expected) in [(BATCH_STEPS, Ok(BATCH_STEPS)), (BATCH_STEPS + 1, Err(Kind::BadBatch))] {
             assert_eq!(kind_of(&vec![get; count].join("\n"), Form::Lines), expected);
             assert_eq!(kind_of(&format!("[{}]", vec![get; count].join(",")), Form::Array), expected);
+        }
+        // Where there are too many, what comes behind is not looked at.
+        for (form, content) in [
+            (Form::Array, format!("[{},no JSON", vec![get; BATCH_STEPS + 1].join(","))),
+            (Form::Lines, format!("{}\nno JSON", vec![get; BATCH_STEPS + 1].join("\n"))),
+        ] {
+            let problem = steps(content.as_bytes(), form, 10).unwrap_err();
+            assert_eq!(problem.detail, format!("a batch has at most {BATCH_STEPS} operations"));
+        }
+        // And where there are not, it is.
+        for end in [",no JSON", "", "]]", "] []"] {
+            let content = format!("[{}{end}", vec![get; BATCH_STEPS].join(","));
+            let problem = steps(content.as_bytes(), Form::Array, 10).unwrap_err();
+            assert!(problem.detail.starts_with("this is no array of operations: "), "{}", problem.detail);
         }
     }
 

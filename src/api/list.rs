@@ -126,7 +126,7 @@ impl List {
 
     /// The head of the answer with lines. Without chunks its end is the end of the connection.
     pub fn start_lines(encoder: &Encoder, out: &mut Output, chunked: bool, frame: Frame) {
-        let mut fields = encoder.start_by_accept(out, 200, frame);
+        let mut fields = encoder.start_by_accept(out, LINES_STATUS, frame);
         fields.field("Content-Type", NDJSON);
         fields.field("Cache-Status", BYPASS);
         if chunked {
@@ -141,6 +141,8 @@ pub fn cursor(key: &str) -> String {
     URL_SAFE_NO_PAD.encode(key)
 }
 
+/// The status of an answer with lines, however it ends.
+pub const LINES_STATUS: u16 = 200;
 /// A list is read in the table, whatever is cached.
 const BYPASS: &str = "hotrow; fwd=bypass";
 

@@ -5,6 +5,7 @@
 use super::{Connection, Context, Role, Workspace};
 use crate::access_log::{Entry, RequestId};
 use crate::http::request::{Head, Version};
+use crate::http::response::CONTINUE;
 use std::time::{Duration, SystemTime};
 
 /// What is known of the request that is being answered.
@@ -17,8 +18,10 @@ pub(super) struct Asker {
     request: Option<(Box<str>, Box<str>, &'static str)>,
     /// When its head was there.
     started_ns: u64,
-    /// Bytes of output before its answer.
+    /// Bytes of output before its answer, or before what is encoded of it in this turn.
     before: usize,
+    /// Bytes of its answer that were encoded in earlier turns.
+    sent: usize,
 }
 
 impl Connection {
@@ -36,20 +39,31 @@ impl Connection {
             request: cx.access_log.map(|_| request()),
             started_ns: cx.now_ns,
             before: ws.output.len(),
+            sent: 0,
         };
+    }
+
+    /// The client is told to send the content that it holds back. That is no part of the answer.
+    pub(super) fn ask_for_content(ws: &mut Workspace) {
+        ws.output.bytes.extend_from_slice(CONTINUE);
+        ws.asker.before = ws.output.len();
     }
 
     /// The turn is over. Who has no answer yet waits for it with the connection: the workspace is for others now.
     #[inline]
     pub(super) fn keep_asker(&mut self, ws: &mut Workspace) {
         if ws.asker.noted {
-            self.asker = Some(Box::new(std::mem::take(&mut ws.asker)));
+            let mut asker = std::mem::take(&mut ws.asker);
+            asker.sent += ws.output.len().saturating_sub(asker.before);
+            self.asker = Some(Box::new(asker));
         }
     }
 
-    /// The waiting is over, an answer follows.
+    /// The waiting is over, an answer follows, or more of it. Who is there already is who is answered: nobody takes its place.
     pub(super) fn bring_asker(&mut self, ws: &mut Workspace) {
-        if let Some(asker) = self.asker.take() {
+        if let Some(asker) = self.asker.take()
+            && !ws.asker.noted
+        {
             ws.asker = *asker;
         }
         ws.asker.before = ws.output.len();
@@ -84,7 +98,7 @@ impl Connection {
             client: self.peer.as_deref().copied(),
             request: asker.request,
             status: ws.encoder.status(),
-            bytes: ws.output.len().saturating_sub(asker.before),
+            bytes: asker.sent + ws.output.len().saturating_sub(asker.before),
             duration: Duration::from_nanos(cx.now_ns.saturating_sub(asker.started_ns)),
             id: asker.id.unwrap_or_else(RequestId::made),
             at: SystemTime::now(),

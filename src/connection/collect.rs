@@ -57,11 +57,11 @@ impl Connection {
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        let first = self.jobs.wrapping_add(1);
-        let ticket =
-            |at: usize| Ticket { event_loop: cx.event_loop, id: self.id, job: first.wrapping_add(at as u32) };
+        let first = self.tickets(keys.len() as u32, cx);
+        let ticket = |at: usize| Ticket { job: first.job.wrapping_add(at as u32), ..first };
         let items = vec![None; keys.len()];
-        let mut collect = Box::new(Collect { first, keys: Vec::new(), items, waiting: 0, bytes: 0 });
+        let mut collect =
+            Box::new(Collect { first: first.job, keys: Vec::new(), items, waiting: 0, bytes: 0 });
         let asked = cx.backend.get_many(keys.iter().map(|key| &**key), cx.now_s, ticket, |at, known| {
             cx.counters.cache_hits.add(1);
             let row = match known {
@@ -85,8 +85,6 @@ impl Connection {
             }
         }
         cx.counters.cache_misses.add(collect.waiting as u64);
-        // Whatever these numbers were given to is never taken for a later job's.
-        self.jobs = self.jobs.wrapping_add(keys.len() as u32);
         collect.keys = keys;
         if collect.waiting == 0 {
             return self.answer_items(&collect, frame, ws, cx);
@@ -141,6 +139,7 @@ impl Connection {
     }
 
     fn answer_items(&mut self, collect: &Collect, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        self.bring_asker(ws);
         // Draining may have begun since the request was taken.
         let frame = frame.closing_if(cx.draining);
         let keys = collect.keys.iter().map(|key| &**key);

@@ -103,8 +103,8 @@ impl Connection {
             self.turn_flushed(io, ws, cx);
             return;
         }
-        self.bring_asker(ws);
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) else { return };
+        self.bring_asker(ws);
         let frame = frame.closing_if(true);
         let problem = match job {
             Job::Page(listing) => {

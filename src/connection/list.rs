@@ -5,7 +5,7 @@
 use super::requests::Job;
 use super::{Connection, Context, State, Turn, Workspace};
 use crate::api::answer;
-use crate::api::list::{Form, Lines, List};
+use crate::api::list::{Form, LINES_STATUS, Lines, List};
 use crate::http::problem::Problem;
 use crate::http::request::Version;
 use crate::http::response::Frame;
@@ -111,14 +111,14 @@ impl Connection {
         if listing.sent.is_none() {
             return self.refuse(problem, frame, ws, cx);
         }
-        self.cut_off(problem, cx);
+        self.cut_off(problem, frame, ws, cx);
     }
 
-    fn cut_off(&mut self, problem: &Problem, cx: &Context<'_>) {
+    fn cut_off(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         cx.counters.problem(problem.kind as usize);
         log::warn!("an export was cut off: {}", problem.detail);
-        self.state = State::Closing;
-        self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
+        ws.encoder.resume(LINES_STATUS);
+        self.answered(frame.closing_if(true), ws, cx);
     }
 
     /// The next piece of the lines, or the next page. Called when everything before is in the kernel's hands.
@@ -126,6 +126,7 @@ impl Connection {
         let State::Exporting(frame, mut export) = std::mem::replace(&mut self.state, State::Idle) else {
             return Turn::Again;
         };
+        self.bring_asker(ws);
         // A piece of its own, for its length is said before it.
         let mut piece = std::mem::take(&mut ws.piece);
         piece.clear();
@@ -151,6 +152,7 @@ impl Connection {
                 ws.output.bytes.extend_from_slice(b"0\r\n\r\n");
             }
             let frame = frame.closing_if(cx.draining);
+            ws.encoder.resume(LINES_STATUS);
             self.answered(frame, ws, cx);
             return Turn::Again;
         };
@@ -170,7 +172,7 @@ impl Connection {
                 Turn::Wait
             }
             Err(refusal) => {
-                self.cut_off(&answer::refused(refusal), cx);
+                self.cut_off(&answer::refused(refusal), frame, ws, cx);
                 Turn::Wait
             }
         }

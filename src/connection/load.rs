@@ -200,7 +200,6 @@ impl Connection {
             Ok(claim) => {
                 cx.counters.writes.add(1);
                 load.out = Some((claim, load.done + count as u64));
-                self.jobs = self.jobs.wrapping_add(1);
                 self.sent_ns = cx.now_ns;
                 self.deadline_ms = deadline_ms;
             }

@@ -14,7 +14,7 @@ use crate::http::conditional::Preconditions;
 use crate::http::cors::Audience;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
-use crate::http::response::{CONTINUE, Frame, Reuse};
+use crate::http::response::{Frame, Reuse};
 use crate::http::scan;
 use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
 use crate::metrics::Method;
@@ -202,7 +202,7 @@ impl Connection {
             },
             Ok((Command::Load, _)) => {
                 if self.begin_load(head.framing, frame, ws, cx) && head.expects_continue && !more_follows {
-                    ws.output.bytes.extend_from_slice(CONTINUE);
+                    Connection::ask_for_content(ws);
                 }
                 return;
             }
@@ -220,7 +220,7 @@ impl Connection {
         };
         // RFC 9110 section 10.1.1: not needed where the content is on its way already.
         if head.expects_continue && !more_follows {
-            ws.output.bytes.extend_from_slice(CONTINUE);
+            Connection::ask_for_content(ws);
         }
         self.state = State::Content(Box::new(Incoming::new(purpose, frame, head.framing)));
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
@@ -359,7 +359,10 @@ impl Connection {
     ) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         match asked {
-            Asked::Answered(()) => self.hit(frame, ws, cx),
+            Asked::Answered(()) => {
+                Connection::count_problem(ws, cx);
+                self.hit(frame, ws, cx);
+            }
             Asked::Waiting | Asked::Joined => {
                 self.method = method;
                 cx.counters.cache_misses.add(1);
@@ -434,13 +437,21 @@ impl Connection {
         }
     }
 
-    /// The ticket of the next job.
-    pub(super) fn ticket(&self, cx: &Context<'_>) -> Ticket {
-        Ticket { event_loop: cx.event_loop, id: self.id, job: self.jobs.wrapping_add(1) }
+    /// A ticket that nobody had before. Its number is used up whatever becomes of it: who was given it may answer long
+    /// after it was waited for, and that is never taken for the answer to a later job.
+    pub(super) fn ticket(&mut self, cx: &Context<'_>) -> Ticket {
+        self.tickets(1, cx)
     }
 
+    /// The first of so many tickets; the others' numbers follow it.
+    pub(super) fn tickets(&mut self, count: u32, cx: &Context<'_>) -> Ticket {
+        let job = self.jobs.wrapping_add(1);
+        self.jobs = self.jobs.wrapping_add(count);
+        Ticket { event_loop: cx.event_loop, id: self.id, job }
+    }
+
+    /// Waits for the answer to the ticket that was handed out last.
     pub(super) fn wait(&mut self, frame: Frame, job: Job, cx: &Context<'_>) {
-        self.jobs = self.jobs.wrapping_add(1);
         self.sent_ns = cx.now_ns;
         self.state = State::Waiting(frame, job);
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
@@ -489,7 +500,6 @@ impl Connection {
 
     #[cold]
     pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        cx.counters.problem(problem.kind as usize);
         self.note_unknown(ws, cx);
         if problem.status() >= 500 {
             // Who asks for help can name it, and is found in the log.
@@ -517,11 +527,20 @@ impl Connection {
 
     /// An answer has been encoded.
     pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        debug_assert!(self.asker.is_none(), "who has waited for this answer was not brought");
+        Connection::count_problem(ws, cx);
         match self.role {
             Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),
         }
         self.go_on(frame, ws, cx);
+    }
+
+    /// An answer has been encoded: if it is a problem, it counts by its name, wherever it was found.
+    fn count_problem(ws: &Workspace, cx: &Context<'_>) {
+        if let Some(kind) = ws.encoder.take_problem() {
+            cx.counters.problem(kind as usize);
+        }
     }
 
     /// An answer has been encoded and counted.

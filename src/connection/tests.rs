@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+mod waits;
+
 /// What the client sends, piece by piece, and how much it takes.
 #[derive(Default)]
 struct Script {
@@ -83,6 +85,7 @@ struct World {
     reads: Receiver<ReadWork>,
     writes: Receiver<Job>,
     now_ms: u64,
+    now_s: u32,
     draining: bool,
 }
 
@@ -146,17 +149,23 @@ impl World {
             reads,
             writes,
             now_ms,
+            now_s: 0,
             draining: false,
         }
     }
 
     /// A world whose cache knows `key`.
     fn knowing(key: &str, value: &str) -> World {
+        World::knowing_until(key, value, NEVER)
+    }
+
+    /// The same, and the row expires.
+    fn knowing_until(key: &str, value: &str, expires_s: u32) -> World {
         let world = World::new();
         let hash = world.backend.engine.hash(key);
         let mut shard = world.backend.engine.shard(hash);
         shard.write_sent(hash, key, Writes::Own(1));
-        let row = Some(Record { value: value.into(), version: 9, expires_s: NEVER });
+        let row = Some(Record { value: value.into(), version: 9, expires_s });
         shard.committed(hash, key, (Writes::Own(1), false), &row, 0);
         drop(shard);
         world
@@ -176,7 +185,7 @@ impl World {
             event_loop: 0,
             now_ms: self.now_ms,
             now_ns: 0,
-            now_s: 0,
+            now_s: self.now_s,
             draining: self.draining,
         };
         act(&mut self.connection, &mut self.io, &mut self.ws, &cx)

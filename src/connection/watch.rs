@@ -13,10 +13,9 @@ use super::requests::Job;
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer::{self, Forward};
 use crate::api::wishes::Wishes;
-use crate::engine::Row;
-use crate::engine::shard::{Freshness, Known};
+use crate::engine::shard::{Freshness, Held, Known};
 use crate::http::conditional::{Current, Preconditions, Verdict};
-use crate::http::response::Frame;
+use crate::http::response::{Frame, Lent};
 use crate::store::Answer;
 use crate::store::backend::Asked;
 use crate::token::Ticket;
@@ -27,6 +26,8 @@ pub(super) struct Watch {
     key: Box<str>,
     conditions: Box<Preconditions>,
     until_ms: u64,
+    /// Why the database was asked, where it was.
+    forward: Forward,
     /// The row that the client has already; `None` while the database has not told what there is.
     known: Option<Seen>,
     ticket: Ticket,
@@ -36,6 +37,11 @@ pub(super) struct Watch {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     version: u32,
+    expires_s: u32,
+    /// When it became known.
+    since_s: u32,
+    /// Why the database was asked for it; `None`: it was cached.
+    forward: Option<Forward>,
     /// When to look again, if nobody writes before.
     look_at_ms: u64,
 }
@@ -46,15 +52,17 @@ impl Watch {
         self.known.map(|seen| seen.look_at_ms)
     }
 
-    fn version(&self) -> Option<u32> {
-        self.known.map(|seen| seen.version)
-    }
-
     /// The row is the one that the client has: look again at the end of the wait, or of the row. That is known to the second; so
     /// as not to ask the table without end in that second, it is asked at the end of it.
-    fn see(&mut self, version: u32, expires_s: u32, now_ms: u64) {
-        let look_at_ms = self.until_ms.min((u64::from(expires_s) * 1_000).max(now_ms + 1_000));
-        self.known = Some(Seen { version, look_at_ms });
+    fn see(
+        &mut self,
+        (version, age_s, expires_s): (u32, u32, u32),
+        forward: Option<Forward>,
+        cx: &Context<'_>,
+    ) {
+        let since_s = cx.now_s.saturating_sub(age_s);
+        let look_at_ms = self.until_ms.min((u64::from(expires_s) * 1_000).max(cx.now_ms + 1_000));
+        self.known = Some(Seen { version, expires_s, since_s, forward, look_at_ms });
     }
 }
 
@@ -68,33 +76,43 @@ impl Connection {
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        let watches = wishes.is_watch() && !cx.draining;
+        // Who forbids to ask the table has nothing to wait for (RFC 9111 section 5.2.1.7).
+        let watches = wishes.is_watch() && !wishes.only_if_cached && !cx.draining;
         let Wishes { conditions, freshness, only_if_cached, wait_s, .. } = wishes;
         match (conditions, wait_s) {
             (Some(conditions), Some(wait_s)) if watches => {
                 let until_ms = cx.now_ms + u64::from(wait_s) * 1_000;
                 let ticket = self.ticket(cx);
-                let watch = Watch { key: key.into(), conditions, until_ms, known: None, ticket };
+                let forward = forward(freshness);
+                let watch = Watch { key: key.into(), conditions, until_ms, forward, known: None, ticket };
                 self.watch(Box::new(watch), freshness, frame, ws, cx);
             }
             (conditions, _) if only_if_cached => {
                 self.get_cached(key, freshness, conditions.as_deref(), frame, ws, cx);
             }
             (conditions, _) => {
-                let ticket = self.ticket(cx);
-                let Workspace { output, encoder, .. } = ws;
-                let hit = |known: Known<'_>| {
-                    answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
-                };
-                let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
-                let forward = match freshness {
-                    Freshness::Any => Forward::Miss,
-                    Freshness::AtMost(_) | Freshness::Now => Forward::Request,
-                    Freshness::Uncached => Forward::Bypass,
-                };
-                self.take_asked(asked, Job::Read(forward, conditions), frame, ws, cx);
+                self.get_fresh(key, freshness, conditions, frame, ws, cx);
             }
         }
+    }
+
+    /// As fresh as this, under conditions.
+    fn get_fresh(
+        &mut self,
+        key: &str,
+        freshness: Freshness,
+        conditions: Option<Box<Preconditions>>,
+        frame: Frame,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) {
+        let ticket = self.ticket(cx);
+        let Workspace { output, encoder, .. } = ws;
+        let hit = |known: Known<'_>| {
+            answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
+        };
+        let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
+        self.take_asked(asked, Job::Read(forward(freshness), conditions), frame, ws, cx);
     }
 
     /// Only if cached.
@@ -128,7 +146,14 @@ impl Connection {
         }
     }
 
-    /// Begins to wait for a change, or goes on to: answers if there is one already, by a look that is as fresh as this.
+    /// Goes on to wait, by another look: what was known is not any more. Under a ticket of its own, for whoever has taken the
+    /// last one may still send for it.
+    fn watch_on(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        (watch.ticket, watch.known, watch.forward) = (self.ticket(cx), None, forward(Freshness::Any));
+        self.watch(watch, Freshness::Any, frame, ws, cx);
+    }
+
+    /// Begins to wait for a change: answers if there is one already, by a look that is as fresh as this.
     fn watch(
         &mut self,
         mut watch: Box<Watch>,
@@ -137,13 +162,12 @@ impl Connection {
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        (watch.ticket, watch.known) = (self.ticket(cx), None);
         let Workspace { output, encoder, .. } = ws;
         let Watch { key, conditions, ticket, .. } = &*watch;
         let mut same = None;
         let hit = |known: Known<'_>| match &known {
             Known::Value(held) if is_same(conditions, Current::Version(held.version)) => {
-                same = Some((held.version, held.expires_s));
+                same = Some((held.version, held.age_s, held.expires_s));
             }
             Known::Value(_) | Known::Absent { .. } => {
                 answer::hit_if(encoder, output, &known, Some(conditions), frame);
@@ -151,8 +175,8 @@ impl Connection {
         };
         let asked = cx.backend.watch(key, (cx.now_s, freshness), *ticket, hit);
         match (asked, same) {
-            (Asked::Answered(()), Some((version, expires_s))) => {
-                watch.see(version, expires_s, cx.now_ms);
+            (Asked::Answered(()), Some(row)) => {
+                watch.see(row, None, cx);
                 self.wait(frame, Job::Watch(watch), cx);
                 self.deadline_ms = self.own_deadline_ms(cx);
             }
@@ -161,7 +185,12 @@ impl Connection {
                 self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
             }
             // Nothing is known: until it is, this is a read like any other.
-            (asked, _) => self.take_asked(asked, Job::Watch(watch), frame, ws, cx),
+            (asked, _) => {
+                if matches!(asked, Asked::Joined) {
+                    watch.forward = Forward::Collapsed;
+                }
+                self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
+            }
         }
     }
 
@@ -176,38 +205,44 @@ impl Connection {
     ) {
         match reply {
             // Whoever wrote the key has taken the ticket: look again, under a new one.
-            Answer::Changed if cx.now_ms < watch.until_ms => self.watch(watch, Freshness::Any, frame, ws, cx),
+            Answer::Changed if cx.now_ms < watch.until_ms => self.watch_on(watch, frame, ws, cx),
+            Answer::Changed => match watch.known {
+                // What was known had not changed while it was waited for.
+                Some(seen) => self.not_changed(seen, frame, ws, cx),
+                // The wait is over, and the look that was under way may have come before the change: look for the last time,
+                // as any read does.
+                None => {
+                    let Watch { key, conditions, .. } = *watch;
+                    self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
+                }
+            },
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
-                watch.see(record.version, record.expires_s, cx.now_ms);
+                let forward = watch.forward;
+                watch.see((record.version, 0, record.expires_s), Some(forward), cx);
                 self.state = State::Waiting(frame, Job::Watch(watch));
                 self.deadline_ms = self.own_deadline_ms(cx);
             }
             Answer::Found(row) => {
                 cx.backend.unwatch(&watch.key, watch.ticket);
-                self.answer_found(row, &watch.conditions, frame, ws, cx);
-            }
-            other => {
-                cx.backend.unwatch(&watch.key, watch.ticket);
-                let Workspace { output, encoder, .. } = ws;
-                match other {
-                    Answer::Failed(failure) => return self.refuse(&answer::failed(failure), frame, ws, cx),
-                    _ => answer::not_changed(encoder, output, watch.version(), frame),
-                }
+                let Watch { conditions, forward, .. } = &*watch;
+                answer::found(&ws.encoder, &mut ws.output, row, *forward, Some(conditions), frame);
                 self.answered(frame, ws, cx);
             }
+            Answer::Failed(failure) => {
+                cx.backend.unwatch(&watch.key, watch.ticket);
+                self.refuse(&answer::failed(failure), frame, ws, cx);
+            }
+            other => unreachable!("{other:?} is no answer to a wait for a change"),
         }
     }
 
-    fn answer_found(
-        &mut self,
-        row: &Row,
-        conditions: &Preconditions,
-        frame: Frame,
-        ws: &mut Workspace,
-        cx: &Context<'_>,
-    ) {
-        answer::found(&ws.encoder, &mut ws.output, row, Forward::Miss, Some(conditions), frame);
+    /// The wait is over, and the row is the one that the client has.
+    fn not_changed(&mut self, seen: Seen, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let Seen { version, expires_s, since_s, forward, .. } = seen;
+        let age_s = cx.now_s.saturating_sub(since_s);
+        let row = Held { value: Lent::Bytes(b""), version, age_s, expires_s };
+        answer::not_changed(&ws.encoder, &mut ws.output, &row, forward, frame);
         self.answered(frame, ws, cx);
     }
 
@@ -221,14 +256,11 @@ impl Connection {
         cx: &Context<'_>,
     ) {
         cx.backend.unwatch(&watch.key, watch.ticket);
-        if watch.known.is_some() && cx.now_ms < watch.until_ms && !cx.draining {
-            return self.watch(watch, Freshness::Any, frame, ws, cx);
+        match watch.known {
+            None => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
+            Some(_) if cx.now_ms < watch.until_ms && !cx.draining => self.watch_on(watch, frame, ws, cx),
+            Some(seen) => self.not_changed(seen, frame, ws, cx),
         }
-        if watch.known.is_none() {
-            return self.refuse(&answer::deadline_exceeded(), frame, ws, cx);
-        }
-        answer::not_changed(&ws.encoder, &mut ws.output, watch.version(), frame);
-        self.answered(frame, ws, cx);
     }
 
     /// The connection is gone: nobody is to be told of a change any more.
@@ -241,6 +273,15 @@ impl Connection {
     /// True while it waits for a change.
     pub(super) fn is_watching(&self) -> bool {
         matches!(self.state, State::Waiting(_, Job::Watch(_)))
+    }
+}
+
+/// Why a read that is to be as fresh as this goes to the database.
+fn forward(freshness: Freshness) -> Forward {
+    match freshness {
+        Freshness::Any => Forward::Miss,
+        Freshness::AtMost(_) | Freshness::Now => Forward::Request,
+        Freshness::Uncached => Forward::Bypass,
     }
 }
 

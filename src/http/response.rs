@@ -102,6 +102,8 @@ pub struct Encoder {
     audiences: Audiences,
     /// Of the answer that was started last.
     status: Cell<u16>,
+    /// The problem that was encoded last, until it is counted.
+    problem: Cell<Option<Kind>>,
 }
 
 impl Encoder {
@@ -120,8 +122,13 @@ impl Encoder {
             })
         };
         let hits = audiences.all().map(heads).collect();
-        let mut encoder =
-            Encoder { date: DateCache::new(now_ms, wall), hits, audiences, status: Cell::new(0) };
+        let mut encoder = Encoder {
+            date: DateCache::new(now_ms, wall),
+            hits,
+            audiences,
+            status: Cell::new(0),
+            problem: Cell::default(),
+        };
         encoder.prepare();
         encoder
     }
@@ -154,6 +161,19 @@ impl Encoder {
     /// The status of the answer that was encoded last, for who counts.
     pub fn status(&self) -> u16 {
         self.status.get()
+    }
+
+    /// The problem that the answer that was encoded last is, for who counts: once. A hit is none, and takes none back, for
+    /// that would cost it something: so whoever encodes a problem has it counted before anything else is encoded.
+    pub fn take_problem(&self) -> Option<Kind> {
+        self.problem.take()
+    }
+
+    /// More follows of an answer that was started in an earlier turn, and others may have been started since: what is said of
+    /// the last one is said of this one again.
+    pub fn resume(&self, status: u16) {
+        self.status.set(status);
+        self.problem.set(None);
     }
 
     /// 200 with a value from the cache that has a version and an age in seconds.
@@ -189,6 +209,7 @@ impl Encoder {
 
     fn start_with<'o>(&self, out: &'o mut Output, status: u16, frame: Frame, cors: &str) -> Fields<'o> {
         self.status.set(status);
+        self.problem.set(None);
         let bytes = &mut out.bytes;
         bytes.extend_from_slice(b"HTTP/1.1 ");
         number(bytes, u64::from(status));
@@ -205,6 +226,7 @@ impl Encoder {
     /// A refusal.
     pub fn problem(&self, out: &mut Output, problem: &Problem, frame: Frame) {
         let mut fields = self.start(out, problem.status(), frame);
+        self.problem.set(Some(problem.kind));
         // RFC 6750 section 3.
         if problem.kind == Kind::Unauthorized {
             fields.field("WWW-Authenticate", "Bearer realm=\"hotrow\"");

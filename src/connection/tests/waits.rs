@@ -1,0 +1,278 @@
+//! Connections that wait for a change, for rows, or for their client: what they take for an answer, and for how long they
+//! wait.
+
+use super::*;
+use crate::http::problem::Kind;
+
+/// A GET of `k` that waits for so many seconds until it has another version than `tag`.
+fn wait(tag: &str, seconds: u32) -> Vec<u8> {
+    format!("GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"{tag}\"\r\nPrefer: wait={seconds}\r\n\r\n")
+        .into()
+}
+
+#[test]
+fn whoever_tells_of_a_change_too_late_is_not_taken_for_the_next_answer() {
+    let put = "PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nv";
+    let load =
+        "PUT /kv HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1\r\n\r\nx";
+    for next in [get("miss"), put.into(), load.into(), get_many(&["m1", "m2"]), export(), wait("8", 60)] {
+        // A writer may have taken the ticket of a watch while the look-up of the key was answering it.
+        let mut world = World::knowing("k", "value");
+        world.send(&wait("8", 60));
+        assert_eq!(world.statuses(), [200], "it is another row already");
+        let late = Ticket { event_loop: 0, id: ID, job: 1 };
+        world.backend.engine.forget_all();
+        world.send(&next);
+        assert_eq!(world.statuses(), [200], "{}", String::from_utf8_lossy(&next));
+        assert!(!world.connection.waits_for(late), "{}", String::from_utf8_lossy(&next));
+        // Or while the look-up was refused.
+        let mut world = World::new();
+        while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+        world.send(&wait("8", 60));
+        assert_eq!(world.statuses(), [503]);
+        while world.reads.try_recv().is_ok() {}
+        world.send(&next);
+        assert_eq!(world.statuses(), [503]);
+        assert!(!world.connection.waits_for(late), "{}", String::from_utf8_lossy(&next));
+    }
+}
+
+#[test]
+fn a_name_does_not_stick_to_the_connection_when_its_request_has_waited() {
+    let named = |request: Vec<u8>| {
+        let request = String::from_utf8(request).unwrap();
+        request.replace("Host: h\r\n", "Host: h\r\nX-Request-Id: named\r\n").into_bytes()
+    };
+    for export_first in [false, true] {
+        let mut world = World::new();
+        if export_first {
+            world.send(&named(export()));
+            world.take_page();
+            world.turn(Some(&page(&["a"], "v", false)));
+            world.turn_until_it_waits();
+        } else {
+            world.send(&named(get_many(&["m1", "m2"])));
+            for job in world.take_reads() {
+                world.read_done(&job, &None);
+            }
+        }
+        assert_eq!(world.statuses(), [200]);
+        // Who has no name of its own is told one that was made.
+        world.send(&get("k"));
+        world.expire();
+        assert_eq!(world.statuses(), [200, 504]);
+        let text = String::from_utf8_lossy(&world.io.written).into_owned();
+        assert!(text.contains("X-Request-Id: ") && !text.contains("named"), "{text}");
+    }
+}
+
+#[test]
+fn an_export_has_its_own_status_whatever_is_answered_between_its_pieces() {
+    let mut world = World::new();
+    world.send(&export());
+    world.turn(Some(&page(&["a"], "v", true)));
+    world.turn_until_it_waits();
+    let frame = Frame {
+        head_only: false,
+        reuse: crate::http::response::Reuse::Silent,
+        audience: crate::http::cors::Audience::NONE,
+    };
+    world.ws.encoder.start(&mut Output::default(), 404, frame).no_content();
+    world.turn(Some(&page(&[], "", false)));
+    world.turn_until_it_waits();
+    assert!(content(&world).ends_with("0\r\n\r\n"));
+    assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
+}
+
+/// The row of `k` with another version than others here.
+fn row(version: u32) -> Row {
+    Some(Record { value: "read".into(), version, expires_s: 1_000_000 })
+}
+
+/// A write of `k` ends, and what it left is not cached: whoever watches the key is told.
+fn change(world: &mut World) {
+    let hash = world.backend.engine.hash("k");
+    let mut shard = world.backend.engine.shard(hash);
+    shard.write_sent(hash, "k", Writes::Own(1));
+    let watchers = shard.unknown(hash, "k", Writes::Own(1));
+    drop(shard);
+    assert!(watchers.iter().any(|ticket| world.connection.waits_for(*ticket)));
+    world.turn(Some(&Answer::Changed));
+}
+
+#[test]
+fn a_change_that_is_told_when_the_wait_is_over_is_looked_at_if_nothing_was_known() {
+    for (version, expected) in [(9, 304), (10, 200)] {
+        let mut world = World::new();
+        world.send(&wait("9", 1));
+        world.take_reads();
+        world.now_ms += 1_500;
+        change(&mut world);
+        assert_eq!(world.statuses(), [] as [u16; 0], "nobody has looked yet");
+        let reads = world.take_reads();
+        assert_eq!(world.connection.deadline_ms() - world.now_ms, world.bounds.request_timeout_ms);
+        world.read_done(&reads[0], &row(version));
+        assert_eq!(world.statuses(), [expected]);
+    }
+    // What was known had not changed while it was waited for.
+    let mut world = World::knowing("k", "value");
+    world.send(&wait("9", 1));
+    world.now_ms += 1_500;
+    change(&mut world);
+    assert_eq!(world.statuses(), [304]);
+}
+
+#[test]
+fn draining_ends_a_wait_when_what_there_is_was_read() {
+    for (version, expected) in [(9, 304), (10, 200)] {
+        let mut world = World::new();
+        world.send(&wait("9", 60));
+        world.draining = true;
+        world.with(|connection, _, _, cx| connection.drain(cx));
+        assert!(world.connection.deadline_ms() > world.now_ms, "a read is under way");
+        let reads = world.take_reads();
+        world.read_done(&reads[0], &row(version));
+        if expected == 304 {
+            assert_eq!(world.connection.deadline_ms(), world.now_ms, "no news, and no time to wait for some");
+            world.expire();
+        }
+        assert_eq!(world.statuses(), [expected]);
+        assert!(String::from_utf8_lossy(&world.io.written).contains("Connection: close"));
+    }
+    // As one that nobody answers ends by its own time.
+    let mut world = World::new();
+    world.send(&wait("9", 60));
+    world.draining = true;
+    world.with(|connection, _, _, cx| connection.drain(cx));
+    world.expire();
+    assert_eq!(world.statuses(), [504]);
+}
+
+#[test]
+fn whoever_reads_slowly_is_closed_by_the_idle_timeout_whatever_comes_meanwhile() {
+    // The client does not take the first answer; then the second one's reply comes.
+    let replied = |request: &[u8], answer: &Answer| {
+        let mut world = World::knowing("k", "value");
+        world.io.room = 20;
+        world.send(&[get("k"), request.to_vec()].concat());
+        let deadline_ms = world.connection.deadline_ms();
+        assert_eq!(deadline_ms, world.now_ms + world.bounds.idle_timeout_ms);
+        world.now_ms += 1_000;
+        world.turn(Some(answer));
+        assert_eq!(world.statuses(), [200], "{}", String::from_utf8_lossy(request));
+        assert_eq!(world.connection.deadline_ms(), deadline_ms, "{}", String::from_utf8_lossy(request));
+        // What it takes later moves it.
+        world.io.room = 10;
+        world.turn(None);
+        assert_eq!(world.connection.deadline_ms(), deadline_ms + 1_000);
+        world
+    };
+    replied(&get("miss"), &World::found("read"));
+    replied(&export(), &page(&["a"], "v", true));
+    let load =
+        "PUT /kv HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1\r\n\r\nx";
+    replied(load.as_bytes(), &Answer::Loaded(Default::default()));
+    let mut world = World::knowing("k", "value");
+    world.io.room = 10;
+    world.send(&[get("k"), wait("9", 60)].concat());
+    let deadline_ms = world.connection.deadline_ms();
+    world.now_ms += 1_000;
+    change(&mut world);
+    assert_eq!((world.reads.len(), world.connection.deadline_ms()), (1, deadline_ms));
+    // When it has taken everything, it is the read that is waited for.
+    world.io.room = usize::MAX;
+    world.turn(None);
+    assert_eq!(world.connection.deadline_ms(), world.now_ms + world.bounds.request_timeout_ms);
+}
+
+#[test]
+fn only_if_cached_is_no_wait_for_the_table() {
+    let only = |tag| {
+        String::from_utf8(wait(tag, 60))
+            .unwrap()
+            .replace("Host: h", "Host: h\r\nCache-Control: only-if-cached")
+    };
+    for (mut world, tag, expected) in
+        [(World::new(), "9", 504), (World::knowing("k", "v"), "9", 304), (World::knowing("k", "v"), "8", 200)]
+    {
+        world.send(only(tag).as_bytes());
+        assert_eq!((world.statuses(), world.reads.len()), (vec![expected], 0));
+    }
+}
+
+#[test]
+fn a_wait_without_news_ends_with_what_any_other_304_says() {
+    let head = |world: &World| String::from_utf8(world.io.written.clone()).unwrap();
+    let always = ["HTTP/1.1 304 ", "\r\nETag: \"9\"\r\n", "\r\nExpires: ", "\r\nCache-Control: no-cache\r\n"];
+    // By the cache: its age is that of the moment when it is told.
+    let mut world = World::knowing_until("k", "value", 1_000_000);
+    world.now_s = 3;
+    world.send(&wait("9", 4));
+    world.now_s += 4;
+    world.expire();
+    for part in always.iter().chain(&["\r\nCache-Status: hotrow; hit\r\n", "\r\nAge: 7\r\n"]) {
+        assert!(head(&world).contains(part), "{part}: {}", head(&world));
+    }
+    // By the table: why it was asked is told, and what comes from there has no age.
+    for (field, status) in [("", "miss"), ("Cache-Control: no-cache\r\n", "request")] {
+        let mut world = World::new();
+        let request =
+            String::from_utf8(wait("9", 4)).unwrap().replace("Host: h\r\n", &format!("Host: h\r\n{field}"));
+        world.send(request.as_bytes());
+        let reads = world.take_reads();
+        world.read_done(&reads[0], &row(9));
+        world.expire();
+        for part in always.iter().chain(&[&*format!("\r\nCache-Status: hotrow; fwd={status}\r\n")]) {
+            assert!(head(&world).contains(part), "{part}: {}", head(&world));
+        }
+        assert!(!head(&world).contains("Age: "));
+    }
+}
+
+#[test]
+fn every_request_that_a_problem_is_the_answer_to_counts_once() {
+    let counted = |world: &World| -> Vec<(Kind, u64)> {
+        let count = |kind: Kind| (kind, world.counters.problems(kind as usize));
+        Kind::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+    };
+    let put = b"PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nv";
+    for (answer, expected) in [
+        (Answer::PreconditionFailed, vec![(Kind::PreconditionFailed, 1)]),
+        (Answer::NotANumber, vec![(Kind::NotANumber, 1)]),
+        (Answer::Failed(Failure::Unknown), vec![(Kind::OutcomeUnknown, 1)]),
+        (Answer::Deleted { existed: true }, vec![]),
+    ] {
+        let mut world = World::knowing("k", "value");
+        world.send(put);
+        world.turn(Some(&answer));
+        world.send(&get("k"));
+        assert_eq!(counted(&world), expected, "{answer:?}");
+    }
+    // Reads under conditions, by the cache and by the table.
+    for (field, reads) in
+        [("", false), ("Cache-Control: only-if-cached\r\n", false), ("Cache-Control: no-cache\r\n", true)]
+    {
+        let mut world = World::knowing("k", "value");
+        world.send(format!("GET /kv/k HTTP/1.1\r\nHost: h\r\n{field}If-Match: \"1\"\r\n\r\n").as_bytes());
+        if reads {
+            world.turn(Some(&World::found("read")));
+        }
+        world.send(&get("k"));
+        assert_eq!(world.statuses(), [412, 200], "{field}");
+        assert_eq!(counted(&world), [(Kind::PreconditionFailed, 1)], "{field}");
+    }
+    // A refusal, and no request for what is only an item of an answer.
+    let mut world = World::new();
+    world.send(b"BREW /kv/k HTTP/1.1\r\nHost: h\r\n\r\n");
+    while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+    world.send(&get_many(&["miss"]));
+    assert_eq!(items(&world), [(503, None)]);
+    assert_eq!(counted(&world), [(Kind::UnknownMethod, 1)]);
+    // A list that is cut off.
+    let mut world = World::new();
+    world.send(&export());
+    world.turn(Some(&page(&["a"], "v", true)));
+    world.turn_until_it_waits();
+    world.turn(Some(&Answer::Failed(Failure::Down { retry_after_seconds: 1 })));
+    assert_eq!(counted(&world), [(Kind::DatabaseDown, 1)]);
+}
