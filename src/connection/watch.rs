@@ -5,7 +5,7 @@
 //! ```text
 //!  GET, If-None-Match, Prefer: wait ──► the key's shard: ticket among its watchers, and a look-up, under one lock
 //!       the row is another one ──► 200                │ it is the same row
-//!       a write of the key has ended ──► look again ◄─┤
+//!       a write of the key has ended ──► look again ◄─┤          (where that cannot be done: a moment later)
 //!       the wait is over ──► 304 ◄────────────────────┘
 //! ```
 
@@ -16,6 +16,7 @@ use crate::api::wishes::Wishes;
 use crate::engine::shard::{Freshness, Held, Known};
 use crate::http::conditional::{Current, Preconditions, Verdict};
 use crate::http::response::{Frame, Lent};
+use crate::limits::LOOK_PAUSE_MS;
 use crate::store::Answer;
 use crate::store::backend::Asked;
 use crate::token::Ticket;
@@ -30,6 +31,10 @@ pub(super) struct Watch {
     forward: Forward,
     /// The row that the client has already; `None` while the database has not told what there is.
     known: Option<Seen>,
+    /// It has waited already: that the database cannot be asked now is no news to the client.
+    has_waited: bool,
+    /// Until then it is not looked again, because that could not be done just now.
+    paused_until_ms: Option<u64>,
     ticket: Ticket,
 }
 
@@ -49,7 +54,7 @@ struct Seen {
 impl Watch {
     /// When to look again, if nobody writes before; `None` while the database has not told what there is.
     pub(super) fn look_at_ms(&self) -> Option<u64> {
-        self.known.map(|seen| seen.look_at_ms)
+        self.paused_until_ms.or(self.known.map(|seen| seen.look_at_ms))
     }
 
     /// The row is the one that the client has: look again at the end of the wait, or of the row. That is known to the second; so
@@ -62,6 +67,7 @@ impl Watch {
     ) {
         let since_s = cx.now_s.saturating_sub(age_s);
         let look_at_ms = self.until_ms.min((u64::from(expires_s) * 1_000).max(cx.now_ms + 1_000));
+        self.has_waited = true;
         self.known = Some(Seen { version, expires_s, since_s, forward, look_at_ms });
     }
 }
@@ -84,7 +90,16 @@ impl Connection {
                 let until_ms = cx.now_ms + u64::from(wait_s) * 1_000;
                 let ticket = self.ticket(cx);
                 let forward = forward(freshness);
-                let watch = Watch { key: key.into(), conditions, until_ms, forward, known: None, ticket };
+                let watch = Watch {
+                    key: key.into(),
+                    conditions,
+                    until_ms,
+                    forward,
+                    known: None,
+                    has_waited: false,
+                    paused_until_ms: None,
+                    ticket,
+                };
                 self.watch(Box::new(watch), freshness, frame, ws, cx);
             }
             (conditions, _) if only_if_cached => {
@@ -150,6 +165,7 @@ impl Connection {
     /// last one may still send for it.
     fn watch_on(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         (watch.ticket, watch.known, watch.forward) = (self.ticket(cx), None, forward(Freshness::Any));
+        watch.paused_until_ms = None;
         self.watch(watch, Freshness::Any, frame, ws, cx);
     }
 
@@ -184,6 +200,7 @@ impl Connection {
                 cx.backend.unwatch(key, *ticket);
                 self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
             }
+            (Asked::Refused(_), _) if watch.has_waited => self.pause_watch(watch, frame, cx),
             // Nothing is known: until it is, this is a read like any other.
             (asked, _) => {
                 if matches!(asked, Asked::Joined) {
@@ -209,12 +226,8 @@ impl Connection {
             Answer::Changed => match watch.known {
                 // What was known had not changed while it was waited for.
                 Some(seen) => self.not_changed(seen, frame, ws, cx),
-                // The wait is over, and the look that was under way may have come before the change: look for the last time,
-                // as any read does.
-                None => {
-                    let Watch { key, conditions, .. } = *watch;
-                    self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
-                }
+                // The wait is over, and the look that was under way may have come before the change.
+                None => self.look_last(*watch, frame, ws, cx),
             },
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.
@@ -229,12 +242,29 @@ impl Connection {
                 answer::found(&ws.encoder, &mut ws.output, row, *forward, Some(conditions), frame);
                 self.answered(frame, ws, cx);
             }
+            Answer::Failed(_) if watch.has_waited => {
+                cx.backend.unwatch(&watch.key, watch.ticket);
+                self.pause_watch(watch, frame, cx);
+            }
             Answer::Failed(failure) => {
                 cx.backend.unwatch(&watch.key, watch.ticket);
                 self.refuse(&answer::failed(failure), frame, ws, cx);
             }
             other => unreachable!("{other:?} is no answer to a wait for a change"),
         }
+    }
+
+    /// The database cannot be asked now: who has waited so far waits on, as if nothing had happened, and looks later.
+    fn pause_watch(&mut self, mut watch: Box<Watch>, frame: Frame, cx: &Context<'_>) {
+        watch.paused_until_ms = Some(watch.until_ms.min(cx.now_ms + LOOK_PAUSE_MS));
+        self.state = State::Waiting(frame, Job::Watch(watch));
+        self.deadline_ms = self.own_deadline_ms(cx);
+    }
+
+    /// The wait is over, and nobody knows what there is: it is looked for the last time, as any read does.
+    fn look_last(&mut self, watch: Watch, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        let Watch { key, conditions, .. } = watch;
+        self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
     }
 
     /// The wait is over, and the row is the one that the client has.
@@ -256,9 +286,11 @@ impl Connection {
         cx: &Context<'_>,
     ) {
         cx.backend.unwatch(&watch.key, watch.ticket);
+        let is_paused = watch.paused_until_ms.is_some();
         match watch.known {
-            None => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
-            Some(_) if cx.now_ms < watch.until_ms && !cx.draining => self.watch_on(watch, frame, ws, cx),
+            None if !is_paused => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
+            _ if cx.now_ms < watch.until_ms && !cx.draining => self.watch_on(watch, frame, ws, cx),
+            None => self.look_last(*watch, frame, ws, cx),
             Some(seen) => self.not_changed(seen, frame, ws, cx),
         }
     }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::http::problem::Kind;
+use crate::limits::LOOK_PAUSE_MS;
 
 /// A GET of `k` that waits for so many seconds until it has another version than `tag`.
 fn wait(tag: &str, seconds: u32) -> Vec<u8> {
@@ -21,7 +22,7 @@ fn whoever_tells_of_a_change_too_late_is_not_taken_for_the_next_answer() {
         world.send(&wait("8", 60));
         assert_eq!(world.statuses(), [200], "it is another row already");
         let late = Ticket { event_loop: 0, id: ID, job: 1 };
-        world.backend.engine.forget_all();
+        let _ = world.backend.engine.forget_all();
         world.send(&next);
         assert_eq!(world.statuses(), [200], "{}", String::from_utf8_lossy(&next));
         assert!(!world.connection.waits_for(late), "{}", String::from_utf8_lossy(&next));
@@ -275,4 +276,45 @@ fn every_request_that_a_problem_is_the_answer_to_counts_once() {
     world.turn_until_it_waits();
     world.turn(Some(&Answer::Failed(Failure::Down { retry_after_seconds: 1 })));
     assert_eq!(counted(&world), [(Kind::DatabaseDown, 1)]);
+}
+
+#[test]
+fn who_waits_already_is_not_told_that_the_database_cannot_be_asked_now() {
+    for version in [9, 10] {
+        let mut world = World::knowing("k", "value");
+        world.send(&wait("9", 60));
+        // It may have changed, and the queue is full.
+        while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+        change(&mut world);
+        assert_eq!(world.statuses(), [] as [u16; 0]);
+        // A moment later it is looked at, and that fails.
+        while world.reads.try_recv().is_ok() {}
+        world.expire();
+        let reads = world.take_reads();
+        world.backend.engine.shard(reads[0].hash).read_done(reads[0].hash, "k", reads[0].id, None, 0);
+        world.turn(Some(&Answer::Failed(Failure::NotStarted)));
+        assert_eq!((world.statuses().len(), world.reads.len()), (0, 0));
+        assert_eq!(world.connection.deadline_ms(), world.now_ms + LOOK_PAUSE_MS);
+        // In the end it is told what there is, if that is news.
+        world.expire();
+        let reads = world.take_reads();
+        world.read_done(&reads[0], &row(version));
+        assert_eq!(world.statuses(), if version == 10 { vec![200] } else { vec![] });
+    }
+    // When the wait is over meanwhile, it is a read like any other.
+    let mut world = World::knowing("k", "value");
+    world.send(&wait("9", 1));
+    while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+    change(&mut world);
+    while world.reads.try_recv().is_ok() {}
+    world.now_ms += 2_000;
+    world.expire();
+    let reads = world.take_reads();
+    world.read_done(&reads[0], &row(10));
+    assert_eq!(world.statuses(), [200]);
+    // And who has not waited yet is told.
+    let mut world = World::new();
+    world.send(&wait("9", 60));
+    world.turn(Some(&Answer::Failed(Failure::NotStarted)));
+    assert_eq!(world.statuses(), [503]);
 }
