@@ -53,10 +53,15 @@ impl Connection {
     #[inline]
     pub(super) fn keep_asker(&mut self, ws: &mut Workspace) {
         if ws.asker.noted {
-            let mut asker = std::mem::take(&mut ws.asker);
-            asker.sent += ws.output.len().saturating_sub(asker.before);
-            self.asker = Some(Box::new(asker));
+            self.keep_noted(ws);
         }
+    }
+
+    #[cold]
+    fn keep_noted(&mut self, ws: &mut Workspace) {
+        let mut asker = std::mem::take(&mut ws.asker);
+        asker.sent += ws.output.len().saturating_sub(asker.before);
+        self.asker = Some(Box::new(asker));
     }
 
     /// The waiting is over, an answer follows, or more of it. Who is there already is who is answered: nobody takes its place.
