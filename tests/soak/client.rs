@@ -149,6 +149,20 @@ impl Connection {
         Ok(())
     }
 
+    /// Where an answer that does not come has stopped, as the kernel sees it: both ends of the connection with what waits in
+    /// their queues. An end without an inode was never accepted.
+    pub fn whereabouts(&self) -> String {
+        let socket = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
+        };
+        let Ok(address) = socket.local_addr() else { return String::new() };
+        let port = format!(":{:04X} ", address.port());
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let ends: Vec<&str> = table.lines().filter(|line| line.contains(&port)).map(str::trim).collect();
+        format!("{} bytes of an answer; local, remote, state, tx:rx, inode: {ends:?}", self.received.len())
+    }
+
     /// Reads once; the end of the stream is an error.
     fn receive(&mut self) -> io::Result<()> {
         let mut buffer = [0; 32 * 1024];

@@ -8,7 +8,7 @@ use super::support::client::Client;
 use fastrand::Rng;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -470,7 +470,13 @@ impl Owner {
                 if answer.status == 504 && name != "not-cached" { Outcome::Unknown } else { Outcome::Refused }
             }
             Err(error) => {
-                self.note(sent, Instant::now(), 0, format!("{method}: {error}"));
+                let silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                let where_it_is = if silent {
+                    format!(" of {target}: {}", connection.whereabouts())
+                } else {
+                    String::new()
+                };
+                self.note(sent, Instant::now(), 0, format!("{method}: {error}{where_it_is}"));
                 Outcome::Unknown
             }
         }
