@@ -139,6 +139,38 @@ fn many_locked_rows_keep_no_other_writes_from_being_done() {
 }
 
 #[test]
+fn what_changes_nothing_does_not_wait_for_a_lock() {
+    let server = Server::start(&["--db-writers", "1"]);
+    for key in ["g", "h"] {
+        server.database().insert(key, "1");
+    }
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("SELECT FROM kv_store FOR UPDATE", &[]).unwrap();
+    // In one batch of a writer with one that waits, whichever comes first; and in one request with it.
+    let mut others = Others::new(&server);
+    let (mut waiting, mut judged, mut batch) = (server.connect(), server.connect(), server.connect());
+    waiting.send(request("POST", "/kv/h?op=incr", "", b""));
+    judged.send(request("PUT", "/kv/g", "If-None-Match: *\r\n", b"2"));
+    let operations =
+        json!([{"op": "get", "key": "g"}, {"op": "incr", "key": "h"}, {"op": "incr", "key": "free"}]);
+    batch.send(request("POST", "/batch", "", operations.to_string().as_bytes()));
+    assert_eq!(judged.response().status, 412);
+    for round in 0.. {
+        if batch.has_something() {
+            break;
+        }
+        others.are_served(round);
+    }
+    let told: serde_json::Value = serde_json::from_slice(&batch.response().body).unwrap();
+    assert_eq!(told["items"][0]["status"], 200, "{told}");
+    assert_eq!(told["items"][2]["status"], 201, "{told}");
+    assert!(!waiting.has_something());
+    holder.rollback().unwrap();
+    assert_eq!(waiting.response().status, 200);
+}
+
+#[test]
 fn what_is_free_is_written_whatever_is_locked_beside_it() {
     const ROWS: usize = 40;
     let server = Server::start(&["--db-writers", "1"]);

@@ -53,7 +53,7 @@ fn overload() {
     let postgresql = Postgresql::start_new();
     let flags = std::env::var("HOTROW_MEASURE_FLAGS").unwrap_or_default();
     let flags: Vec<&str> = flags.split_whitespace().collect();
-    let server = Server::start_on(&postgresql.database(), &flags);
+    let server = Server::start_as_it_is(&postgresql.database(), &flags);
     assert_eq!(server.connect().put("hot", "value").status, 201);
     assert_eq!(server.connect().get("hot").status, 200);
     if row_ms > 0.0 {
@@ -104,7 +104,7 @@ fn overload() {
 fn outage() {
     let time = seconds(number("SECONDS", 2.0));
     let mut postgresql = Postgresql::start_new();
-    let server = Server::start_on(&postgresql.database(), &[]);
+    let server = Server::start_as_it_is(&postgresql.database(), &[]);
     let mut client = server.connect();
     assert_eq!(client.put("hot", "value").status, 201);
     let fast = |request| Plan { rate: None, connections: 16, time, request };

@@ -112,6 +112,7 @@ impl<C: Connector> Writer<C> {
     pub fn run(mut self) {
         let mut open = true;
         while open {
+            self.lock_waits = LockWaits::default();
             if self.session.is_none() && !self.connect() {
                 open = self.wait_while_down();
                 continue;
@@ -135,6 +136,7 @@ impl<C: Connector> Writer<C> {
     /// Executes what is queued, once: the simulation's way to run a writer.
     #[cfg(test)]
     pub fn run_queued(&mut self) {
+        self.lock_waits = LockWaits::default();
         if self.session.is_none() && !self.connect() {
             return;
         }
@@ -146,7 +148,6 @@ impl<C: Connector> Writer<C> {
 
     /// Executes what is queued, up to the bounds of a batch.
     fn execute_with(&mut self, first: Job) {
-        self.lock_waits = LockWaits::default();
         let Collected { batch, large } = self.collect(first);
         let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
         // Of one key all or none are plain: its writes keep their order.
@@ -154,6 +155,10 @@ impl<C: Connector> Writer<C> {
         if !plain.is_empty() {
             self.execute(plain);
         }
+        // It may have taken as long as PostgreSQL was away: what has waited for too long meanwhile has not been sent, and is not.
+        let now_ms = self.shared.clock.now_ms();
+        let (judged, over) = judged.part(|job| job.deadline_ms > now_ms);
+        self.fail(&over, Attempt::First, &Failure::NotStarted);
         if !judged.is_empty() {
             self.execute_judged(judged);
         }
@@ -161,6 +166,9 @@ impl<C: Connector> Writer<C> {
             self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
         }
         match large {
+            Some(Large::Many(many)) if many.deadline_ms <= self.shared.clock.now_ms() => {
+                self.fail_many(&many, Attempt::First, &Failure::NotStarted);
+            }
             Some(Large::Many(many)) => self.execute_many(many),
             Some(Large::Load(load)) => self.execute_load(load),
             None => {}
@@ -362,12 +370,11 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Row, .. }) if batch.keys().nth(1).is_some() => {
                     return self.execute_each(batch, attempt);
                 }
-                Err(Error::Refused { blame: Blame::Held, message }) if batch.keys().nth(1).is_some() => {
+                Err(Error::Refused { blame: Blame::Held, message })
+                    if attempt == Attempt::First || batch.keys().nth(1).is_some() =>
+                {
                     let why = Failure::Refused(message.into());
-                    return self.execute_unlocked(batch, attempt, &why);
-                }
-                Err(Error::Refused { blame: Blame::Held, message }) if attempt == Attempt::First => {
-                    return self.put_aside(Held::Key(batch), Failure::Refused(message.into()));
+                    return self.execute_unlocked(batch, attempt, why);
                 }
                 Err(Error::Refused { message, blame }) => {
                     if blame == Blame::ReadOnly {
@@ -390,15 +397,19 @@ impl<C: Connector> Writer<C> {
     fn execute_each(&mut self, batch: Batch, attempt: Attempt) {
         for single in batch.split() {
             match attempt {
+                Attempt::First if self.down => {
+                    let failure = self.shared.down();
+                    self.fail(&single, attempt, &failure);
+                }
                 _ if self.lock_waits.are_few() => self.execute_single(single, attempt),
-                Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted),
+                Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted, Vec::new()),
                 Attempt::AfterDoubt => self.fail(&single, attempt, &Failure::Unknown),
             }
         }
     }
 
     /// A batch that waited for a lock: those whose rows are locked are put aside, and the others done.
-    fn execute_unlocked(&mut self, batch: Batch, attempt: Attempt, why: &Failure) {
+    fn execute_unlocked(&mut self, batch: Batch, attempt: Attempt, why: Failure) {
         let keys: Vec<&str> = batch.keys().map(|key| key.key()).collect();
         let asked = if attempt == Attempt::First { self.locked(&keys) } else { None };
         match asked {
@@ -406,7 +417,8 @@ impl<C: Connector> Writer<C> {
                 let mut locked = locked.into_iter();
                 let (locked, free) = batch.partition(|_| locked.next().expect("one for each"));
                 for single in locked.split() {
-                    self.put_aside(Held::Key(single), why.clone());
+                    let key = single.keys().map(|key| key.key().into()).collect();
+                    self.put_aside(Held::Key(single), why.clone(), key);
                 }
                 if self.lock_waits.are_few() {
                     self.execute(free);
@@ -414,7 +426,8 @@ impl<C: Connector> Writer<C> {
                     self.execute_each(free, attempt);
                 }
             }
-            _ => self.execute_each(batch, attempt),
+            _ if batch.keys().nth(1).is_some() => self.execute_each(batch, attempt),
+            _ => self.put_aside(Held::Key(batch), why, Vec::new()),
         }
     }
 

@@ -50,9 +50,18 @@ impl Server {
     }
 
     fn spawn_on(database: &Database, mut command: Command, flags: &[&str]) -> Server {
-        command.args(["--database-url", &database.url]).args(flags);
         // That a busy machine is slow is no verdict: a test that is about this limit sets its own.
         command.env("HOTROW_REQUEST_TIMEOUT", "1m");
+        Server::spawn_as_it_is(database, command, flags)
+    }
+
+    /// One with the defaults that its users have: for what measures, or lives for long.
+    pub fn start_as_it_is(database: &Database, flags: &[&str]) -> Server {
+        Server::spawn_as_it_is(database, Server::command(env!("CARGO_BIN_EXE_hotrow")), flags)
+    }
+
+    fn spawn_as_it_is(database: &Database, mut command: Command, flags: &[&str]) -> Server {
+        command.args(["--database-url", &database.url]).args(flags);
         let mut server = Server::spawn(command);
         server.database = Some(database.clone());
         server

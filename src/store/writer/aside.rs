@@ -1,7 +1,8 @@
 //! Writes that somebody else's lock holds up, as that of a transaction in psql does. A writer has its other keys to think of: it
-//! waits a moment ([`crate::limits::LOCK_WAIT_MS`]), asks which rows are locked, puts their writes aside, and looks again after
-//! every batch, until they are free or nobody waits for them any more. A row that is not there yet, but in somebody's open
-//! transaction, cannot be asked for: such ones are tried one by one, a few in a row at most.
+//! waits a moment ([`crate::limits::LOCK_WAIT_MS`]), asks which rows are locked, puts their writes aside, and asks for these rows
+//! again after every batch, until they are free or nobody waits for them any more. Of some nobody can say whether they are: a row
+//! that is only in somebody's open transaction yet, those of a load. Such ones are tried blindly, a few in a row at most, and
+//! then not for a while.
 //!
 //! What is aside is as good as in the queue: its clients may withdraw it, and what comes for such a key goes behind it.
 
@@ -32,30 +33,55 @@ pub(super) enum Behind {
     NoRoom(WriteJob, Failure),
 }
 
-/// What is aside, and why each could not be done.
+/// Something that is aside.
+#[derive(Debug)]
+struct Waiting {
+    held: Held,
+    /// What whoever has waited in vain is told.
+    why: Failure,
+    /// The keys whose rows were found locked. None: nobody can say which.
+    locked: Vec<Box<str>>,
+}
+
+impl Waiting {
+    /// Is it still held up, where of each of those keys is told whether its row is locked?
+    fn is_held_up(&self, locked: &[bool]) -> bool {
+        match &self.held {
+            // Of what is no longer locked it can do its part.
+            Held::Many(many) if !many.all_or_nothing => locked.iter().all(|locked| *locked),
+            Held::Key(_) | Held::Many(_) | Held::Load(_) => locked.contains(&true),
+        }
+    }
+}
+
+/// What is aside.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
-    held: VecDeque<(Held, Failure)>,
+    waiting: VecDeque<Waiting>,
     jobs: usize,
     bytes: usize,
+    /// What can only be tried blindly is not tried before.
+    blind_after_ms: u64,
 }
 
 impl Aside {
     /// True when nothing is.
     pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.waiting.is_empty()
     }
 
     /// Takes a write whose key's writes are aside.
     pub(super) fn take_behind(&mut self, job: WriteJob) -> Behind {
         let is_of = |held: &Held| matches!(held, Held::Key(batch) if batch.is_of(&job.step));
-        let Some(at) = self.held.iter().position(|(held, _)| is_of(held)) else { return Behind::None(job) };
-        if !self.has_room(1, job.step.bytes()) {
-            return Behind::NoRoom(job, self.held[at].1.clone());
+        let at = self.waiting.iter().position(|waiting| is_of(&waiting.held));
+        let Some(waiting) = at.map(|at| &mut self.waiting[at]) else { return Behind::None(job) };
+        let Held::Key(batch) = &mut waiting.held else { unreachable!("it was found as one") };
+        let (jobs, bytes) = (self.jobs + 1, self.bytes + job.step.bytes());
+        if jobs > WRITE_BATCH || bytes > WRITE_BATCH_BYTES {
+            return Behind::NoRoom(job, waiting.why.clone());
         }
-        (self.jobs, self.bytes) = (self.jobs + 1, self.bytes + job.step.bytes());
+        (self.jobs, self.bytes) = (jobs, bytes);
         job.claim.give_back();
-        let (Held::Key(batch), _) = &mut self.held[at] else { unreachable!("it was found as one") };
         batch.push(job);
         Behind::Taken
     }
@@ -64,23 +90,23 @@ impl Aside {
         self.jobs + jobs <= WRITE_BATCH && self.bytes + bytes <= WRITE_BATCH_BYTES
     }
 
-    fn push(&mut self, held: Held, why: Failure) {
-        let (jobs, bytes) = held.size();
+    fn push(&mut self, waiting: Waiting) {
+        let (jobs, bytes) = waiting.held.size();
         (self.jobs, self.bytes) = (self.jobs + jobs, self.bytes + bytes);
-        held.give_back();
-        self.held.push_back((held, why));
+        waiting.held.give_back();
+        self.waiting.push_back(waiting);
     }
 
-    fn pop(&mut self) -> Option<(Held, Failure)> {
-        let (held, why) = self.held.pop_front()?;
-        let (jobs, bytes) = held.size();
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        let (jobs, bytes) = waiting.held.size();
         (self.jobs, self.bytes) = (self.jobs - jobs, self.bytes - bytes);
-        Some((held, why))
+        Some(waiting)
     }
 }
 
 /// Statements of one turn that have waited for a lock in vain: others have to wait for them.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LockWaits(usize);
 
 impl LockWaits {
@@ -93,6 +119,11 @@ impl LockWaits {
     pub(super) fn are_few(&self) -> bool {
         self.0 < LOCK_WAITS
     }
+
+    /// One may, whatever has waited before.
+    fn spare_one(&mut self) {
+        self.0 = self.0.min(LOCK_WAITS - 1);
+    }
 }
 
 impl Held {
@@ -102,19 +133,6 @@ impl Held {
             Held::Key(batch) => (batch.jobs(), batch.bytes()),
             Held::Many(many) => (1, many.steps.iter().map(Step::bytes).sum()),
             Held::Load(_) => (1, 0),
-        }
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        match self {
-            Held::Key(batch) => batch.keys().map(|key| key.key()).collect(),
-            Held::Many(many) => {
-                let mut keys: Vec<&str> = many.steps.iter().map(|step| &*step.key).collect();
-                keys.sort_unstable();
-                keys.dedup();
-                keys
-            }
-            Held::Load(_) => Vec::new(),
         }
     }
 
@@ -147,12 +165,13 @@ impl<C: Connector> Writer<C> {
         self.shared.clock.now_ms() + 2 * LOCK_WAIT_MS < deadline_ms
     }
 
-    /// Puts aside what was held up, by nothing but a lock. It ends where there would be no time for another try, or there is
-    /// too much aside already; the first one there has room however large it is.
-    pub(super) fn put_aside(&mut self, held: Held, why: Failure) {
+    /// Puts aside what was held up, by nothing but a lock: of rows that were found `locked`, or of nobody knows which. It ends where
+    /// there would be no time for another try, or there is too much aside already; the first one there has room however large
+    /// it is.
+    pub(super) fn put_aside(&mut self, held: Held, why: Failure, locked: Vec<Box<str>>) {
         let (jobs, bytes) = held.size();
         if self.has_time(held.deadline_ms()) && (self.aside.is_empty() || self.aside.has_room(jobs, bytes)) {
-            self.aside.push(held, why);
+            self.aside.push(Waiting { held, why, locked });
         } else {
             self.end(held, &why);
         }
@@ -164,30 +183,38 @@ impl<C: Connector> Writer<C> {
         if self.aside.is_empty() {
             return;
         }
-        self.lock_waits = LockWaits::default();
-        // Asked for at once. Which rows a load has is not known before it is tried.
+        self.lock_waits.spare_one();
+        // Asked for at once, and for no others: whoever asks for a row that is free has it written for it.
         let aside = std::mem::take(&mut self.aside);
-        let keys: Vec<&str> = aside.held.iter().flat_map(|(held, _)| held.keys()).collect();
+        let keys: Vec<&str> =
+            aside.waiting.iter().flat_map(|waiting| &waiting.locked).map(|key| &**key).collect();
         let locked = self.locked(&keys);
         self.aside = aside;
         let Some(locked) = locked else { return };
-        let mut locked = locked.into_iter();
-        for _ in 0..self.aside.held.len() {
+        let mut locked = &locked[..];
+        for _ in 0..self.aside.waiting.len() {
             if !self.lock_waits.are_few() || self.down {
                 return;
             }
-            let Some((held, why)) = self.aside.pop() else { return };
-            let is_locked = locked.by_ref().take(held.keys().len()).fold(false, |any, locked| any | locked);
-            if is_locked {
-                self.aside.push(held, why);
+            let Some(waiting) = self.aside.pop() else { return };
+            let (its, others) = locked.split_at(waiting.locked.len());
+            locked = others;
+            let (is_blind, now_ms) = (its.is_empty(), self.shared.clock.now_ms());
+            if waiting.is_held_up(its) || is_blind && now_ms < self.aside.blind_after_ms {
+                self.aside.push(waiting);
                 continue;
             }
-            match self.take(held, &why) {
+            let waits = self.lock_waits;
+            match self.take(waiting.held, &waiting.why) {
                 Some(Held::Key(batch)) if batch.keys().all(|key| key.is_plain()) => self.execute(batch),
                 Some(Held::Key(batch)) => self.execute_judged(batch),
                 Some(Held::Many(many)) => self.execute_many(many),
                 Some(Held::Load(load)) => self.execute_load(load),
                 None => {}
+            }
+            if is_blind && self.lock_waits != waits {
+                // As seldom as a database is asked that is gone.
+                self.aside.blind_after_ms = self.shared.clock.now_ms() + self.shared.reconnect_ms.1;
             }
         }
     }
@@ -214,17 +241,17 @@ impl<C: Connector> Writer<C> {
 
     /// Ends what nobody waits for any more, so that it takes no room.
     fn forget_withdrawn(&mut self) {
-        for _ in 0..self.aside.held.len() {
-            let Some((held, why)) = self.aside.pop() else { return };
+        for _ in 0..self.aside.waiting.len() {
+            let Some(Waiting { held, why, locked }) = self.aside.pop() else { return };
             if let Some(held) = self.take(held, &why) {
-                self.aside.push(held, why);
+                self.aside.push(Waiting { held, why, locked });
             }
         }
     }
 
     /// Ends everything that is aside.
     pub(super) fn fail_aside(&mut self, failure: &Failure) {
-        while let Some((held, _)) = self.aside.pop() {
+        while let Some(Waiting { held, .. }) = self.aside.pop() {
             if let Some(held) = self.take(held, failure) {
                 self.end(held, failure);
             }

@@ -34,8 +34,11 @@ enum Ending {
     /// It was judged, and its change is committed, if it has one.
     Done(Judged, u32),
     Failed(Failure),
-    /// Nothing is done, and nobody was told: somebody else has a row locked, or so many that this one was not tried.
-    Locked(Failure),
+    /// Nothing is done, and nobody was told: somebody else has a row locked. This one, if that is known.
+    Locked {
+        why: Failure,
+        is_known: bool,
+    },
 }
 
 /// The database's answer to one round.
@@ -49,8 +52,8 @@ enum Round {
     Failed(Failure),
     /// One row may be at fault.
     Row(Failure),
-    /// Somebody else has a row locked.
-    Locked(Failure),
+    /// Somebody else has a row locked, of those parts that were to be changed.
+    Locked(Failure, Vec<bool>),
     Lost,
 }
 
@@ -75,8 +78,9 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Ending::Failed(failure) => failure,
-                Ending::Locked(why) => {
-                    self.put_aside(Held::Key(single), why);
+                Ending::Locked { why, is_known } => {
+                    let key = single.keys().filter(|_| is_known).map(|key| key.key().into()).collect();
+                    self.put_aside(Held::Key(single), why, key);
                     continue;
                 }
             };
@@ -122,12 +126,12 @@ impl<C: Connector> Writer<C> {
                 self.replies.push(Reply { ticket: job.ticket, answer: Answer::Many(answers) });
                 self.shared.deliver.deliver(&mut self.replies);
             }
-            Err(why) => self.put_aside(Held::Many(job), why),
+            Err((why, locked)) => self.put_aside(Held::Many(job), why, locked),
         }
     }
 
-    /// The answers to all steps. `Err`: nothing is done, because somebody else has a row locked.
-    fn many(&mut self, job: &ManyJob) -> Result<Vec<Answer>, Failure> {
+    /// The answers to all steps. `Err`: nothing is done, because somebody else has rows locked; these, as far as is known.
+    fn many(&mut self, job: &ManyJob) -> Result<Vec<Answer>, (Failure, Vec<Box<str>>)> {
         // Steps by key, each key's in their order; and where each step's answer belongs.
         let mut order: Vec<usize> = (0..job.steps.len()).collect();
         order.sort_by(|a, b| job.steps[*a].key.cmp(&job.steps[*b].key));
@@ -140,17 +144,17 @@ impl<C: Connector> Writer<C> {
         let mut endings = self.judge_and_change(&parts, job.all_or_nothing);
         self.wait_for_locked(&parts, job.deadline_ms, &mut endings);
         // Where one is locked now, all are.
-        if let Some(Ending::Locked(why)) = endings.first() {
-            return Err(why.clone());
+        if let Some(Ending::Locked { why, .. }) = endings.first() {
+            let is_known = |ending: &Ending| matches!(ending, Ending::Locked { is_known: true, .. });
+            let locked = parts.iter().zip(&endings).filter(|(_, ending)| is_known(ending));
+            return Err((why.clone(), locked.map(|(part, _)| part.key.into()).collect()));
         }
         let mut answers = vec![Answer::NotDone; job.steps.len()];
         for (group, ending) in groups.iter().zip(endings) {
             let group_answers = match ending {
                 Ending::Done(judged, _) if job.all_or_nothing && judged.is_undone() => judged.not_done(),
                 Ending::Done(judged, version) => judged.answers(version),
-                Ending::Failed(failure) | Ending::Locked(failure) => {
-                    vec![Answer::Failed(failure); group.len()]
-                }
+                Ending::Failed(why) | Ending::Locked { why, .. } => vec![Answer::Failed(why); group.len()],
             };
             for (at, answer) in group.iter().zip(group_answers) {
                 answers[*at] = answer;
@@ -162,7 +166,7 @@ impl<C: Connector> Writer<C> {
     /// Some of a batch is done, and the rest locked: while that keeps nobody else waiting, it is waited for.
     fn wait_for_locked(&mut self, parts: &[Part<'_>], deadline_ms: u64, endings: &mut [Ending]) {
         loop {
-            let is_locked = |at: &usize| matches!(endings[*at], Ending::Locked(_));
+            let is_locked = |at: &usize| matches!(endings[*at], Ending::Locked { .. });
             let locked: Vec<usize> = (0..parts.len()).filter(is_locked).collect();
             if locked.is_empty() || locked.len() == parts.len() {
                 return;
@@ -185,7 +189,7 @@ impl<C: Connector> Writer<C> {
 
     fn refuse_locked(&self, parts: &[Part<'_>], endings: &mut [Ending]) {
         for (part, ending) in parts.iter().zip(endings) {
-            if let Ending::Locked(why) = ending {
+            if let Ending::Locked { why, .. } = ending {
                 let failure = why.clone();
                 self.ended(part.hash, part.key, part.writes, &failure);
                 *ending = Ending::Failed(failure);
@@ -193,21 +197,23 @@ impl<C: Connector> Writer<C> {
         }
     }
 
-    /// Parts those whose rows are locked, so far as can be known, from those that are left. False: there are none.
+    /// Gives their ending to those of what is left whose rows are locked, so far as can be known. Only what was to be `changed`
+    /// waits for a lock. False: there are none.
     fn part_locked(
         &mut self,
         parts: &[Part<'_>],
         left: &mut Vec<usize>,
         endings: &mut [Option<Ending>],
-        why: &Failure,
+        (why, changed): (&Failure, &[bool]),
     ) -> bool {
-        let keys: Vec<&str> = left.iter().map(|at| parts[*at].key).collect();
-        let Some(locked) = self.locked(&keys).filter(|locked| locked.contains(&true)) else { return false };
-        for (at, _) in left.iter().zip(locked).filter(|(_, locked)| *locked) {
-            endings[*at] = Some(Ending::Locked(why.clone()));
+        let asked: Vec<usize> = left.iter().zip(changed).filter(|(_, is)| **is).map(|(at, _)| *at).collect();
+        let keys: Vec<&str> = asked.iter().map(|at| parts[*at].key).collect();
+        let locked = self.locked(&keys).unwrap_or_default();
+        for (at, _) in asked.iter().zip(&locked).filter(|(_, locked)| **locked) {
+            endings[*at] = Some(Ending::Locked { why: why.clone(), is_known: true });
         }
         left.retain(|at| endings[*at].is_none());
-        true
+        locked.contains(&true)
     }
 
     /// Judges and changes until every part has its ending, and tells the engine.
@@ -232,29 +238,21 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Round::Again(failure) => failure,
-                Round::Locked(why)
-                    if left.len() > 1
-                        && !all_or_nothing
-                        && self.lock_waits.are_few()
-                        && self.part_locked(parts, &mut left, &mut endings, &why) =>
-                {
+                Round::Row(_) if left.len() > 1 && !all_or_nothing => {
+                    // One row is at fault; the others must not suffer for it.
+                    let may_wait = vec![true; left.len()];
+                    self.judge_and_change_each(parts, &mut left, &mut endings, &may_wait);
                     continue;
                 }
-                Round::Row(_) | Round::Locked(_) if left.len() > 1 && !all_or_nothing => {
-                    // One row is at fault; the others must not suffer for it, nor wait for many that are locked.
-                    for at in left.drain(..) {
-                        let ending = if self.lock_waits.are_few() {
-                            self.judge_and_change_one(&parts[at])
-                        } else {
-                            Ending::Locked(Failure::NotStarted)
-                        };
-                        endings[at] = Some(ending);
-                    }
-                    continue;
-                }
-                Round::Locked(failure) => {
-                    for at in left.drain(..) {
-                        endings[at] = Some(Ending::Locked(failure.clone()));
+                Round::Locked(why, changed) => {
+                    let some = self.part_locked(parts, &mut left, &mut endings, (&why, &changed));
+                    if all_or_nothing || left.len() == 1 && !some {
+                        for at in left.drain(..) {
+                            endings[at] = Some(Ending::Locked { why: why.clone(), is_known: false });
+                        }
+                    } else if !some || !self.lock_waits.are_few() {
+                        // Nobody can say which it is, or they change all the time.
+                        self.judge_and_change_each(parts, &mut left, &mut endings, &changed);
                     }
                     continue;
                 }
@@ -273,6 +271,26 @@ impl<C: Connector> Writer<C> {
             }
         }
         endings.into_iter().map(|ending| ending.expect("the loop ends when every part has one")).collect()
+    }
+
+    /// The same for each by itself. Those that may wait for a lock are not tried once too many have waited.
+    fn judge_and_change_each(
+        &mut self,
+        parts: &[Part<'_>],
+        left: &mut Vec<usize>,
+        endings: &mut [Option<Ending>],
+        may_wait: &[bool],
+    ) {
+        for (at, may_wait) in std::mem::take(left).into_iter().zip(may_wait) {
+            if self.down {
+                let failure = self.shared.down();
+                self.give_up(parts, &mut vec![at], endings, &failure);
+            } else if *may_wait && !self.lock_waits.are_few() {
+                endings[at] = Some(Ending::Locked { why: Failure::NotStarted, is_known: false });
+            } else {
+                endings[at] = Some(self.judge_and_change_one(&parts[at]));
+            }
+        }
     }
 
     fn judge_and_change_one(&mut self, part: &Part<'_>) -> Ending {
@@ -296,7 +314,9 @@ impl<C: Connector> Writer<C> {
                 self.session = None;
                 return Round::Again(self.shared.down());
             }
-            Err(Error::Refused { message, blame }) => return self.refused(message, blame),
+            Err(Error::Refused { message, blame }) => {
+                return self.refused(message, blame, vec![true; parts.len()]);
+            }
         };
         let judge = |(part, row): (&&Part<'_>, &Option<Before>)| {
             Judged::new(row.as_ref(), part.steps.iter().copied(), seconds(now_ms))
@@ -350,12 +370,17 @@ impl<C: Connector> Writer<C> {
                 log::warn!("a commit of {} keys was lost: {message}", changes.len());
                 Round::Lost
             }
-            Err(Error::Refused { message, blame }) => self.refused(message, blame),
+            Err(Error::Refused { message, blame }) => {
+                let is_changed =
+                    |part: &&Part<'_>| changes.binary_search_by_key(&part.key, |change| change.key).is_ok();
+                let changed = parts.iter().map(is_changed).collect();
+                self.refused(message, blame, changed)
+            }
         }
     }
 
     /// What a refusal means for a round.
-    fn refused(&mut self, message: String, blame: Blame) -> Round {
+    fn refused(&mut self, message: String, blame: Blame, changed: Vec<bool>) -> Round {
         if blame == Blame::ReadOnly {
             self.session = None;
         }
@@ -368,7 +393,7 @@ impl<C: Connector> Writer<C> {
         match blame {
             Blame::Conflict => Round::Again(failure),
             Blame::Row => Round::Row(failure),
-            Blame::Held => Round::Locked(failure),
+            Blame::Held => Round::Locked(failure, changed),
             Blame::Server | Blame::ReadOnly => Round::Failed(failure),
         }
     }

@@ -52,7 +52,7 @@ impl<C: Connector> Writer<C> {
         match self.piece(&job) {
             Ok(loaded) => self.answer_load(&job, Answer::Loaded(loaded)),
             Err(Stopped::Failed(failure)) => self.answer_load(&job, Answer::Failed(failure)),
-            Err(Stopped::Locked(why)) => self.put_aside(Held::Load(job), why),
+            Err(Stopped::Locked(why)) => self.put_aside(Held::Load(job), why, Vec::new()),
         }
     }
 
