@@ -139,6 +139,48 @@ fn many_locked_rows_keep_no_other_writes_from_being_done() {
 }
 
 #[test]
+fn what_waits_for_a_table_or_for_a_row_that_nobody_sees_yet_is_done_in_the_end() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let mut sql = server.database().connect();
+    let mut others = Others::new(&server);
+    let operations = |key: &str| json!([{"op": "incr", "key": key}]).to_string();
+    for (round, hold, release) in [
+        (0, "LOCK TABLE kv_store IN SHARE MODE", "ROLLBACK"),
+        (1, "LOCK TABLE kv_store IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
+        (
+            2,
+            "INSERT INTO kv_store (key, value) SELECT 'k2-' || n, 'x' FROM generate_series(0, 9) AS n",
+            "ROLLBACK",
+        ),
+    ] {
+        sql.batch_execute(&format!("BEGIN; {hold}")).unwrap();
+        let mut clients: Vec<Client> = (0..10).map(|_| server.connect()).collect();
+        for (n, client) in clients.iter_mut().enumerate() {
+            let (key, line) =
+                (format!("k{round}-{n}"), json!({"key": format!("k{round}-{n}"), "value": "1"}));
+            client.send(match n % 5 {
+                0 => request("PUT", &format!("/kv/{key}"), "", b"1"),
+                1 => request("POST", &format!("/kv/{key}?op=incr"), "", b""),
+                2 => request("POST", "/batch", "", operations(&key).as_bytes()),
+                3 => request("POST", "/batch?atomic=true", "", operations(&key).as_bytes()),
+                _ => request("PUT", "/kv", LINES, line.to_string().as_bytes()),
+            });
+        }
+        if round == 2 {
+            (0..3).for_each(|n| others.are_served(n));
+        }
+        assert!(clients.iter_mut().all(|client| !client.has_something()));
+        sql.batch_execute(release).unwrap();
+        for (n, client) in clients.iter_mut().enumerate() {
+            let answer = client.response();
+            assert!(matches!(answer.status, 200 | 201), "{round}, {n}: {}", answer.text());
+            let value = server.database().value(&format!("k{round}-{n}"));
+            assert_eq!(value.as_deref(), Some("1"), "{round}, {n}");
+        }
+    }
+}
+
+#[test]
 fn what_changes_nothing_does_not_wait_for_a_lock() {
     let server = Server::start(&["--db-writers", "1"]);
     for key in ["g", "h"] {

@@ -44,9 +44,10 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Is it still held up, where of each of those keys is told whether its row is locked?
+    /// Is it known to be held up still, where of each of those keys is told whether its row is locked?
     fn is_held_up(&self, locked: &[bool]) -> bool {
         match &self.held {
+            _ if locked.is_empty() => false,
             // Of what is no longer locked it can do its part.
             Held::Many(many) if !many.all_or_nothing => locked.iter().all(|locked| *locked),
             Held::Key(_) | Held::Many(_) | Held::Load(_) => locked.contains(&true),
@@ -197,7 +198,10 @@ impl<C: Connector> Writer<C> {
                 return;
             }
             let Some(waiting) = self.aside.pop() else { return };
-            let (its, others) = locked.split_at(waiting.locked.len());
+            let Some((its, others)) = locked.split_at_checked(waiting.locked.len()) else {
+                // It has come while those before it were tried: it was not asked for.
+                return self.aside.push(waiting);
+            };
             locked = others;
             let (is_blind, now_ms) = (its.is_empty(), self.shared.clock.now_ms());
             if waiting.is_held_up(its) || is_blind && now_ms < self.aside.blind_after_ms {
