@@ -181,6 +181,28 @@ fn what_waits_for_a_table_or_for_a_row_that_nobody_sees_yet_is_done_in_the_end()
 }
 
 #[test]
+fn one_that_waits_for_a_row_that_nobody_sees_yet_keeps_no_other_such_one_waiting() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let hold = |key: &str| {
+        let mut sql = server.database().connect();
+        sql.batch_execute(&format!("BEGIN; INSERT INTO kv_store (key, value) VALUES ('{key}', 'x')"))
+            .unwrap();
+        sql
+    };
+    let (a_held, mut b_held) = (hold("a"), hold("b"));
+    let (mut a, mut b, mut others) = (server.connect(), server.connect(), Others::new(&server));
+    for (client, key) in [(&mut a, "a"), (&mut b, "b")] {
+        client.send(request("PUT", &format!("/kv/{key}"), "", b"1"));
+        (0..3).for_each(|round| others.are_served(round));
+    }
+    b_held.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(b.response().status, 201);
+    assert!(!a.has_something());
+    drop(a_held);
+    assert_eq!(a.response().status, 201);
+}
+
+#[test]
 fn what_changes_nothing_does_not_wait_for_a_lock() {
     let server = Server::start(&["--db-writers", "1"]);
     for key in ["g", "h"] {

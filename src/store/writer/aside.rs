@@ -193,6 +193,8 @@ impl<C: Connector> Writer<C> {
         self.aside = aside;
         let Some(locked) = locked else { return };
         let mut locked = &locked[..];
+        // Decided once: those behind the first that is tried in vain are tried with it, or they would stay behind it for ever.
+        let may_be_blind = self.shared.clock.now_ms() >= self.aside.blind_after_ms;
         for _ in 0..self.aside.waiting.len() {
             if !self.lock_waits.are_few() || self.down {
                 return;
@@ -203,8 +205,8 @@ impl<C: Connector> Writer<C> {
                 return self.aside.push(waiting);
             };
             locked = others;
-            let (is_blind, now_ms) = (its.is_empty(), self.shared.clock.now_ms());
-            if waiting.is_held_up(its) || is_blind && now_ms < self.aside.blind_after_ms {
+            let is_blind = its.is_empty();
+            if waiting.is_held_up(its) || is_blind && !may_be_blind {
                 self.aside.push(waiting);
                 continue;
             }

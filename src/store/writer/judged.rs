@@ -146,8 +146,13 @@ impl<C: Connector> Writer<C> {
         // Where one is locked now, all are.
         if let Some(Ending::Locked { why, .. }) = endings.first() {
             let is_known = |ending: &Ending| matches!(ending, Ending::Locked { is_known: true, .. });
-            let locked = parts.iter().zip(&endings).filter(|(_, ending)| is_known(ending));
-            return Err((why.clone(), locked.map(|(part, _)| part.key.into()).collect()));
+            let known = parts.iter().zip(&endings).filter(|(_, ending)| is_known(ending));
+            let mut locked: Vec<Box<str>> = known.map(|(part, _)| part.key.into()).collect();
+            if !job.all_or_nothing && locked.len() < parts.len() {
+                // Of the others some may be free: it is not for those that are known that it has to wait.
+                locked.clear();
+            }
+            return Err((why.clone(), locked));
         }
         let mut answers = vec![Answer::NotDone; job.steps.len()];
         for (group, ending) in groups.iter().zip(endings) {
@@ -245,6 +250,7 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Round::Locked(why, changed) => {
+                    let asked = left.clone();
                     let some = self.part_locked(parts, &mut left, &mut endings, (&why, &changed));
                     if all_or_nothing || left.len() == 1 && !some {
                         for at in left.drain(..) {
@@ -252,7 +258,9 @@ impl<C: Connector> Writer<C> {
                         }
                     } else if !some || !self.lock_waits.are_few() {
                         // Nobody can say which it is, or they change all the time.
-                        self.judge_and_change_each(parts, &mut left, &mut endings, &changed);
+                        let rest = asked.iter().zip(changed).filter(|(at, _)| endings[**at].is_none());
+                        let may_wait: Vec<bool> = rest.map(|(_, changed)| changed).collect();
+                        self.judge_and_change_each(parts, &mut left, &mut endings, &may_wait);
                     }
                     continue;
                 }
@@ -281,14 +289,18 @@ impl<C: Connector> Writer<C> {
         endings: &mut [Option<Ending>],
         may_wait: &[bool],
     ) {
+        let mut surprised = false;
         for (at, may_wait) in std::mem::take(left).into_iter().zip(may_wait) {
             if self.down {
                 let failure = self.shared.down();
                 self.give_up(parts, &mut vec![at], endings, &failure);
-            } else if *may_wait && !self.lock_waits.are_few() {
+            } else if (*may_wait || surprised) && !self.lock_waits.are_few() {
                 endings[at] = Some(Ending::Locked { why: Failure::NotStarted, is_known: false });
             } else {
+                let waits = self.lock_waits;
                 endings[at] = Some(self.judge_and_change_one(&parts[at]));
+                // What was not to wait has: the whole table is locked by now.
+                surprised |= !may_wait && self.lock_waits != waits;
             }
         }
     }
