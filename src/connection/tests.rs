@@ -605,27 +605,6 @@ fn who_still_waits_when_the_server_must_go_is_told_what_is_known() {
     }
 }
 
-#[test]
-fn a_wait_that_has_to_look_again_no_longer_trusts_what_it_knew() {
-    for (written_meanwhile, expected) in [(false, 304), (true, 504)] {
-        let mut world = World::knowing("k", "value");
-        world.send(b"GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"9\"\r\nPrefer: wait=60\r\n\r\n");
-        assert!(world.statuses().is_empty() && world.reads.is_empty());
-        if written_meanwhile {
-            let hash = world.backend.engine.hash("k");
-            let mut shard = world.backend.engine.shard(hash);
-            shard.write_sent(hash, "k", Writes::Own(1));
-            let watchers = shard.unknown(hash, "k", Writes::Own(1));
-            drop(shard);
-            assert!(watchers.iter().any(|ticket| world.connection.waits_for(*ticket)));
-            world.turn(Some(&Answer::Changed));
-            assert_eq!(world.reads.len(), 1, "what there is has to be read");
-        }
-        world.expire();
-        assert_eq!(world.statuses(), [expected]);
-    }
-}
-
 fn record(value: &str) -> Row {
     Some(Record { value: value.into(), version: 5, expires_s: NEVER })
 }

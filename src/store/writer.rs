@@ -24,9 +24,7 @@ mod load;
 use super::batch::{Batch, Before, KeyWrites};
 use super::load::LoadJob;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
-use super::{
-    Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, Step, Written,
-};
+use super::{Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, Written};
 use crate::clock::seconds;
 use crate::engine::Row;
 use crate::engine::shard::Writes;
@@ -155,11 +153,11 @@ impl<C: Connector> Writer<C> {
         if !plain.is_empty() {
             self.execute(plain);
         }
-        // It may have taken as long as PostgreSQL was away: what has waited for too long meanwhile has not been sent, and is not.
-        let now_ms = self.shared.clock.now_ms();
-        let (judged, over) = judged.part(|job| job.deadline_ms > now_ms);
-        self.fail(&over, Attempt::First, &Failure::NotStarted);
         if !judged.is_empty() {
+            // It may have taken as long as PostgreSQL was away: what has waited for too long meanwhile was not sent, and is not.
+            let now_ms = self.shared.clock.now_ms();
+            let (judged, over) = judged.part(|job| job.deadline_ms > now_ms);
+            self.fail(&over, Attempt::First, &Failure::NotStarted);
             self.execute_judged(judged);
         }
         if jobs > 0 {
@@ -185,7 +183,7 @@ impl<C: Connector> Writer<C> {
             taken += 1;
             self.work.queue_wait.observe_duration(job.queued().elapsed());
             match job {
-                Job::One(job) if !job.claim.take() => self.withdrawn(&job.step, 1),
+                Job::One(job) if !job.claim.take() => self.withdrawn(&Batch::fold(vec![job])),
                 Job::One(job) if job.deadline_ms <= now_ms => {
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &Failure::NotStarted);
                 }
@@ -214,9 +212,11 @@ impl<C: Connector> Writer<C> {
         Collected { batch: Batch::fold(jobs), large }
     }
 
-    /// Writes of a key that their connections have withdrawn: nobody waits for them.
-    fn withdrawn(&self, step: &Step, count: u32) {
-        self.shared.engine.shard(step.hash).refused(step.hash, &step.key, Writes::Own(count));
+    /// Writes that their connections have withdrawn: nobody waits for them.
+    fn withdrawn(&self, batch: &Batch) {
+        for key in batch.keys() {
+            self.shared.engine.shard(key.hash()).refused(key.hash(), key.key(), Writes::Own(key.count()));
+        }
     }
 
     /// One attempt to get a session that may be used: connected, and every lost backend gone.
@@ -272,7 +272,7 @@ impl<C: Connector> Writer<C> {
                     let failure = self.shared.down();
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &failure);
                 }
-                Ok(Job::One(job)) => self.withdrawn(&job.step, 1),
+                Ok(Job::One(job)) => self.withdrawn(&Batch::fold(vec![job])),
                 Ok(Job::Many(job)) => {
                     let failure = self.shared.down();
                     self.fail_many(&job, Attempt::First, &failure);

@@ -102,6 +102,21 @@ fn change(world: &mut World) {
 }
 
 #[test]
+fn a_wait_that_has_to_look_again_no_longer_trusts_what_it_knew() {
+    for (written_meanwhile, expected) in [(false, 304), (true, 504)] {
+        let mut world = World::knowing("k", "value");
+        world.send(&wait("9", 60));
+        assert!(world.statuses().is_empty() && world.reads.is_empty());
+        if written_meanwhile {
+            change(&mut world);
+            assert_eq!(world.reads.len(), 1, "what there is has to be read");
+        }
+        world.expire();
+        assert_eq!(world.statuses(), [expected]);
+    }
+}
+
+#[test]
 fn a_change_that_is_told_when_the_wait_is_over_is_looked_at_if_nothing_was_known() {
     for (version, expected) in [(9, 304), (10, 200)] {
         let mut world = World::new();

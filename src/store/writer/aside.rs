@@ -269,9 +269,7 @@ impl<C: Connector> Writer<C> {
         match held {
             Held::Key(batch) => {
                 let (claimed, withdrawn) = batch.part(|job| job.claim.take());
-                for key in withdrawn.keys() {
-                    key.steps().take(1).for_each(|step| self.withdrawn(step, key.count()));
-                }
+                self.withdrawn(&withdrawn);
                 let (in_time, over) = claimed.part(|job| self.has_time(job.deadline_ms));
                 self.fail(&over, Attempt::First, why);
                 (!in_time.is_empty()).then_some(Held::Key(in_time))

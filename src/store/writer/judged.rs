@@ -69,22 +69,15 @@ impl<C: Connector> Writer<C> {
             .collect();
         let endings = self.judge_and_change(&parts, false);
         for (single, ending) in batch.split().into_iter().zip(endings) {
-            let failed = match ending {
-                Ending::Done(judged, version) => {
-                    let mut answers = Some(judged.answers(version));
-                    single.keys().for_each(|key| {
-                        key.answer_each(answers.take().expect("it is of one key"), &mut self.replies);
-                    });
-                    continue;
-                }
-                Ending::Failed(failure) => failure,
+            let key = single.keys().next().expect("it has one");
+            match ending {
+                Ending::Done(judged, version) => key.answer_each(judged.answers(version), &mut self.replies),
+                Ending::Failed(failure) => key.answer_all(&Answer::Failed(failure), &mut self.replies),
                 Ending::Locked { why, is_known } => {
-                    let key = single.keys().filter(|_| is_known).map(|key| key.key().into()).collect();
-                    self.put_aside(Held::Key(single), why, key);
-                    continue;
+                    let locked = if is_known { vec![key.key().into()] } else { Vec::new() };
+                    self.put_aside(Held::Key(single), why, locked);
                 }
-            };
-            single.keys().for_each(|key| key.answer_all(&Answer::Failed(failed.clone()), &mut self.replies));
+            }
         }
         self.shared.deliver.deliver(&mut self.replies);
     }
