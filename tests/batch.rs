@@ -1,6 +1,7 @@
 //! `POST /batch`: operations on many keys in one request, one statement and one commit.
 
 use crate::support::client::Response;
+use crate::support::database::waiting_for_locks;
 use crate::support::{Client, Server, wait_until};
 use serde_json::{Value, json};
 use std::thread;
@@ -195,8 +196,8 @@ fn a_batch_that_makes_no_sense_does_nothing() {
 
 /// Waits until somebody waits for a row that `sql` has locked.
 fn wait_for_a_waiter(server: &Server) {
-    let waiting = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait_until("a writer waits", || server.database().text(waiting, &[]).as_deref() == Some("1"));
+    let mut sql = server.database().connect();
+    wait_until("a writer waits", || waiting_for_locks(&mut sql).unwrap() == 1);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! computed from its flags, and comes near enough to it to show that the bound is worth something.
 
 use crate::support::client::{Client, request};
+use crate::support::database::waiting_for_locks;
 use crate::support::{Server, process, wait_until};
 use hotrow::config;
 use hotrow::limits::{BATCH_STEPS, LOADS, OUTPUT_BYTES};
@@ -128,9 +129,7 @@ fn memory_stays_below_the_computed_bound() {
             if let Some(writes) = &mut writes {
                 return writes.waiting() == 1;
             }
-            let sql_text = "SELECT count(*) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            sql.query_one(sql_text, &[]).unwrap().get::<_, i64>(0) == 1
+            waiting_for_locks(&mut sql).unwrap() == 1
         });
         for (i, client) in busy.iter_mut().enumerate().skip(1) {
             ask(i, client);

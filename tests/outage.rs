@@ -3,7 +3,7 @@
 //! caught is held against the table. `faults.rs` does all this under load.
 
 use crate::support::client::{Client, Response, request};
-use crate::support::database::Database;
+use crate::support::database::{Database, waiting_for_locks};
 use crate::support::postgresql::{Postgresql, url_at};
 use crate::support::proxy::Proxy;
 use crate::support::{Server, wait_until};
@@ -18,13 +18,6 @@ fn ask(server: &Server, method: &str, key: &str, body: &str) -> Client {
     let mut client = server.connect();
     client.send(request(method, &format!("/kv/{key}"), "", body.as_bytes()));
     client
-}
-
-/// How many backends of hotrow wait for a lock: their statements were sent.
-fn waiting_for_lock(sql: &mut postgres::Client) -> i64 {
-    let waiting = "SELECT count(*) FROM pg_stat_activity \
-                   WHERE application_name LIKE 'hotrow/%' AND wait_event_type = 'Lock'";
-    sql.query_one(waiting, &[]).unwrap().get(0)
 }
 
 /// Some worker has no database, and knows it.
@@ -191,7 +184,7 @@ fn a_write_that_waits_for_too_long_in_a_living_database_is_settled_too() {
     holder.batch_execute("BEGIN; LOCK TABLE kv_store IN SHARE MODE").unwrap();
     let mut sent = ask(&server, "PUT", "sent", "new");
     let mut observer = postgresql.connect();
-    wait_until("it was sent", || waiting_for_lock(&mut observer) == 1);
+    wait_until("it was sent", || waiting_for_locks(&mut observer).unwrap() == 1);
     let mut queued = ask(&server, "PUT", "queued", "new");
     // PostgreSQL breaks the statement off, or the connection gives up first: both say the truth.
     let outcome = sent.response().outcome();

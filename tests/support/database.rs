@@ -36,6 +36,19 @@ struct Cluster {
     _guard: Child,
 }
 
+/// How many statements of hotrow's workers wait in the database of `sql`, of those of which `why` holds. The sweeper's do
+/// not count: it comes when it likes, and nobody waits for it.
+fn waiting(sql: &mut postgres::Client, why: &str) -> Result<i64, postgres::Error> {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name LIKE 'hotrow/%' AND query NOT LIKE '%LIMIT $1 FOR UPDATE%' AND ";
+    Ok(sql.query_one(&format!("{waiting}{why}"), &[])?.get(0))
+}
+
+/// How many of them wait for a lock: they were sent.
+pub fn waiting_for_locks(sql: &mut postgres::Client) -> Result<i64, postgres::Error> {
+    waiting(sql, "wait_event_type = 'Lock'")
+}
+
 /// An empty database of one test. Clones are the same database.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -133,14 +146,16 @@ impl Database {
         self.text("SELECT value FROM kv_store WHERE key = $1", &[&key])
     }
 
-    /// Makes every write of the table wait from now on. Not for a lock, which hotrow goes around: for nothing that it could see.
+    /// Makes every write of a row wait from now on. Not for a lock, which hotrow goes around: for nothing that it could see.
+    /// A statement that finds no row goes on: a DELETE of none, and the sweeper.
     pub fn hold_writes(&self) -> HeldWrites {
         let mut sql = self.connect();
         let hold = "CREATE OR REPLACE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
-                RETURN NULL;
+                RETURN COALESCE(NEW, OLD);
             END $$;
-            CREATE OR REPLACE TRIGGER hold BEFORE INSERT OR UPDATE OR DELETE ON kv_store EXECUTE FUNCTION hold();
+            CREATE OR REPLACE TRIGGER hold BEFORE INSERT OR UPDATE OR DELETE ON kv_store
+                FOR EACH ROW EXECUTE FUNCTION hold();
             SELECT pg_advisory_lock(1)";
         sql.batch_execute(hold).expect("it can be held");
         HeldWrites { sql, observer: self.connect() }
@@ -161,9 +176,7 @@ pub struct HeldWrites {
 impl HeldWrites {
     /// How many statements of hotrow wait so: they were sent.
     pub fn waiting(&mut self) -> i64 {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-            AND application_name LIKE 'hotrow/%' AND wait_event = 'PgSleep'";
-        self.observer.query_one(waiting, &[]).expect("PostgreSQL runs").get(0)
+        waiting(&mut self.observer, "wait_event = 'PgSleep'").expect("PostgreSQL runs")
     }
 
     /// Lets them go on.

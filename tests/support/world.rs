@@ -1,7 +1,7 @@
 //! A hotrow, its PostgreSQL and what stands between them, under load; the faults that can befall them; and the judgement
 //! at the end. Used by `faults.rs` in short and by `torture.rs` at length.
 
-use super::database::Database;
+use super::database::{Database, waiting_for_locks};
 use super::history::{Operation, What, value_at};
 use super::linearizable::Prior;
 use super::load::{CLIENTS, Load};
@@ -231,11 +231,9 @@ impl World {
         let mut lock = holder.transaction()?;
         // Reads go on; writes wait.
         lock.batch_execute("LOCK TABLE kv_store IN SHARE MODE")?;
-        let waiting = "SELECT count(*) FROM pg_stat_activity \
-                       WHERE application_name LIKE 'hotrow/%' AND wait_event_type = 'Lock'";
         let mut result = Ok(0);
         wait_until("a write waits for the lock", || {
-            result = observer.query_one(waiting, &[]).map(|row| row.get::<_, i64>(0));
+            result = waiting_for_locks(&mut observer);
             result.as_ref().map_or(true, |count| *count > 0)
         });
         result?;
