@@ -3,7 +3,7 @@
 //! dropped and counted. Opened by [`crate::server`].
 
 use crate::config::AccessLogFormat;
-use crate::limits::{ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, REQUEST_ID_BYTES};
+use crate::limits::{ACCESS_LOG_LINES, REQUEST_ID_BYTES};
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Stdout, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -74,15 +74,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A target as it is logged: not longer than [`ACCESS_LOG_TARGET_BYTES`].
-    pub fn target(target: &str) -> Box<str> {
-        if target.len() <= ACCESS_LOG_TARGET_BYTES {
-            return target.into();
+    /// A method or a target as it is logged: not longer than `most` bytes, and what says that it was.
+    pub fn cut(text: &str, most: usize) -> Box<str> {
+        if text.len() <= most {
+            return text.into();
         }
-        // Targets are ASCII, checked by the parser; else nothing is cut.
-        target
-            .get(..ACCESS_LOG_TARGET_BYTES)
-            .map_or_else(|| target.into(), |start| format!("{start}...").into())
+        // Both are ASCII, checked by the parser; else nothing is cut.
+        text.get(..most).map_or_else(|| text.into(), |start| format!("{start}...").into())
     }
 
     fn render(&self, format: AccessLogFormat, out: &mut Vec<u8>) {
@@ -160,14 +158,22 @@ impl Entry {
 #[derive(Debug)]
 pub struct AccessLog {
     lines: Sender<Line>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+/// What both ends of the queue know, whether or not it is full.
+#[derive(Debug, Default)]
+struct Shared {
+    dropped: AtomicU64,
+    /// Somebody has moved the file away.
+    moved: AtomicBool,
 }
 
 #[derive(Debug)]
 enum Line {
     Entry(Box<Entry>),
-    /// Somebody has moved the file away.
-    Reopen,
+    /// There is something to look at besides lines.
+    Look,
     /// Everything before is written: tell whoever waits for it.
     Flushed(Sender<()>),
 }
@@ -181,30 +187,32 @@ impl AccessLog {
             _ => Target::Stdout(io::stdout()),
         };
         let (lines, queue) = bounded(ACCESS_LOG_LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let for_writer = Arc::clone(&dropped);
+        let shared = Arc::new(Shared::default());
+        let for_writer = Arc::clone(&shared);
         let writer =
-            Writer { target, format, dropped: for_writer, text: Vec::new(), lines: 0, failing: false };
+            Writer { target, format, shared: for_writer, text: Vec::new(), lines: 0, failing: false };
         thread::Builder::new().name("access log".into()).spawn(move || writer.run(&queue))?;
-        Ok(AccessLog { lines, dropped })
+        Ok(AccessLog { lines, shared })
     }
 
     /// Adds a line, if there is room.
     pub fn add(&self, entry: Entry) {
         if self.lines.try_send(Line::Entry(Box::new(entry))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Lines that found no room, or that could not be written.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Goes on in a new file of the same name: somebody has moved the old one away (logrotate(8)).
+    /// Goes on in a new file of the same name: somebody has moved the old one away (logrotate(8)). Waits for nothing: whoever
+    /// calls has a server to stop if a pipe is stuck.
     pub fn reopen(&self) {
-        // Blocks while the queue is full, for it must not be lost; never called on an event loop.
-        let _ = self.lines.send(Line::Reopen);
+        self.shared.moved.store(true, Ordering::Release);
+        // Where there is no room the writer is awake, or will be: it looks before it writes.
+        let _ = self.lines.try_send(Line::Look);
     }
 
     /// Waits until everything is written, for a moment: a stuck pipe must not hold up the exit.
@@ -229,7 +237,7 @@ enum Target {
 struct Writer {
     target: Target,
     format: AccessLogFormat,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     /// Lines that are rendered and not written.
     text: Vec<u8>,
     lines: u64,
@@ -258,7 +266,7 @@ impl Writer {
                         self.leave();
                     }
                 }
-                Line::Reopen => self.reopen(),
+                Line::Look => self.leave(),
                 Line::Flushed(done) => {
                     self.leave();
                     let _ = done.send(());
@@ -267,7 +275,11 @@ impl Writer {
         }
     }
 
+    /// Writes what is rendered, into the file that now has the name.
     fn leave(&mut self) {
+        if self.shared.moved.swap(false, Ordering::Acquire) {
+            self.reopen();
+        }
         if self.text.is_empty() {
             return;
         }
@@ -281,7 +293,7 @@ impl Writer {
             Ok(()) if std::mem::take(&mut self.failing) => log::info!("the access log is written again"),
             Ok(()) => {}
             Err(error) => {
-                self.dropped.fetch_add(lines, Ordering::Relaxed);
+                self.shared.dropped.fetch_add(lines, Ordering::Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
                     log::error!("the access log cannot be written, its lines are dropped: {error}");
                 }
@@ -290,7 +302,6 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
-        self.leave();
         let Target::File(_, path) = &self.target else { return };
         match open(path) {
             Ok(file) => {
@@ -379,9 +390,30 @@ mod tests {
     }
 
     #[test]
-    fn a_long_target_is_cut() {
-        let target = "/".repeat(ACCESS_LOG_TARGET_BYTES + 1);
-        assert_eq!(Entry::target(&target).len(), ACCESS_LOG_TARGET_BYTES + 3);
-        assert_eq!(&*Entry::target("/kv/a"), "/kv/a");
+    fn what_is_long_is_cut() {
+        assert_eq!(&*Entry::cut("/kv/abc", 5), "/kv/a...");
+        assert_eq!(&*Entry::cut("/kv/a", 5), "/kv/a");
+    }
+
+    /// A file that takes nothing: a pipe whose reader does not read.
+    #[test]
+    fn who_says_that_a_file_was_moved_waits_for_no_stuck_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let log = AccessLog::open(Some(&path), AccessLogFormat::Json).unwrap();
+        while log.dropped() == 0 {
+            log.add(entry());
+        }
+        log.reopen();
+        // It is read again: what has waited goes on in a new file of the name. The old one has no end, so nobody waits for it.
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));
+        let is_written = || std::fs::read_to_string(&path).is_ok_and(|lines| lines.starts_with("{\"time\":"));
+        while !is_written() {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

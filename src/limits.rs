@@ -113,6 +113,8 @@ pub const SESSION_DESCRIPTORS: usize = 6;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How long a loop with more than its share of the connections leaves the next one of a shared listener to the others.
 pub const ACCEPT_DEFER_MS: u64 = 1;
+/// How often the loop with the admin socket looks whether the others have drained.
+pub const DRAIN_LOOK_MS: u64 = 10;
 /// How long a closed connection is read from, so that the client sees the answer and not a reset.
 pub const LINGER_MS: u64 = 1_000;
 /// How much a closed connection may still send before it is cut off. More than the kernel's buffers hold on their
@@ -172,6 +174,8 @@ pub const BROKEN_OFF_RETRIES: usize = 3;
 pub const OVERTAKEN_RETRIES: usize = 8;
 /// Lines of the access log waiting for a slow disk; more are dropped and counted.
 pub const ACCESS_LOG_LINES: usize = 16_384;
+/// A method in the access log; a longer one is cut.
+pub const ACCESS_LOG_METHOD_BYTES: usize = 32;
 /// A target in the access log; a longer one is cut.
 pub const ACCESS_LOG_TARGET_BYTES: usize = 1024;
 /// A client's `X-Request-Id`; a longer one is not taken.

@@ -5,11 +5,11 @@
 use crate::config::{AccessLogTo, Config};
 use crate::engine::{cache, shards};
 use crate::limits::{
-    ACCESS_LOG_LINES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ADMIN_LOOP_BYTES, ADMIN_PAGE_BYTES,
-    ALLOCATOR_SHARE, BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES, HEAD_BYTES, ITEMS_BYTES,
-    JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_ERROR_BYTES, LOAD_ERRORS, LOAD_LINES,
-    LOAD_ROW_BYTES, LOADS, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES, SESSION_BYTES,
-    TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY, WAITERS, WRITE_BATCH, WRITE_BATCH_BYTES,
+    ACCESS_LOG_LINES, ACCESS_LOG_METHOD_BYTES, ACCESS_LOG_TARGET_BYTES, ADMIN_CONNECTIONS, ADMIN_LOOP_BYTES,
+    ADMIN_PAGE_BYTES, ALLOCATOR_SHARE, BATCH_STEP_BYTES, BATCH_STEPS, CONNECTION_BYTES, FIXED_BYTES,
+    HEAD_BYTES, ITEMS_BYTES, JOB_BYTES, KEY_BYTES, KEYS_A_REQUEST, LOAD_BYTES, LOAD_ERROR_BYTES, LOAD_ERRORS,
+    LOAD_LINES, LOAD_ROW_BYTES, LOADS, OUTPUT_BYTES, READ_BATCH, READ_BYTES, REQUEST_LINE_BYTES,
+    SESSION_BYTES, TLS_OUTPUT_BYTES, TLS_SESSION_BYTES, TURNED_AWAY, WAITERS, WRITE_BATCH, WRITE_BATCH_BYTES,
 };
 use crate::store::load::line_bytes;
 use crate::token::Ticket;
@@ -66,11 +66,11 @@ impl Bound {
         let read_batch = (READ_BATCH + KEYS_A_REQUEST).min((depth + 1) * KEYS_A_REQUEST);
         let write_batch = WRITE_BATCH.min(depth + 1);
         let write_values = (WRITE_BATCH_BYTES + value).min(write_batch * value);
-        // A line with its place in the queue, its name and its target.
+        // A line with its place in the queue, its name, its method and its target.
         let access_log = match config.access_log {
             AccessLogTo::Off => 0,
             AccessLogTo::File(_) | AccessLogTo::Stdout => {
-                ACCESS_LOG_LINES * (ACCESS_LOG_TARGET_BYTES + JOB_BYTES)
+                ACCESS_LOG_LINES * (ACCESS_LOG_METHOD_BYTES + ACCESS_LOG_TARGET_BYTES + JOB_BYTES)
             }
         };
         Bound {

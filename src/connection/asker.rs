@@ -2,10 +2,11 @@
 //! the client gave its request a name, or where answers are logged; for everyone else it costs a look. While a request
 //! is taken and answered it is in the [`Workspace`]; while a connection waits it is with the connection.
 
-use super::{Connection, Context, Role, Workspace};
+use super::{Connection, Context, Workspace};
 use crate::access_log::{Entry, RequestId};
 use crate::http::request::{Head, Version};
 use crate::http::response::CONTINUE;
+use crate::limits::{ACCESS_LOG_METHOD_BYTES, ACCESS_LOG_TARGET_BYTES};
 use std::time::{Duration, SystemTime};
 
 /// What is known of the request that is being answered.
@@ -32,7 +33,10 @@ impl Connection {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         };
-        let request = || (head.method.into(), Entry::target(head.target), version);
+        let request = || {
+            let method = Entry::cut(head.method, ACCESS_LOG_METHOD_BYTES);
+            (method, Entry::cut(head.target, ACCESS_LOG_TARGET_BYTES), version)
+        };
         ws.asker = Asker {
             noted: true,
             id: head.extras.request_id.and_then(RequestId::sent),
@@ -98,7 +102,7 @@ impl Connection {
     #[cold]
     pub(super) fn answered_asker(&self, ws: &mut Workspace, cx: &Context<'_>) {
         let asker = std::mem::take(&mut ws.asker);
-        let Some(log) = cx.access_log.filter(|_| self.role != Role::Admin) else { return };
+        let Some(log) = cx.access_log.filter(|_| !self.role.is_admin()) else { return };
         log.add(Entry {
             client: self.peer.as_deref().copied(),
             request: asker.request,
