@@ -59,8 +59,23 @@ pub enum Role {
     Data,
     /// The admin socket.
     Admin,
-    /// The data socket, over `--max-connections`: told so, and closed.
-    TurnedAway,
+    /// One where there is no room for it: told so, and closed.
+    TurnedAway(Crowd),
+}
+
+impl Role {
+    /// Who has too many connections, if it is turned away.
+    pub fn crowd(self) -> Option<Crowd> {
+        match self {
+            Role::TurnedAway(crowd) => Some(crowd),
+            Role::Data | Role::Admin => None,
+        }
+    }
+
+    /// It came in on the admin socket.
+    pub fn is_admin(self) -> bool {
+        matches!(self, Role::Admin | Role::TurnedAway(Crowd::Admin))
+    }
 }
 
 /// Who has too many connections.
@@ -70,6 +85,8 @@ pub enum Crowd {
     Server,
     /// The client's address: `--max-connections-per-ip`.
     Address,
+    /// The admin socket.
+    Admin,
 }
 
 /// What the loop is to do with the connection next.
@@ -321,14 +338,16 @@ impl Connection {
                 let used = self.serve(&bytes, &mut requests, ws, cx);
                 self.keep_rest(bytes, used);
             }
+            // A client that has gone home needs no news. One that only sends no more, and still waits for some, is not told
+            // from it.
+            if self.half_closed && self.is_watching() {
+                return Turn::Close;
+            }
             if self.unparsed {
                 // Its share of requests is used up, or a bound on unsent answers is reached.
                 return if self.is_waiting() { Turn::Wait } else { Turn::Again };
             }
             match self.state {
-                // A client that has gone home needs no news. One that only sends no more, and still waits for some, is
-                // not told from it.
-                State::Waiting(..) if self.half_closed && self.is_watching() => return Turn::Close,
                 State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
                 State::Loading(ref load) if load.is_blocked() => return Turn::Wait,
                 State::Idle

@@ -54,6 +54,31 @@ fn after_the_drain_delay_it_drains() {
     assert_eq!(server.wait().expect("it ends").code(), Some(0));
 }
 
+#[test]
+fn operations_are_served_as_long_as_any_loop_serves_somebody() {
+    // The kernel decides which loop a connection belongs to: after some of them it was not always the one with operations.
+    for _ in 0..4 {
+        let mut server = Server::start(&["--event-loops", "2"]);
+        let mut slow = server.connect();
+        slow.send("PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nval");
+        wait_until("its content is waited for", || {
+            server.metric(r#"hotrow_connections{state="content"}"#) == 1
+        });
+        server.signal(Signal::TERM);
+        wait_until("nobody listens any more", || TcpStream::connect(server.address).is_err());
+        // Each by a connection of its own, and the last one long after a loop that had nothing to do would have ended.
+        for _ in 0..10 {
+            assert_eq!(readiness(&server), (503, "draining\n".into()));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        slow.send("ue");
+        let response = slow.response();
+        assert!(response.status == 201 && response.says_close(), "{response:?}");
+        drop(slow);
+        assert_eq!(server.wait().expect("it ends").code(), Some(0));
+    }
+}
+
 /// The side of a service manager (sd_notify(3)).
 struct Manager {
     folder: tempfile::TempDir,

@@ -1,6 +1,7 @@
 //! Who is let in: tokens and their renewal, addresses that are open to strangers, and places for each client.
 
 use crate::support::{Client, Server, wait_until};
+use hotrow::limits::ADMIN_CONNECTIONS;
 use rustix::process::Signal;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -162,6 +163,24 @@ fn a_client_address_has_its_share_of_connections() {
     });
     // The admin socket is not counted.
     assert_eq!(server.connect_admin().request("GET", "/livez", "", b"").status, 200);
+}
+
+#[test]
+fn the_admin_socket_has_a_number_of_connections_of_its_own() {
+    let server = Server::start(&["--event-loops", "1"]);
+    let mut clients: Vec<Client> = (0..ADMIN_CONNECTIONS).map(|_| server.connect_admin()).collect();
+    for client in &mut clients {
+        assert_eq!(client.request("GET", "/livez", "", b"").status, 200);
+    }
+    let mut another = server.connect_admin();
+    let refused = another.response();
+    assert_eq!((refused.status, refused.problem()), (503, "too-many-connections".to_owned()));
+    assert!(refused.text().contains("the admin socket"), "{}", refused.text());
+    another.expect_closed();
+    // It was no request to the data socket.
+    let metrics = clients[0].request("GET", "/metrics", "", b"").text();
+    assert!(!metrics.contains(r#"hotrow_requests_total{method="none",status="503"}"#), "{metrics}");
+    assert_eq!(server.connect().get("k").status, 404);
 }
 
 /// A connection that comes from this address.

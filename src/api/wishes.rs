@@ -40,12 +40,14 @@ impl Wishes {
         for (name, value) in elements(extras, List::CacheControl) {
             wishes.direct(name, value);
         }
+        // Of a preference that is there twice the first counts (RFC 7240 section 2).
+        let (mut returns, mut waits) = (false, false);
         for (name, value) in elements(extras, List::Prefer) {
             // A preference may have parameters behind a semicolon: none is known here.
             let value = value.split(';').next().unwrap_or_default().trim();
-            if name.eq_ignore_ascii_case("return") {
+            if name.eq_ignore_ascii_case("return") && !std::mem::replace(&mut returns, true) {
                 wishes.minimal = unquoted(value).eq_ignore_ascii_case("minimal");
-            } else if name.eq_ignore_ascii_case("wait") {
+            } else if name.eq_ignore_ascii_case("wait") && !std::mem::replace(&mut waits, true) {
                 wishes.wait_s = seconds(value).map(|wait_s| wait_s.min(WATCH_SECONDS));
             }
         }
@@ -142,6 +144,7 @@ mod tests {
             ("return=\"minimal\"; foo", true, None),
             ("Return = Minimal, wait=10", true, Some(10)),
             ("return=representation", false, None),
+            ("return=representation, wait=1, return=minimal, wait=2", false, Some(1)),
             ("wait=99999", false, Some(WATCH_SECONDS)),
             ("wait=soon, handling=lenient", false, None),
             ("respond-async;x=1", false, None),

@@ -132,6 +132,7 @@ impl Connection {
         let detail = match crowd {
             Crowd::Server => "the server has as many connections as --max-connections allows",
             Crowd::Address => "this address has as many connections as --max-connections-per-ip allows",
+            Crowd::Admin => "the admin socket has as many connections as it serves at a time",
         };
         let problem = Problem::new(Kind::TooManyConnections, detail).retry_after(1);
         self.refuse(&problem, self.last(ws), ws, cx);

@@ -91,7 +91,8 @@ impl Connection {
                         }
                         Err(problem) => {
                             self.method = Method::None;
-                            self.malformed(problem, self.last(ws), ws, cx);
+                            let head_only = request::is_head(&bytes[used..]);
+                            self.malformed(problem, Frame { head_only, ..self.last(ws) }, ws, cx);
                         }
                     }
                 }
@@ -155,7 +156,7 @@ impl Connection {
         cx: &Context<'_>,
     ) {
         let mut routed = match self.role {
-            Role::Data | Role::TurnedAway => match cx.tokens {
+            Role::Data | Role::TurnedAway(_) => match cx.tokens {
                 None => api::route(head.method, head.target),
                 Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization),
             },
@@ -229,7 +230,7 @@ impl Connection {
     /// Who asks, as a browser tells it. Operations are for nobody's script.
     #[inline]
     fn audience(&self, origin: Option<&[u8]>, ws: &Workspace) -> Audience {
-        if self.role == Role::Admin { Audience::NONE } else { ws.encoder.audience(origin) }
+        if self.role.is_admin() { Audience::NONE } else { ws.encoder.audience(origin) }
     }
 
     /// The frame of an answer to nobody knows what, after which the connection cannot go on.
@@ -342,7 +343,7 @@ impl Connection {
 
     /// The cache has answered, and the answer is encoded.
     #[inline]
-    fn hit(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+    pub(super) fn hit(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         cx.counters.hit(method, ws.encoder.status());
         self.go_on(frame, ws, cx);
@@ -529,15 +530,16 @@ impl Connection {
     pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         debug_assert!(self.asker.is_none(), "who has waited for this answer was not brought");
         Connection::count_problem(ws, cx);
-        match self.role {
-            Role::Data | Role::TurnedAway => cx.counters.answered(self.method, ws.encoder.status()),
-            Role::Admin => cx.counters.admin_requests.add(1),
+        if self.role.is_admin() {
+            cx.counters.admin_requests.add(1);
+        } else {
+            cx.counters.answered(self.method, ws.encoder.status());
         }
         self.go_on(frame, ws, cx);
     }
 
     /// An answer has been encoded: if it is a problem, it counts by its name, wherever it was found.
-    fn count_problem(ws: &Workspace, cx: &Context<'_>) {
+    pub(super) fn count_problem(ws: &Workspace, cx: &Context<'_>) {
         if let Some(kind) = ws.encoder.take_problem() {
             cx.counters.problem(kind as usize);
         }

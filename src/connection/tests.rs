@@ -427,6 +427,19 @@ fn a_half_closed_client_gets_its_answer() {
 }
 
 #[test]
+fn a_refusal_of_a_head_request_has_no_content() {
+    for (method, has_content) in [("GET", true), ("HEAD", false), ("\r\nHEAD", false)] {
+        for refused in ["Host: h\r\nExpect: a-miracle\r\n", "Host: h\r\nTransfer-Encoding: gzip\r\n", ""] {
+            let mut world = World::new();
+            world.send(format!("{method} /kv/k HTTP/1.1\r\n{refused}\r\n").as_bytes());
+            let answer = String::from_utf8_lossy(&world.io.written).into_owned();
+            let content = answer.split_once("\r\n\r\n").unwrap().1;
+            assert_eq!(!content.is_empty(), has_content, "{answer}");
+        }
+    }
+}
+
+#[test]
 fn what_is_no_head_is_refused_at_the_end_of_the_stream_if_no_line_end_came_before() {
     let statuses = |pieces: &[&[u8]]| {
         let mut world = World::new();

@@ -154,8 +154,8 @@ impl Connection {
             fresh
         };
         if cx.backend.peek(key.as_bytes(), cx.now_s, hit) == Some(true) {
-            cx.counters.cache_hits.add(1);
-            self.answered(frame, ws, cx);
+            Connection::count_problem(ws, cx);
+            self.hit(frame, ws, cx);
         } else {
             self.refuse(&answer::not_cached(), frame, ws, cx);
         }

@@ -28,6 +28,8 @@ pub struct Listener {
     asked: bool,
     /// It has paused and not caught up since: said once, not at every pause.
     starved: bool,
+    /// Accepting has failed and not succeeded since: said once.
+    failing: bool,
     /// The others were given a chance just now.
     deferred: bool,
 }
@@ -50,6 +52,8 @@ pub enum Accept {
     Stream(TcpStream, IpAddr),
     /// None, for now.
     None,
+    /// Who came has gone again: there may be another one.
+    Gone,
     /// Connections have all file descriptors that they may have, or the machine has none left. Whoever comes stays in
     /// the kernel's queue.
     OutOfDescriptors,
@@ -67,6 +71,7 @@ impl Listener {
             paused_until_ms: 0,
             asked: false,
             starved: false,
+            failing: false,
             deferred: false,
         }
     }
@@ -104,32 +109,40 @@ impl Listener {
     }
 
     /// Takes one connection from the kernel's queue.
-    pub fn accept(&mut self) -> Accept {
-        loop {
-            match self.socket.accept() {
-                Ok((stream, address)) => {
-                    self.asked = false;
-                    // Answers are written whole: waiting for more to send with them only delays them.
-                    if stream.set_nodelay(true).is_err() {
-                        continue;
-                    }
-                    return Accept::Stream(stream, address.ip());
+    pub fn accept(&mut self, now_ms: u64) -> Accept {
+        let result = self.socket.accept();
+        self.take(result, now_ms)
+    }
+
+    fn take(&mut self, result: io::Result<(TcpStream, SocketAddr)>, now_ms: u64) -> Accept {
+        match result {
+            Ok((stream, address)) => {
+                (self.asked, self.failing) = (false, false);
+                // Answers are written whole: waiting for more to send with them only delays them.
+                match stream.set_nodelay(true) {
+                    Ok(()) => Accept::Stream(stream, address.ip()),
+                    Err(_) => Accept::Gone,
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    (self.ready, self.asked) = (false, false);
-                    if std::mem::take(&mut self.starved) {
-                        log::info!(
-                            "there are file descriptors again: everybody who waited has been accepted"
-                        );
-                    }
-                    return Accept::None;
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                (self.ready, self.asked) = (false, false);
+                if std::mem::take(&mut self.starved) {
+                    log::info!("there are file descriptors again: everybody who waited has been accepted");
                 }
-                Err(e) if is_out_of_descriptors(&e) => return Accept::OutOfDescriptors,
-                // accept(2): errors of the new connection itself are reported here too; try the next.
-                Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::ConnectionAborted => {}
-                Err(e) => {
-                    log::debug!("a connection could not be accepted: {e}");
+                Accept::None
+            }
+            Err(e) if is_out_of_descriptors(&e) => Accept::OutOfDescriptors,
+            // accept(2): errors of the new connection itself are reported here too; try the next.
+            Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::ConnectionAborted => {
+                Accept::Gone
+            }
+            // One that stays, such as a policy of the machine's, would be met again at once, and for ever.
+            Err(e) => {
+                self.paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
+                if !std::mem::replace(&mut self.failing, true) {
+                    log::warn!("connections cannot be accepted, it is tried again and again: {e}");
                 }
+                Accept::None
             }
         }
     }
@@ -196,5 +209,18 @@ mod tests {
         for queue in [Queue::Own, Queue::Kept] {
             assert!(!own(queue).defers(5, true), "nobody else could take it");
         }
+    }
+
+    #[test]
+    fn an_error_that_stays_is_not_met_at_once_again() {
+        let socket = open("127.0.0.1:0".parse().unwrap(), 1).unwrap().pop().unwrap();
+        let mut listener = Listener::new(socket, Token(0), Role::Data, Queue::Own);
+        let gone = Err(io::Error::from(ErrorKind::ConnectionAborted));
+        assert!(matches!(listener.take(gone, 5), Accept::Gone) && listener.paused_until_ms == 0);
+        let forbidden = Err(io::Error::from(ErrorKind::PermissionDenied));
+        assert!(matches!(listener.take(forbidden, 5), Accept::None));
+        assert!(listener.ready && listener.paused_until_ms == 5 + ACCEPT_PAUSE_MS);
+        let none = Err(io::Error::from(ErrorKind::WouldBlock));
+        assert!(matches!(listener.take(none, 200), Accept::None) && !listener.ready);
     }
 }

@@ -26,7 +26,8 @@ use crate::connection::{Connection, Crowd, Role, Turn};
 use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
 use crate::limits::{
-    ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, EVENTS_A_TURN, REPLIES_A_TURN, TURNED_AWAY,
+    ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN,
+    TURNED_AWAY,
 };
 use crate::metrics::{Counters, Phase};
 use crate::store::Reply;
@@ -282,6 +283,10 @@ impl EventLoop {
         }
         if let Some(drained_ms) = self.here.draining {
             until_ms = Some(until_ms.unwrap_or(u64::MAX).min(drained_ms));
+            // The others do not say when they have.
+            if self.is_served_out() {
+                until_ms = until_ms.map(|until_ms| until_ms.min(now_ms + DRAIN_LOOK_MS));
+            }
         }
         // Rounded up by the millisecond: waking just before a deadline would be waking twice.
         until_ms.map(|until_ms| Duration::from_millis(until_ms.saturating_sub(now_ms)))
@@ -349,12 +354,13 @@ impl EventLoop {
                 let accept = if self.here.shared.sockets.load(Ordering::Relaxed)
                     < self.here.shared.max_sockets + reserve
                 {
-                    listener.accept()
+                    listener.accept(self.here.now_ms)
                 } else {
                     Accept::OutOfDescriptors
                 };
                 match accept {
                     Accept::Stream(stream, address) => self.open(stream, address, role),
+                    Accept::Gone => {}
                     Accept::None => break,
                     Accept::OutOfDescriptors => {
                         let pauses = listener.starve(self.poll.registry(), self.here.now_ms);
@@ -376,30 +382,29 @@ impl EventLoop {
     /// Gives a new connection its slot, or turns it away.
     fn open(&mut self, socket: TcpStream, address: IpAddr, listener: Role) {
         let mut place = None;
-        let mut crowd = Crowd::Server;
         let role = match listener {
             Role::Data
                 if self.here.shared.connections.fetch_add(1, Ordering::Relaxed)
                     >= self.here.shared.max_connections =>
             {
                 self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
-                Role::TurnedAway
+                Role::TurnedAway(Crowd::Server)
             }
-            Role::Admin if self.admin >= ADMIN_CONNECTIONS => Role::TurnedAway,
+            Role::Admin if self.admin >= ADMIN_CONNECTIONS => Role::TurnedAway(Crowd::Admin),
             Role::Data if let Some(places) = &self.here.shared.places => {
                 place = places.enter(address);
                 match place {
                     Some(_) => Role::Data,
                     None => {
                         self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
-                        crowd = Crowd::Address;
-                        Role::TurnedAway
+                        Role::TurnedAway(Crowd::Address)
                     }
                 }
             }
             role => role,
         };
-        if role == Role::TurnedAway {
+        let crowd = role.crowd();
+        if crowd.is_some() {
             self.here.counters.connections_refused.add(1);
             if self.turned_away >= TURNED_AWAY {
                 return;
@@ -448,11 +453,11 @@ impl EventLoop {
         match role {
             Role::Data => {}
             Role::Admin => self.admin += 1,
-            Role::TurnedAway => self.turned_away += 1,
+            Role::TurnedAway(_) => self.turned_away += 1,
         }
         // Often the first request is here already.
         self.enqueue(id);
-        if role == Role::TurnedAway {
+        if let Some(crowd) = crowd {
             let cx = self.here.context();
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
             let turn = connection.turn_away(stream, crowd, &mut self.ws, &cx);
@@ -535,7 +540,7 @@ impl EventLoop {
         match client.connection.role() {
             Role::Data => self.here.shared.leave(client.place.as_ref()),
             Role::Admin => self.admin -= 1,
-            Role::TurnedAway => self.turned_away -= 1,
+            Role::TurnedAway(_) => self.turned_away -= 1,
         }
     }
 
@@ -564,10 +569,18 @@ impl EventLoop {
         }
     }
 
-    /// Nobody is left to be served, or it has taken too long.
+    /// Nobody is left to be served, or it has taken too long. Whoever has the admin socket waits for the other loops, too:
+    /// what they still do is to be seen.
     fn has_drained(&self) -> bool {
+        let others_have =
+            || self.listeners.is_empty() || self.here.shared.connections.load(Ordering::Relaxed) == 0;
         self.here
             .draining
-            .is_some_and(|until_ms| self.clients.len() == self.admin || self.here.now_ms >= until_ms)
+            .is_some_and(|until_ms| self.is_served_out() && others_have() || self.here.now_ms >= until_ms)
+    }
+
+    /// Nobody is left to be served here.
+    fn is_served_out(&self) -> bool {
+        self.clients.len() == self.admin
     }
 }

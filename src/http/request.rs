@@ -85,6 +85,14 @@ pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>
     parse_whole(bytes, Some(repeat))
 }
 
+/// True for bytes that ask for no content, whatever else is wrong with them (RFC 9110 section 9.3.2).
+pub fn is_head(mut bytes: &[u8]) -> bool {
+    while let Some(rest) = bytes.strip_prefix(b"\r\n") {
+        bytes = rest;
+    }
+    bytes.starts_with(b"HEAD ")
+}
+
 /// Length of a request line without its end: two blanks and eight bytes of version.
 fn line_bytes(method: &str, target: &str) -> usize {
     method.len() + target.len() + 10

@@ -202,6 +202,18 @@ fn whoever_reads_slowly_is_closed_by_the_idle_timeout_whatever_comes_meanwhile()
 }
 
 #[test]
+fn who_has_gone_home_is_not_waited_for_whatever_he_has_asked_behind() {
+    let more = get("k");
+    for behind in [&b""[..], &more] {
+        let mut world = World::knowing("k", "value");
+        world.io.ends = true;
+        world.io.pieces.push_back([&wait("9", 60), behind].concat());
+        world.connection.set_readable(true);
+        assert_eq!(world.turn_until_it_waits(), Turn::Close, "{} bytes behind", behind.len());
+    }
+}
+
+#[test]
 fn only_if_cached_is_no_wait_for_the_table() {
     let only = |tag| {
         String::from_utf8(wait(tag, 60))
