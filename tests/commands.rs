@@ -177,5 +177,5 @@ fn the_admin_socket_tells_the_settings_and_masks_secrets() {
     assert!(!page.text().contains("secret") && !server.stderr().contains("secret"));
     let version = server.admin_page("/version");
     assert!(version.contains("\ncommit ") && version.contains("\nclient postgres 0."), "{version}");
-    wait_until("it serves", || server.connect().put("k", "v").status == 201);
+    wait_until("it serves", || server.connect().put("k", "v").status < 300);
 }

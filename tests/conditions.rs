@@ -288,8 +288,10 @@ fn a_row_past_its_time_is_as_good_as_none() {
     server.database().execute(keep, &[]);
     let keep = "CREATE TRIGGER keep BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION keep()";
     server.database().execute(keep, &[]);
-    assert_eq!(put(&mut client, "?ttl=1").status, 200);
-    assert_eq!(client.get("k").status, 200);
+    wait_until("it is read before its time is over", || {
+        put(&mut client, "?ttl=1");
+        client.get("k").status == 200
+    });
     wait_until("its time is over", || client.get("k").status == 404);
     assert_eq!(client.get("k").outcome(), "404 key-not-found");
     assert_eq!(get(&mut client, "k", "Cache-Control: no-cache\r\n").status, 404);
@@ -354,9 +356,9 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     assert_eq!(get(&mut watchers[0], "k", &fresh).text(), "sql");
     let tag = self::tag(&mut writer, "k");
     // A row whose time ends while somebody waits is a change that no write tells of.
-    writer.request("PUT", "/kv/mortal?ttl=1", "", b"v");
-    let mortal = self::tag(&mut writer, "mortal");
-    watchers[0].send(crate::support::client::request("GET", "/kv/mortal", &wait(300, &mortal), b""));
+    let mortal = writer.request("PUT", "/kv/mortal?ttl=1", "", b"v");
+    let mortal = mortal.field("ETag").unwrap();
+    watchers[0].send(crate::support::client::request("GET", "/kv/mortal", &wait(300, mortal), b""));
     assert_eq!(watchers[0].response().outcome(), "404 key-not-found");
     assert_eq!(server.metric("hotrow_watchers"), 0);
     // What is not cached is looked up first.
@@ -385,6 +387,12 @@ fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
     let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count();
     server.connect().put("k", "v");
     let tag = tag(&mut server.connect(), "k");
+    let names = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.collect::<String>()
+    };
+    wait_until("it has started altogether", || names().contains("signals\n") && !names().contains("prepare"));
     let before = threads();
     let mut watchers: Vec<Client> = (0..WATCHERS).map(|_| server.connect()).collect();
     let fields = format!("If-None-Match: {tag}\r\nPrefer: wait=300\r\n");

@@ -265,7 +265,8 @@ fn resets_at_every_stage_leave_nothing_behind() {
     }
     wait_until("all connections are gone", || connections(&server) == 1);
     wait_until("all their jobs have ended", || server.metric("hotrow_keys_in_flight") == 0);
-    assert_eq!(server.descriptors(), descriptors);
+    // Its own looks at itself need one for a moment.
+    wait_until("all their descriptors are closed", || server.descriptors() <= descriptors);
     memory.has_grown_by_less_than(8 * MIB);
 }
 
@@ -336,7 +337,7 @@ fn ten_thousand_idle_connections_cost_next_to_nothing() {
             "only {count} of {wanted} connections: the limit on file descriptors (ulimit -Hn) forbids more"
         );
     }
-    let server = Server::start(&[]);
+    let server = Server::start(&["--idle-timeout", "10m"]);
     let mut bystander = Bystander::new(&server);
     bystander.is_served(50);
     let memory = Memory::of(&server);

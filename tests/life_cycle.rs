@@ -104,6 +104,7 @@ impl Manager {
         if let Some((period, _)) = watchdog {
             command.env("WATCHDOG_USEC", period.as_micros().to_string());
         }
+        Server::be_patient(&mut command);
         let mut server = Server::spawn(command);
         server.database = Some(database);
         server
@@ -221,15 +222,19 @@ fn a_loop_that_hangs_stops_the_pats() {
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
         line.trim().parse::<u64>().unwrap()
     };
-    let wait_for_looks = |more: u64| {
+    let wait_for_looks = |more: u64, meanwhile: &dyn Fn()| {
         let before = looks();
-        wait_until("the watchdog has looked", || looks() > before + more);
+        wait_until("the watchdog has looked", || {
+            meanwhile();
+            looks() > before + more
+        });
     };
-    // What the loop had answered before is taken for a sign of life once.
-    wait_for_looks(3);
+    // What the loop had answered before is taken for a sign of life once. Pats that nobody takes would stop the watchdog.
     manager.socket.set_nonblocking(true).unwrap();
-    while manager.socket.recv(&mut [0; 64]).is_ok() {}
-    wait_for_looks(10);
+    let take_pats = || while manager.socket.recv(&mut [0; 64]).is_ok() {};
+    wait_for_looks(3, &take_pats);
+    take_pats();
+    wait_for_looks(10, &|| {});
     assert!(manager.socket.recv(&mut [0; 64]).is_err(), "the watchdog was patted for a loop that hangs");
     manager.socket.set_nonblocking(false).unwrap();
     ptrace::detach(tid, None).unwrap();

@@ -21,6 +21,7 @@ fn folder() -> (TempDir, PathBuf) {
 fn command(data: &Path, flags: &[&str]) -> Command {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.arg("--data-dir").arg(data).args(flags);
+    Server::be_patient(&mut command);
     command
 }
 

@@ -75,7 +75,7 @@ impl Asker<'_> {
                     return status;
                 }
                 Err(error) => {
-                    let untouched = error.kind() == ErrorKind::UnexpectedEof && !client.has_something();
+                    let untouched = error.kind() == ErrorKind::UnexpectedEof && !client.has_received();
                     assert!(untouched, "{method} {target}: {error}");
                     self.seen.sent_again.fetch_add(1, Ordering::Relaxed);
                     self.client = None;
@@ -92,8 +92,9 @@ fn ask(client: &mut Client, request: &[u8]) -> io::Result<(u16, bool)> {
     Ok((response.status, response.says_close()))
 }
 
-/// Stops a server and starts the next one, as often as is said, once the clients have got on in between.
-fn restart(sockets: &Sockets, database: &Database, flags: &[&str], seen: &Seen) {
+/// Stops a server and starts the next one, as often as is said, once the clients have got on in between. The last one, which
+/// clients may still ask.
+fn restart(sockets: &Sockets, database: &Database, flags: &[&str], seen: &Seen) -> Server {
     let mut server = sockets.start(database, flags);
     for _ in 0..RESTARTS {
         let before = seen.answers.load(Ordering::Relaxed);
@@ -105,6 +106,7 @@ fn restart(sockets: &Sockets, database: &Database, flags: &[&str], seen: &Seen) 
     let before = seen.answers.load(Ordering::Relaxed);
     wait_until("clients get on with the last one", || seen.answers.load(Ordering::Relaxed) > before + 1_000);
     seen.enough.store(true, Ordering::Relaxed);
+    server
 }
 
 #[test]
@@ -117,7 +119,7 @@ fn a_restart_under_load_refuses_nobody_and_fails_no_request() {
             let manager = scope.spawn(|| {
                 // Clients go on without end if it fails.
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    restart(&sockets, &database, flags, &seen);
+                    restart(&sockets, &database, flags, &seen)
                 }));
                 seen.enough.store(true, Ordering::Relaxed);
                 result

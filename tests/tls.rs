@@ -261,7 +261,7 @@ fn the_certificate_is_renewed_without_a_lost_connection() {
 #[test]
 fn a_handshake_has_its_time_and_an_established_session_its_own() {
     let certificates = Certificates::new();
-    let server = certificates.server(&["--event-loops", "1", "--header-timeout", "300ms"]);
+    let server = certificates.server(&["--event-loops", "1", "--header-timeout", "2s"]);
     let mut established = Session::open(&certificates.config(&TLS13), server.address);
     established.stream.conn.complete_io(&mut established.stream.sock).unwrap();
     let mut silent = Client::connect(server.address);

@@ -2,6 +2,7 @@
 //! the middle of a word, against one that does what it is told to.
 
 use crate::support::database::Database;
+use crate::support::postgresql::free_port;
 use crate::support::stub::{Reply, Stub, answer};
 use crate::support::{Server, random_text, wait_until};
 use base64::Engine;
@@ -192,7 +193,7 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
 
 #[test]
 fn an_export_outlives_its_server() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--listen", &format!("127.0.0.1:{}", free_port())]);
     let rows = "INSERT INTO kv_store (key, value) SELECT 'k' || i, repeat(md5(i::text), 3000) FROM generate_series(1, 400) i";
     server.database().execute(rows, &[]);
     let (address, database) = (server.address.to_string(), server.database().clone());
@@ -561,7 +562,7 @@ fn an_import_that_cannot_go_on_says_how_to() {
 
 #[test]
 fn an_import_outlives_its_server() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--listen", &format!("127.0.0.1:{}", free_port())]);
     let (address, database) = (server.address.to_string(), server.database().clone());
     let mut import = command(&["import", "--url", &url(&server), "-"]);
     let mut import = import.stdin(Stdio::piped()).spawn().unwrap();

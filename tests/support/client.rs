@@ -74,6 +74,11 @@ impl Client {
         !self.received.is_empty() || !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
+    /// Some of an answer has come that was not taken yet.
+    pub fn has_received(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     /// The answer to a request with this method: HEAD has no content in its answer.
     pub fn response_to(&mut self, method: &str) -> Response {
         self.try_response_to(method).unwrap_or_else(|error| {

@@ -49,6 +49,12 @@ pub fn waiting_for_locks(sql: &mut postgres::Client) -> Result<i64, postgres::Er
     waiting(sql, "wait_event_type = 'Lock'")
 }
 
+/// True once one of them waits for a lock or has met one: then its worker has asked which rows are locked, and that is what
+/// PostgreSQL says of its session until the next statement.
+pub fn has_met_a_lock(sql: &mut postgres::Client) -> bool {
+    waiting(sql, "(wait_event_type = 'Lock' OR query LIKE '%FOR NO KEY UPDATE SKIP LOCKED%')").unwrap() > 0
+}
+
 /// An empty database of one test. Clones are the same database.
 #[derive(Clone, Debug)]
 pub struct Database {

@@ -50,9 +50,13 @@ impl Server {
     }
 
     fn spawn_on(database: &Database, mut command: Command, flags: &[&str]) -> Server {
-        // That a busy machine is slow is no verdict: a test that is about this limit sets its own.
-        command.env("HOTROW_REQUEST_TIMEOUT", "1m");
+        Server::be_patient(&mut command);
         Server::spawn_as_it_is(database, command, flags)
+    }
+
+    /// That a busy machine is slow is no verdict: a test that is about this limit sets its own.
+    pub fn be_patient(command: &mut Command) {
+        command.env("HOTROW_REQUEST_TIMEOUT", "1m");
     }
 
     /// One with the defaults that its users have: for what measures, or lives for long.
@@ -101,6 +105,7 @@ impl Server {
             exec \"$@\"";
         command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--database-url", &database.url]);
         command.args(flags);
+        Server::be_patient(&mut command);
         let pass =
             |socket: &TcpListener| OwnedFd::from(socket.try_clone().expect("there are descriptors")).into();
         let mut server = Server::spawn_with(command, pass(data), pass(admin));
