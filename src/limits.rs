@@ -170,6 +170,9 @@ pub const LOCK_WAIT_MS: u64 = 500;
 pub const LOCK_WAITS: usize = 4;
 /// How often a statement that PostgreSQL broke off on its own (deadlock, serialization failure) is tried again.
 pub const BROKEN_OFF_RETRIES: usize = 3;
+/// How often a statement that was lost with its connection is sent again as it was: then it may be what ends the connections,
+/// and its keys are tried one by one, once each. What is lost then is answered 504.
+pub const LOST_RETRIES: usize = 1;
 /// How often a write that depends on its row is judged anew because another program has changed the row meanwhile.
 pub const OVERTAKEN_RETRIES: usize = 8;
 /// Lines of the access log waiting for a slow disk; more are dropped and counted.

@@ -323,3 +323,26 @@ fn whoever_waits_for_a_lock_in_vain_is_told_that_nothing_was_changed() {
     assert!(unknown > 0 || rows.as_deref() == Some("held=1"), "{rows:?}");
     assert!(matches!(server.connect().put("held", "4").status, 200 | 201));
 }
+
+#[test]
+fn who_watches_what_is_done_is_told_while_the_rest_waits_for_a_lock() {
+    let server = Server::start(&["--db-writers", "1"]);
+    for key in ["free", "held"] {
+        server.database().insert(key, "1");
+    }
+    let mut sql = server.database().connect();
+    let mut holder = sql.transaction().unwrap();
+    holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
+    let (mut watcher, mut batch) = (server.connect(), server.connect());
+    let version = watcher.get("free").version().to_owned();
+    let fields = format!("If-None-Match: \"{version}\"\r\nPrefer: wait=60\r\n");
+    watcher.send(request("GET", "/kv/free", &fields, b""));
+    wait_until("it waits", || server.metric("hotrow_watchers") == 1);
+    let operations = json!([{"op": "incr", "key": "free"}, {"op": "incr", "key": "held"}]);
+    batch.send(request("POST", "/batch", "", operations.to_string().as_bytes()));
+    assert_eq!(watcher.response().text(), "2");
+    // Told only with the batch's own answer, it would be told when that has waited for the lock in vain.
+    holder.rollback().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&batch.response().body).unwrap();
+    assert_eq!(told["items"][1]["status"], 200, "{told}");
+}

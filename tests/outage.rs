@@ -499,3 +499,44 @@ fn a_full_disk_is_told_and_recovers() {
     assert!(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&mount.0).status().unwrap().success());
     assert_eq!(client.put(&format!("k{stored}"), &value).status, 201);
 }
+
+#[test]
+fn a_write_that_ends_its_backend_is_sent_a_few_times_and_no_more() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "5s"]);
+    // Numbers of a sequence are used up, whatever becomes of their transaction.
+    let trigger = "CREATE SEQUENCE times;
+        CREATE FUNCTION kill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value = 'boom' THEN
+                PERFORM nextval('times'), pg_terminate_backend(pg_backend_pid());
+                PERFORM pg_sleep(60);
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER kill BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION kill()";
+    server.database().connect().batch_execute(trigger).unwrap();
+    server.database().insert("gone", "old");
+    let times = || server.database().text("SELECT last_value::text FROM times", &[]).unwrap();
+    let mut client = server.connect();
+    assert_eq!(client.put("boom", "boom").outcome(), "504 outcome-unknown");
+    assert_eq!(times(), "2", "once more, for an outage would have been over");
+    // In one statement with others, which do not suffer for it.
+    let writes = server.database().hold_writes();
+    let mut first = ask(&server, "PUT", "first", "value");
+    wait_until("it is under way", || server.metric("hotrow_keys_in_flight") == 1);
+    let mut others: Vec<Client> =
+        (0..6).map(|n| ask(&server, "PUT", &format!("boom-{n}"), "value")).collect();
+    let mut deleting = ask(&server, "DELETE", "gone", "");
+    let mut killing = ask(&server, "PUT", "boom-3-and-a-half", "boom");
+    wait_until("they wait", || server.metric("hotrow_keys_in_flight") == 9);
+    writes.release();
+    assert_eq!(first.response().status, 201);
+    for other in &mut others {
+        assert!(matches!(other.response().status, 200 | 201));
+    }
+    assert_eq!(deleting.response().status, 204);
+    assert_eq!(killing.response().outcome(), "504 outcome-unknown");
+    assert_eq!(times(), "5", "twice with the others, and once alone");
+    // Nothing is in doubt for longer than it has to be.
+    assert_eq!(["boom", "boom-3-and-a-half"].map(|key| client.get(key).status), [404, 404]);
+    assert_eq!((server.metric("hotrow_keys_in_doubt"), client.put("boom", "fine").status), (0, 201));
+}

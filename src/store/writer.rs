@@ -12,8 +12,9 @@
 //!  sent to the ───┼─ refused ────► engine: nothing      ──► 503
 //!  database       └─ lost ───────► engine: in doubt
 //!                                    │ connect again, end the old backend, wait until it is gone
-//!                                    ├─ value, in time ─────────► send it again (the same value twice is once)
-//!                                    ├─ delete, row still there ─► send it again
+//!                                    ├─ value, in time ─────────► send it again (the same value twice is once),
+//!                                    │                            and if that is lost as well, each key alone
+//!                                    ├─ delete, row still there ─► the same
 //!                                    └─ anything else ──────────► engine: unknown ──► 504
 //! ```
 
@@ -28,7 +29,7 @@ use super::{Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Re
 use crate::clock::seconds;
 use crate::engine::Row;
 use crate::engine::shard::Writes;
-use crate::limits::{BROKEN_OFF_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{BROKEN_OFF_RETRIES, LOST_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
 use aside::{Aside, Behind, Held, LockWaits};
@@ -294,7 +295,7 @@ impl<C: Connector> Writer<C> {
     /// Brings a batch to one of its endings.
     fn execute(&mut self, mut batch: Batch) {
         let mut attempt = Attempt::First;
-        let (mut conflicts, mut unsent) = (0, 0);
+        let (mut conflicts, mut unsent, mut lost) = (0, 0, 0);
         if self.last_used.elapsed() > IDLE_CHECK
             && self.session.as_mut().is_some_and(|session| session.is_broken())
         {
@@ -329,6 +330,9 @@ impl<C: Connector> Writer<C> {
                 if batch.is_empty() {
                     return;
                 }
+                if lost > LOST_RETRIES {
+                    return self.execute_suspects(batch);
+                }
             }
             let session = self.session.as_mut().expect("connected above");
             let (sets, deletes) = arguments(&batch);
@@ -359,6 +363,7 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Lost(message)) => {
                     log::warn!("a commit of {} keys was lost: {message}", batch.keys().count());
                     self.lose_session();
+                    lost += 1;
                     if attempt == Attempt::First {
                         self.doubt(&batch);
                     }
@@ -393,6 +398,16 @@ impl<C: Connector> Writer<C> {
         }
     }
 
+    /// A batch that was lost again, and is settled: it may be one of its rows that ends backends, as a bug in a trigger does, or a
+    /// lack of memory, for which all of PostgreSQL starts anew. Each is sent once more, alone; what has been alone is not.
+    fn execute_suspects(&mut self, batch: Batch) {
+        if batch.keys().nth(1).is_some() {
+            self.execute_each(batch, Attempt::AfterDoubt);
+        } else {
+            self.fail(&batch, Attempt::AfterDoubt, &Failure::Unknown);
+        }
+    }
+
     /// A batch in which one row is at fault: the others must not suffer for it, nor wait for many that are locked.
     fn execute_each(&mut self, batch: Batch, attempt: Attempt) {
         for single in batch.split() {
@@ -400,6 +415,12 @@ impl<C: Connector> Writer<C> {
                 Attempt::First if self.down => {
                     let failure = self.shared.down();
                     self.fail(&single, attempt, &failure);
+                }
+                // While PostgreSQL started anew the time of some has passed.
+                Attempt::AfterDoubt
+                    if single.keys().all(|key| key.all_expired(self.shared.clock.now_ms())) =>
+                {
+                    self.fail(&single, attempt, &Failure::Unknown);
                 }
                 _ if self.lock_waits.are_few() => self.execute_single(single, attempt),
                 Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted, Vec::new()),

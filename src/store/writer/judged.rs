@@ -169,6 +169,8 @@ impl<C: Connector> Writer<C> {
             if locked.is_empty() || locked.len() == parts.len() {
                 return;
             }
+            // Who watches what is done has waited for long enough, whatever the rest waits for.
+            self.shared.deliver.deliver(&mut self.replies);
             let may_wait = self.nobody_waits() && self.has_time(deadline_ms);
             let keys: Vec<&str> = locked.iter().map(|at| parts[*at].key).collect();
             let still = if may_wait { self.locked(&keys) } else { None };
@@ -219,6 +221,8 @@ impl<C: Connector> Writer<C> {
         let mut endings: Vec<Option<Ending>> = parts.iter().map(|_| None).collect();
         let (mut left, mut retries): (Vec<usize>, usize) = ((0..parts.len()).collect(), 0);
         while !left.is_empty() {
+            // What is done was told to the engine, and whoever watches it is not to wait for another round, or for an outage in it.
+            self.shared.deliver.deliver(&mut self.replies);
             let these: Vec<&Part<'_>> = left.iter().map(|at| &parts[*at]).collect();
             let now_ms = self.shared.clock.now_ms();
             let round = self.round(&these, all_or_nothing, now_ms);
