@@ -5,6 +5,7 @@
 //! Each `postgres::Client` drives a small Tokio runtime of its own inside its blocking calls; no other thread of ours
 //! sees it.
 
+mod columns;
 mod copy;
 mod session;
 
@@ -17,6 +18,7 @@ use crate::limits::ANSWER_MARGIN_MS;
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::{Client, Config, NoTls};
+use columns::column;
 use parking_lot::Mutex;
 pub use session::PostgresSession;
 use std::fmt::{self, Write as _};
@@ -74,7 +76,7 @@ pub struct About {
 }
 
 fn show(client: &mut Client, name: &str) -> Result<String, Error> {
-    Ok(client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?.get(0))
+    column(&client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?, 0)
 }
 
 impl Postgres {
@@ -133,6 +135,7 @@ impl Postgres {
             );
             return Err(Error::NotSent(message));
         }
+        columns::check_table(&mut client)?;
         let applied = migrations::apply(&mut client, migrates).map_err(sort)?;
         Ok((client, applied))
     }
@@ -145,14 +148,14 @@ impl Postgres {
         let deadline = Instant::now() + END_BACKEND;
         loop {
             let sql = include_str!("../../sql/end_instance.sql");
-            let alive: i64 = client.query_one(sql, &[&self.application_name]).map_err(sort)?.get(0);
-            if alive == 0 {
+            let row = client.query_one(sql, &[&self.application_name]).map_err(sort)?;
+            if column::<i64>(&row, 0)? == 0 {
                 break;
             }
             wait_for_end(deadline)?;
         }
         let others = client.query_one(include_str!("../../sql/others.sql"), &[&self.application_name]);
-        if let Some(others) = others.map_err(sort)?.get::<_, Option<&str>>(0) {
+        if let Some(others) = column::<Option<&str>>(&others.map_err(sort)?, 0)? {
             log::warn!(
                 "another hotrow is on this database, too ({others}): what one of them writes the other does not see \
                  while it has a cached copy"
@@ -212,7 +215,7 @@ impl Postgres {
         let backend = Backend { pid: row.get("pid"), started };
         // What is not PostgreSQL itself may not know it: then nothing is compared.
         let timeline = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
-        let timeline = timeline.and_then(|row| u32::from_str_radix(row.get(0), 16).ok());
+        let timeline = timeline.and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
         let timeline =
             Timeline { own: timeline.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
         if timeline.own != u32::MAX {

@@ -3,7 +3,7 @@
 
 use super::list::PageJob;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
-use super::{Answer, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
+use super::{Answer, Blame, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
 use crate::limits::READ_BATCH;
@@ -166,9 +166,9 @@ impl<C: Connector> Reader<C> {
                     self.refusals.done("reads");
                     return self.done(jobs, &rows, seconds(now_ms));
                 }
-                Err(Error::Refused { message, .. }) => {
-                    self.refusals.refused("reads", &message);
-                    return self.fail(jobs, &Failure::Refused(message.into()));
+                Err(Error::Refused { message, blame }) => {
+                    let failure = self.refused(message, blame);
+                    return self.fail(jobs, &failure);
                 }
                 Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
             }
@@ -187,14 +187,25 @@ impl<C: Connector> Reader<C> {
                     self.refusals.done("reads");
                     return self.answer_page(page, Answer::Page(found));
                 }
-                Err(Error::Refused { message, .. }) => {
-                    self.refusals.refused("reads", &message);
-                    return self.answer_page(page, Answer::Failed(Failure::Refused(message.into())));
+                Err(Error::Refused { message, blame }) => {
+                    let failure = self.refused(message, blame);
+                    return self.answer_page(page, Answer::Failed(failure));
                 }
                 Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
             }
         }
         self.answer_page(page, Answer::Failed(self.shared.down()));
+    }
+
+    /// Logs a refusal. One row that cannot be read says nothing of the next.
+    fn refused(&mut self, message: String, blame: Blame) -> Failure {
+        match blame {
+            Blame::Row => self.refusals.row(&message),
+            Blame::Conflict | Blame::Held | Blame::Server | Blame::ReadOnly => {
+                self.refusals.refused("reads", &message);
+            }
+        }
+        Failure::Refused(message.into())
     }
 
     fn answer_page(&mut self, page: &PageJob, answer: Answer) {
