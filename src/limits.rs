@@ -150,6 +150,9 @@ pub const ABSENT_SHARE: usize = 8;
 
 /// Misses read by one statement; those of the last request, which asks for up to [`KEYS_A_REQUEST`], come on top.
 pub const READ_BATCH: usize = 256;
+/// Statements that look for the row at fault among misses that were refused together: enough for one row, or a few. What is not told
+/// apart by then is refused with it.
+pub const READ_PARTS: usize = 32;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;
 /// The part of `--request-timeout` that a job may wait in its queue, as far as can be foreseen: one in so many. The batch
