@@ -14,7 +14,7 @@ use super::patience::{Patience, Patiently, Tls};
 use super::tls::{Mode, Options};
 use super::{Answer, Blame, Connector, Deliver, Error, Reply, migrations};
 use crate::engine::Engine;
-use crate::limits::ANSWER_MARGIN_MS;
+use crate::limits::{ANSWER_MARGIN_MS, OTHER_HOSTS_CONNECTS};
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::{Client, Config, NoTls};
@@ -35,7 +35,8 @@ const END_BACKEND_STEP: Duration = Duration::from_millis(5);
 /// What the `postgres` crate takes where the URL says nothing: too long for anyone to wait.
 const SYSTEM_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 /// How often the hosts of a URL are tried in another order, for each of them. The order is chance, all that the crate offers:
-/// of two servers the right one is missed by so many tries once in 16 million times (by 4 it was once in 256).
+/// of two servers the right one is missed by so many tries once in 16 million times (by 4 it was once in 256). Where one of them
+/// does not answer, [`OTHER_HOSTS_CONNECTS`] ends it sooner.
 const TRIES_A_HOST: usize = 12;
 /// What is said of a session whose server is no longer the one that counts.
 const LEFT_BEHIND: &str = "another server was promoted";
@@ -173,12 +174,10 @@ impl Postgres {
         if let hosts @ 2.. = self.config.get_hosts().len() {
             let mut config = self.config.clone();
             config.load_balance_hosts(LoadBalanceHosts::Random);
-            for _ in 0..hosts * TRIES_A_HOST {
-                if !matches!(opened, Err(Error::Refused { .. })) {
-                    break;
-                }
-                opened = self.open_with(&config);
-            }
+            let (began, limit) =
+                (Instant::now(), connect_limit(&config).saturating_mul(OTHER_HOSTS_CONNECTS));
+            let is_over = || began.elapsed() >= limit;
+            opened = until_usable(opened, hosts * TRIES_A_HOST, is_over, || self.open_with(&config));
         }
         opened.map_err(|error| Error::NotSent(error.to_string()))
     }
@@ -187,7 +186,7 @@ impl Postgres {
     fn open_with(&self, config: &Config) -> Result<Opened, Error> {
         let unsent = |e| Error::NotSent(describe(&e));
         let patience = Patience::default();
-        let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT);
+        let limit = connect_limit(config);
         let tls = self.tls.connector().map_err(Error::NotSent)?.map(|connector| Tls {
             connector,
             mode: self.tls.mode,
@@ -248,6 +247,28 @@ impl Postgres {
             }
         }
     }
+}
+
+/// How long each host may take to be reached.
+fn connect_limit(config: &Config) -> Duration {
+    config.get_connect_timeout().copied().unwrap_or(CONNECT)
+}
+
+/// Tries again while what is found is a server that may not be used, so often at most, and not once it `is_over`: what is
+/// said then is why the last one was not used.
+fn until_usable<T>(
+    mut opened: Result<T, Error>,
+    most: usize,
+    is_over: impl Fn() -> bool,
+    mut again: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    for _ in 0..most {
+        if !matches!(opened, Err(Error::Refused { .. })) || is_over() {
+            break;
+        }
+        opened = again();
+    }
+    opened
 }
 
 /// `hotrow/INSTANCE`, cut at its front where it is too long: the listening address at its end tells instances apart.
@@ -381,6 +402,34 @@ fn describe(error: &::postgres::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn another_host_is_looked_for_until_one_is_usable_or_the_time_is_over() {
+        let refused = |at: usize| Error::Refused { message: at.to_string(), blame: Blame::ReadOnly };
+        let lost = || Error::NotSent("nobody answers".into());
+        // Which try ends it, how; how many there may be, and after how many the time is over: what comes of it, after how many.
+        let cases = [
+            (3, Ok(()), 24, 24, Ok(()), 3),
+            (3, Err(lost()), 24, 24, Err(lost()), 3),
+            (99, Ok(()), 24, 99, Err(refused(24)), 24),
+            (99, Ok(()), 24, 2, Err(refused(2)), 2),
+            (99, Ok(()), 24, 0, Err(refused(0)), 0),
+        ];
+        for (end, ending, most, over, expected, expected_tries) in cases {
+            let tries = Cell::new(0);
+            let again = || {
+                tries.set(tries.get() + 1);
+                if tries.get() == end { ending.clone() } else { Err(refused(tries.get())) }
+            };
+            let result = until_usable(Err(refused(0)), most, || tries.get() >= over, again);
+            assert_eq!((result, tries.get()), (expected, expected_tries));
+        }
+        // What is usable at once, or not there at all, is not asked about again.
+        for first in [Ok(()), Err(lost())] {
+            assert_eq!(until_usable(first.clone(), 24, || false, || panic!("once is enough")), first);
+        }
+    }
 
     #[test]
     fn the_application_name_keeps_the_address_at_its_end() {
