@@ -1,6 +1,6 @@
 -- A batch of one row, which a lone writer's always are: what set.sql does, without arrays to take apart (59 us of the
--- server's time instead of 68).
-INSERT INTO kv_store (key, value, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3))
+-- server's time instead of 68). The types of its arguments are told, as there: they are not to become those of the columns.
+INSERT INTO kv_store (key, value, expires_at) VALUES ($1::varchar, $2::text, now() + make_interval(secs => $3))
 ON CONFLICT (key) DO UPDATE SET
     value = EXCLUDED.value,
     expires_at = EXCLUDED.expires_at,

@@ -152,6 +152,9 @@ pub const ABSENT_SHARE: usize = 8;
 
 /// Misses read by one statement; those of the last request, which asks for up to [`KEYS_A_REQUEST`], come on top.
 pub const READ_BATCH: usize = 256;
+/// Statements that look for the row at fault among misses that were refused together: enough for one row, or a few. What is not told
+/// apart by then is refused with it.
+pub const READ_PARTS: usize = 32;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;
 /// The part of `--request-timeout` that a job may wait in its queue, as far as can be foreseen: one in so many. The batch
@@ -161,6 +164,10 @@ pub const QUEUE_WAIT_SHARE: u32 = 3;
 pub const WRITE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The first and the longest pause between two attempts to connect to PostgreSQL.
 pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
+/// How long another host of the URL is looked for after one that may not be used, in times that one may take to be
+/// reached: then the worker counts as one without a database, and its clients are answered 503. A host that does not answer takes all
+/// of its time at every try.
+pub const OTHER_HOSTS_CONNECTS: u32 = 2;
 /// How much longer than a statement may run its answer is waited for: then the server is given up.
 pub const ANSWER_MARGIN_MS: u64 = 1_000;
 /// How long a writer waits for a row that somebody else has locked before it goes on with others; an eighth of a statement's time

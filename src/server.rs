@@ -463,6 +463,9 @@ fn remedy(cause: &str) -> &'static str {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
         _ if cause.contains("pg_stat_activity hides") => "then start hotrow again",
+        _ if cause.contains("the column") || cause.contains("no column") => {
+            "it is no table of hotrow's: alter it (hotrow migrate --print shows one), or choose another database"
+        }
         _ if cause.contains("encoded in") => "choose another database",
         _ if cause.contains("told to stop") => "the next start begins anew with them",
         _ if cause.contains("TLS") => {

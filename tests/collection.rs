@@ -43,6 +43,23 @@ fn several_keys_are_answered_in_the_order_of_the_request() {
 }
 
 #[test]
+fn a_row_that_cannot_be_read_is_refused_alone_among_others() {
+    let server = Server::start(&["--db-readers=1"]);
+    server.database().execute("ALTER TABLE kv_store ALTER COLUMN value DROP NOT NULL", &[]);
+    server.database().execute("INSERT INTO kv_store (key) VALUES ('null')", &[]);
+    server.database().insert("a", "1");
+    server.database().insert("z", "2");
+    let answer = get(&mut server.connect(), "/kv?key=a&key=null&key=none&key=z");
+    assert_eq!(of(&answer, "status"), [200, 503, 404, 200]);
+    assert_eq!(of(&answer, "problem")[1], "urn:hotrow:problem:database-refused");
+    let batch = br#"[{"op":"get","key":"a"},{"op":"get","key":"null"},{"op":"set","key":"z","value":"3"}]"#;
+    let answer = server.connect().request("POST", "/batch", "Content-Type: application/json\r\n", batch);
+    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    let status: Vec<&Value> = told["items"].as_array().unwrap().iter().map(|one| &one["status"]).collect();
+    assert_eq!(status, [200, 503, 200], "{told}");
+}
+
+#[test]
 fn the_misses_of_one_request_are_read_by_one_statement() {
     let server = Server::start(&["--db-readers=2"]);
     let keys: Vec<String> = (0..100).map(|i| format!("k{i}")).collect();

@@ -425,6 +425,71 @@ fn a_read_only_database_is_told_and_recovers() {
     assert_eq!(client.get("k").text(), "other");
 }
 
+/// A table that was there before may have such rows.
+#[test]
+fn a_row_that_holds_nothing_is_refused_alone() {
+    let database = Database::new();
+    let table =
+        "CREATE TABLE kv_store (key text PRIMARY KEY, value text, created_at timestamp DEFAULT now());
+                 INSERT INTO kv_store (key, value) VALUES ('a', 'text'), ('null', NULL), ('z', 'text')";
+    database.connect().batch_execute(table).unwrap();
+    let server = Server::start_on(&database, &["--db-readers", "1"]);
+    let mut client = server.connect();
+    for _ in 0..2 {
+        let refused = client.get("null");
+        assert_eq!(refused.outcome(), "503 database-refused");
+        assert!(refused.detail().contains("the column value of kv_store is NULL"), "{}", refused.detail());
+        assert_eq!(client.request("GET", "/kv/a", "Cache-Control: no-cache\r\n", b"").text(), "text");
+    }
+    let count = client.request("POST", "/kv/null?op=incr", "", b"");
+    assert_eq!(count.outcome(), "503 database-refused");
+    let list = client.request("GET", "/kv?prefix=&values=true", "", b"");
+    assert_eq!(list.outcome(), "503 database-refused");
+    assert_eq!(client.request("GET", "/kv?prefix=", "", b"").status, 200);
+    let warned = || server.stderr().matches("a row cannot be read: the column value").count();
+    wait_until("it is logged", || warned() > 0);
+    assert_eq!(warned(), 1, "once: {}", server.stderr());
+    // A write needs nothing of the row before.
+    assert_eq!(client.put("null", "something").status, 200);
+    assert_eq!(client.get("null").text(), "something");
+    assert_eq!(client.request("GET", "/kv?prefix=&values=true", "", b"").status, 200);
+}
+
+#[test]
+fn values_that_become_something_else_than_text_are_refused_and_recover() {
+    let server = Server::start(&["--db-readers", "1", "--db-writers", "1"]);
+    let mut client = server.connect();
+    assert_eq!(every_kind(&mut client, "1"), [201, 200, 200, 204, 200, 200]);
+    assert_eq!(client.put("k", "1").status, 201);
+    let fresh = |client: &mut Client| client.request("GET", "/kv/k", "Cache-Control: no-cache\r\n", b"");
+    let mut sql = server.database().connect();
+    for kind in ["jsonb", "bytea"] {
+        sql.batch_execute(&format!(
+            "ALTER TABLE kv_store ALTER COLUMN value TYPE {kind} USING value::{kind}"
+        ))
+        .unwrap();
+        for refused in [
+            fresh(&mut client),
+            fresh(&mut client),
+            client.put("k", "1"),
+            client.put("new", "1"),
+            client.request("POST", "/kv/k?op=incr", "", b""),
+            client.request("PUT", "/kv/k", "If-Match: *\r\n", b"2"),
+            client.request("GET", "/kv?prefix=&values=true", "", b""),
+        ] {
+            assert_eq!(refused.outcome(), "503 database-refused", "{kind}: {}", refused.detail());
+        }
+        let detail = fresh(&mut client).detail();
+        assert!(detail.contains(&format!("the column value of kv_store is of type {kind}")), "{detail}");
+        let back = if kind == "jsonb" { "value #>> '{}'" } else { "convert_from(value, 'UTF8')" };
+        sql.batch_execute(&format!("ALTER TABLE kv_store ALTER COLUMN value TYPE text USING {back}"))
+            .unwrap();
+        assert_eq!(fresh(&mut client).text(), "1", "{kind}");
+        assert_eq!(client.put("k", "1").status, 200, "{kind}");
+    }
+    wait_until("it is logged", || server.stderr().contains("PostgreSQL refuses reads: the column value"));
+}
+
 #[test]
 fn a_missing_right_is_told_and_recovers() {
     let postgresql = Postgresql::start_new();

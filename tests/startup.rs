@@ -150,6 +150,49 @@ fn a_table_that_may_not_be_made_is_refused() {
     refused(&with_database(&guest), &[], 1, &["permission denied", "grant"]);
 }
 
+/// One that was there before, and is not what a migration would have made.
+#[test]
+fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
+    let database = Database::new();
+    let make = |columns: &str| {
+        let table = format!("DROP TABLE IF EXISTS kv_store; CREATE TABLE kv_store ({columns})");
+        database.connect().batch_execute(&table).unwrap();
+    };
+    make("key text PRIMARY KEY, value jsonb");
+    let parts = ["kv_store", "the column value", "of type jsonb", "text"];
+    refused(&with_database(&database.url), &[], 1, &parts);
+    refused(&["migrate", "--database-url", &database.url], &[], 1, &parts);
+    make("key uuid PRIMARY KEY, value text");
+    refused(&with_database(&database.url), &[], 1, &["the column key", "of type uuid"]);
+    make("key text PRIMARY KEY, content text");
+    refused(&with_database(&database.url), &[], 1, &["kv_store has no column value"]);
+    let columns =
+        "SELECT count(*)::text FROM pg_attribute WHERE attrelid = 'kv_store'::regclass AND attnum > 0";
+    assert_eq!(database.text(columns, &[]).as_deref(), Some("2"), "nothing was migrated");
+}
+
+#[test]
+fn every_kind_of_text_is_accepted() {
+    let database = Database::new();
+    let kinds = [("varchar", "varchar(100)"), ("char(10)", "text"), ("text", "bpchar"), ("words", "words")];
+    database.execute("CREATE DOMAIN words AS text CHECK (VALUE <> 'none')", &[]);
+    for (key, value) in kinds {
+        let table = format!(
+            "DROP TABLE IF EXISTS kv_store, hotrow_migrations;
+             CREATE TABLE kv_store (key {key} PRIMARY KEY, value {value}, created_at timestamp DEFAULT now())"
+        );
+        database.connect().batch_execute(&table).unwrap();
+        let server = Server::start_on(&database, &[]);
+        let mut client = server.connect();
+        database.execute("INSERT INTO kv_store (key, value) VALUES ('0123456789', 'before')", &[]);
+        assert_eq!(client.get("0123456789").text(), "before", "{key}, {value}");
+        assert_eq!(client.put("9876543210", "after").status, 201, "{key}, {value}");
+        let counted = client.request("POST", "/kv/0000000000?op=incr", "", b"");
+        assert_eq!(counted.status, 201, "{key}, {value}: {}", counted.text());
+        assert!(server.stderr().contains("the column value of kv_store may be NULL"), "{}", server.stderr());
+    }
+}
+
 /// Who acts in another role does not see its own session, and could never make sure that it has ended.
 #[test]
 fn a_role_that_acts_in_another_one_is_refused() {

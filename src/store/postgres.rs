@@ -5,6 +5,7 @@
 //! Each `postgres::Client` drives a small Tokio runtime of its own inside its blocking calls; no other thread of ours
 //! sees it.
 
+mod columns;
 mod copy;
 mod session;
 
@@ -13,10 +14,11 @@ use super::patience::{Patience, Patiently, Tls};
 use super::tls::{Mode, Options};
 use super::{Answer, Blame, Connector, Deliver, Error, Reply, migrations};
 use crate::engine::Engine;
-use crate::limits::ANSWER_MARGIN_MS;
+use crate::limits::{ANSWER_MARGIN_MS, OTHER_HOSTS_CONNECTS};
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::{Client, Config, NoTls};
+use columns::column;
 use parking_lot::Mutex;
 pub use session::PostgresSession;
 use std::fmt::{self, Write as _};
@@ -33,7 +35,8 @@ const END_BACKEND_STEP: Duration = Duration::from_millis(5);
 /// What the `postgres` crate takes where the URL says nothing: too long for anyone to wait.
 const SYSTEM_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 /// How often the hosts of a URL are tried in another order, for each of them. The order is chance, all that the crate offers:
-/// of two servers the right one is missed by so many tries once in 16 million times (by 4 it was once in 256).
+/// of two servers the right one is missed by so many tries once in 16 million times (by 4 it was once in 256). Where one of them
+/// does not answer, [`OTHER_HOSTS_CONNECTS`] ends it sooner.
 const TRIES_A_HOST: usize = 12;
 /// What is said of a session whose server is no longer the one that counts.
 const LEFT_BEHIND: &str = "another server was promoted";
@@ -74,7 +77,7 @@ pub struct About {
 }
 
 fn show(client: &mut Client, name: &str) -> Result<String, Error> {
-    Ok(client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?.get(0))
+    column(&client.query_one(&format!("SHOW {name}"), &[]).map_err(sort)?, 0)
 }
 
 impl Postgres {
@@ -133,6 +136,7 @@ impl Postgres {
             );
             return Err(Error::NotSent(message));
         }
+        columns::check_table(&mut client)?;
         let applied = migrations::apply(&mut client, migrates).map_err(sort)?;
         Ok((client, applied))
     }
@@ -145,14 +149,14 @@ impl Postgres {
         let deadline = Instant::now() + END_BACKEND;
         loop {
             let sql = include_str!("../../sql/end_instance.sql");
-            let alive: i64 = client.query_one(sql, &[&self.application_name]).map_err(sort)?.get(0);
-            if alive == 0 {
+            let row = client.query_one(sql, &[&self.application_name]).map_err(sort)?;
+            if column::<i64>(&row, 0)? == 0 {
                 break;
             }
             wait_for_end(deadline)?;
         }
         let others = client.query_one(include_str!("../../sql/others.sql"), &[&self.application_name]);
-        if let Some(others) = others.map_err(sort)?.get::<_, Option<&str>>(0) {
+        if let Some(others) = column::<Option<&str>>(&others.map_err(sort)?, 0)? {
             log::warn!(
                 "another hotrow is on this database, too ({others}): what one of them writes the other does not see \
                  while it has a cached copy"
@@ -170,12 +174,10 @@ impl Postgres {
         if let hosts @ 2.. = self.config.get_hosts().len() {
             let mut config = self.config.clone();
             config.load_balance_hosts(LoadBalanceHosts::Random);
-            for _ in 0..hosts * TRIES_A_HOST {
-                if !matches!(opened, Err(Error::Refused { .. })) {
-                    break;
-                }
-                opened = self.open_with(&config);
-            }
+            let (began, limit) =
+                (Instant::now(), connect_limit(&config).saturating_mul(OTHER_HOSTS_CONNECTS));
+            let is_over = || began.elapsed() >= limit;
+            opened = until_usable(opened, hosts * TRIES_A_HOST, is_over, || self.open_with(&config));
         }
         opened.map_err(|error| Error::NotSent(error.to_string()))
     }
@@ -184,7 +186,7 @@ impl Postgres {
     fn open_with(&self, config: &Config) -> Result<Opened, Error> {
         let unsent = |e| Error::NotSent(describe(&e));
         let patience = Patience::default();
-        let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT);
+        let limit = connect_limit(config);
         let tls = self.tls.connector().map_err(Error::NotSent)?.map(|connector| Tls {
             connector,
             mode: self.tls.mode,
@@ -212,7 +214,7 @@ impl Postgres {
         let backend = Backend { pid: row.get("pid"), started };
         // What is not PostgreSQL itself may not know it: then nothing is compared.
         let timeline = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
-        let timeline = timeline.and_then(|row| u32::from_str_radix(row.get(0), 16).ok());
+        let timeline = timeline.and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
         let timeline =
             Timeline { own: timeline.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
         if timeline.own != u32::MAX {
@@ -245,6 +247,28 @@ impl Postgres {
             }
         }
     }
+}
+
+/// How long each host may take to be reached.
+fn connect_limit(config: &Config) -> Duration {
+    config.get_connect_timeout().copied().unwrap_or(CONNECT)
+}
+
+/// Tries again while what is found is a server that may not be used, so often at most, and not once it `is_over`: what is
+/// said then is why the last one was not used.
+fn until_usable<T>(
+    mut opened: Result<T, Error>,
+    most: usize,
+    is_over: impl Fn() -> bool,
+    mut again: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    for _ in 0..most {
+        if !matches!(opened, Err(Error::Refused { .. })) || is_over() {
+            break;
+        }
+        opened = again();
+    }
+    opened
 }
 
 /// `hotrow/INSTANCE`, cut at its front where it is too long: the listening address at its end tells instances apart.
@@ -378,6 +402,34 @@ fn describe(error: &::postgres::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn another_host_is_looked_for_until_one_is_usable_or_the_time_is_over() {
+        let refused = |at: usize| Error::Refused { message: at.to_string(), blame: Blame::ReadOnly };
+        let lost = || Error::NotSent("nobody answers".into());
+        // Which try ends it, how; how many there may be, and after how many the time is over: what comes of it, after how many.
+        let cases = [
+            (3, Ok(()), 24, 24, Ok(()), 3),
+            (3, Err(lost()), 24, 24, Err(lost()), 3),
+            (99, Ok(()), 24, 99, Err(refused(24)), 24),
+            (99, Ok(()), 24, 2, Err(refused(2)), 2),
+            (99, Ok(()), 24, 0, Err(refused(0)), 0),
+        ];
+        for (end, ending, most, over, expected, expected_tries) in cases {
+            let tries = Cell::new(0);
+            let again = || {
+                tries.set(tries.get() + 1);
+                if tries.get() == end { ending.clone() } else { Err(refused(tries.get())) }
+            };
+            let result = until_usable(Err(refused(0)), most, || tries.get() >= over, again);
+            assert_eq!((result, tries.get()), (expected, expected_tries));
+        }
+        // What is usable at once, or not there at all, is not asked about again.
+        for first in [Ok(()), Err(lost())] {
+            assert_eq!(until_usable(first.clone(), 24, || false, || panic!("once is enough")), first);
+        }
+    }
 
     #[test]
     fn the_application_name_keeps_the_address_at_its_end() {

@@ -3,15 +3,18 @@
 
 use super::list::PageJob;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
-use super::{Answer, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
+use super::{Answer, Blame, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
-use crate::limits::READ_BATCH;
+use crate::limits::{READ_BATCH, READ_PARTS};
 use crate::metrics::Work;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// What PostgreSQL said, and what it lies with.
+type Refused = (String, Blame);
 
 /// One reader thread's state.
 pub struct Reader<C: Connector> {
@@ -152,7 +155,45 @@ impl<C: Connector> Reader<C> {
         true
     }
 
+    /// Reads rows. Where one cannot be read, the others do not suffer for it.
     fn execute(&mut self, jobs: &[ReadJob]) {
+        let mut parts_left = READ_PARTS;
+        if let Err(refusal) = self.read(jobs) {
+            self.narrow(jobs, refusal, &mut parts_left);
+        }
+    }
+
+    /// Rows that were refused together: halves are read, then halves of the half that has the row at fault. A lock, or a statement that
+    /// takes too long, is not looked for: each part would wait as long. Nor is what both halves are refused for because of the server.
+    fn narrow(&mut self, jobs: &[ReadJob], (message, blame): Refused, parts_left: &mut usize) {
+        let may_be_one = matches!(blame, Blame::Row | Blame::Server);
+        if jobs.len() == 1 || *parts_left < 2 || !may_be_one {
+            let failure = self.refused(message, blame);
+            return self.fail(jobs, &failure);
+        }
+        *parts_left -= 2;
+        let (first, second) = jobs.split_at(jobs.len() / 2);
+        let halves = [first, second].map(|half| (half, self.read(half)));
+        let is_server = |read: &Result<(), Refused>| matches!(read, Err((_, Blame::Server)));
+        let is_all = halves.iter().all(|(_, read)| is_server(read));
+        for (half, read) in halves {
+            match read {
+                Ok(()) => {}
+                Err((message, blame)) if is_all => {
+                    let failure = self.refused(message, blame);
+                    self.fail(half, &failure);
+                }
+                // Its neighbours are read: whatever it is, it lies with this row.
+                Err((message, Blame::Server)) if half.len() == 1 => {
+                    self.narrow(half, (message, Blame::Row), parts_left);
+                }
+                Err(refusal) => self.narrow(half, refusal, parts_left),
+            }
+        }
+    }
+
+    /// Reads rows by one statement, and answers; what is refused is not answered yet.
+    fn read(&mut self, jobs: &[ReadJob]) -> Result<(), Refused> {
         let keys: Vec<&str> = jobs.iter().map(|job| &*job.key).collect();
         // Reading twice does no harm: a connection that broke while it was idle costs a second try, not an error.
         for _ in 0..2 {
@@ -164,16 +205,15 @@ impl<C: Connector> Reader<C> {
             match session.timed(jobs.len(), |session| session.read(&keys, now_ms)) {
                 Ok(rows) => {
                     self.refusals.done("reads");
-                    return self.done(jobs, &rows, seconds(now_ms));
+                    self.done(jobs, &rows, seconds(now_ms));
+                    return Ok(());
                 }
-                Err(Error::Refused { message, .. }) => {
-                    self.refusals.refused("reads", &message);
-                    return self.fail(jobs, &Failure::Refused(message.into()));
-                }
+                Err(Error::Refused { message, blame }) => return Err((message, blame)),
                 Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
             }
         }
         self.fail(jobs, &self.shared.down());
+        Ok(())
     }
 
     fn execute_page(&mut self, page: &PageJob) {
@@ -187,14 +227,25 @@ impl<C: Connector> Reader<C> {
                     self.refusals.done("reads");
                     return self.answer_page(page, Answer::Page(found));
                 }
-                Err(Error::Refused { message, .. }) => {
-                    self.refusals.refused("reads", &message);
-                    return self.answer_page(page, Answer::Failed(Failure::Refused(message.into())));
+                Err(Error::Refused { message, blame }) => {
+                    let failure = self.refused(message, blame);
+                    return self.answer_page(page, Answer::Failed(failure));
                 }
                 Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
             }
         }
         self.answer_page(page, Answer::Failed(self.shared.down()));
+    }
+
+    /// Logs a refusal. One row that cannot be read says nothing of the next.
+    fn refused(&mut self, message: String, blame: Blame) -> Failure {
+        match blame {
+            Blame::Row => self.refusals.row(&message),
+            Blame::Conflict | Blame::Held | Blame::Server | Blame::ReadOnly => {
+                self.refusals.refused("reads", &message);
+            }
+        }
+        Failure::Refused(message.into())
     }
 
     fn answer_page(&mut self, page: &PageJob, answer: Answer) {
@@ -240,9 +291,14 @@ mod tests {
     use crate::engine::Engine;
     use crate::limits::RECONNECT_MS;
     use crate::metrics::Workers;
-    use crate::store::Deliver;
     use crate::store::health::Health;
+    use crate::store::judge::{Before, Change};
+    use crate::store::list::{Page, Range};
     use crate::store::postgres::PostgresSession;
+    use crate::store::{Deliver, Set, Written, load};
+    use crate::token::{Id, Ticket};
+    use parking_lot::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     struct Nowhere;
 
@@ -260,18 +316,157 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_reader_that_leaves_the_queue_to_another_one_ends_with_the_server() {
+    fn shared<C: Connector>(connector: C, deliver: impl Deliver) -> Arc<Shared<C>> {
         let (readers, writers) = (2, 1);
-        let shared = Arc::new(Shared {
-            connector: Nowhere,
+        Arc::new(Shared {
+            connector,
             engine: Arc::new(Engine::new(1 << 20, 1 << 10)),
-            deliver: Arc::new(Nowhere),
+            deliver: Arc::new(deliver),
             health: Arc::new(Health::new(readers, writers)),
             workers: Arc::new(Workers::new(readers, writers)),
             clock: Clock::start(),
             reconnect_ms: RECONNECT_MS,
-        });
+        })
+    }
+
+    /// Refuses what has one of these keys in it, for the reason that stands beside it, and counts its statements.
+    #[derive(Clone, Default)]
+    struct Faulty {
+        faults: Vec<(usize, Blame)>,
+        statements: Arc<AtomicUsize>,
+    }
+
+    impl Connector for Faulty {
+        type Session = Faulty;
+
+        fn connect(&self) -> Result<Faulty, Error> {
+            Ok(self.clone())
+        }
+    }
+
+    const ONLY_READS: &str = "a reader reads rows here, and nothing else";
+
+    impl Session for Faulty {
+        type Backend = ();
+
+        fn read(&mut self, keys: &[&str], _: u64) -> Result<Vec<Row>, Error> {
+            self.statements.fetch_add(1, Ordering::Relaxed);
+            let fault = self.faults.iter().find(|(key, _)| keys.contains(&&*key.to_string()));
+            match fault {
+                Some((_, blame)) => Err(Error::Refused { message: "no".into(), blame: *blame }),
+                None => Ok(vec![None; keys.len()]),
+            }
+        }
+
+        fn limit_lock_waits(&mut self) -> Result<(), Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn page(&mut self, _: &Range) -> Result<Page, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn write(&mut self, _: &[Set<'_>], _: &[&str]) -> Result<Written, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn load(&mut self, _: &[&load::Row<'_>]) -> Result<(), Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn look(&mut self, _: &[&str], _: u64) -> Result<Vec<Option<Before>>, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn locked(&mut self, _: &[&str]) -> Result<Vec<bool>, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn change(&mut self, _: &[Change<'_>], _: bool) -> Result<Vec<Option<u32>>, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn sweep(&mut self, _: u32) -> Result<u64, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn backend(&self) {}
+
+        fn end_backend(&mut self, (): &()) -> Result<(), Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn is_broken(&mut self) -> bool {
+            false
+        }
+    }
+
+    /// Keeps the numbers of those that were refused, and how many were answered.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<(Vec<usize>, usize)>>);
+
+    impl Deliver for Kept {
+        fn deliver(&self, replies: &mut Vec<Reply>) {
+            let (refused, answered) = &mut *self.0.lock();
+            for reply in replies.drain(..) {
+                *answered += 1;
+                if reply.answer == Answer::Failed(Failure::Refused("no".into())) {
+                    refused.push(reply.ticket.job as usize);
+                }
+            }
+        }
+    }
+
+    /// Reads so many keys in one batch: which of them are refused, and how many statements that takes.
+    fn read_with(faults: &[(usize, Blame)], keys: usize) -> (Vec<usize>, usize) {
+        let (faulty, kept) = (Faulty { faults: faults.to_vec(), ..Faulty::default() }, Kept::default());
+        let shared = shared(faulty.clone(), kept.clone());
+        let mut jobs = Vec::new();
+        for at in 0..keys {
+            let (key, id) = (at.to_string(), Id { slot: 0, generation: 0 });
+            let (hash, ticket) = (shared.engine.hash(&key), Ticket { event_loop: 0, id, job: at as u32 });
+            let asked = shared.engine.shard(hash).get(hash, &key, 0, ticket, |_| (), &mut |id| {
+                jobs.push(ReadJob { key: key.as_str().into(), hash, id, queued: Instant::now() });
+                true
+            });
+            drop(asked);
+        }
+        assert_eq!(jobs.len(), keys);
+        let ((_work, queue), (_end, ends)) = (crossbeam_channel::bounded(1), crossbeam_channel::bounded(1));
+        Reader::new(shared, queue, ends, 0).execute(&jobs);
+        let (mut refused, answered) = kept.0.lock().clone();
+        assert_eq!(answered, keys, "everyone is answered once");
+        refused.sort_unstable();
+        (refused, faulty.statements.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn one_row_that_cannot_be_read_is_refused_alone() {
+        assert_eq!(read_with(&[], READ_BATCH), (vec![], 1));
+        assert_eq!(read_with(&[(0, Blame::Row)], 1), (vec![0], 1));
+        assert_eq!(read_with(&[(1, Blame::Row)], 2), (vec![1], 3));
+        for blame in [Blame::Row, Blame::Server] {
+            for at in [0, 100, READ_BATCH - 1] {
+                assert_eq!(read_with(&[(at, blame)], READ_BATCH), (vec![at], 17), "{blame:?}");
+            }
+            assert_eq!(read_with(&[(7, blame), (8, blame)], 9).0, [7, 8], "{blame:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_not_looked_for_without_end() {
+        let all = |blame| (0..READ_BATCH).map(|at| (at, blame)).collect::<Vec<_>>();
+        let everyone: Vec<usize> = (0..READ_BATCH).collect();
+        // The table is at fault, or waiting would only be repeated.
+        assert_eq!(read_with(&all(Blame::Server), READ_BATCH), (everyone.clone(), 3));
+        assert_eq!(read_with(&[(7, Blame::Held)], READ_BATCH), (everyone.clone(), 1));
+        let (refused, statements) = read_with(&all(Blame::Row), READ_BATCH);
+        assert_eq!((refused, statements), (everyone, 1 + READ_PARTS));
+    }
+
+    #[test]
+    fn a_reader_that_leaves_the_queue_to_another_one_ends_with_the_server() {
+        let shared = shared(Nowhere, Nowhere);
         let (_other, queue) = crossbeam_channel::bounded(1);
         let (end, ends) = crossbeam_channel::bounded(1);
         let reader = Reader::new(shared, queue, ends, 0);

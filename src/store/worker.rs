@@ -114,6 +114,8 @@ impl<C> Shared<C> {
 #[derive(Debug, Default)]
 pub struct Refusals {
     refused: bool,
+    /// What was said last of a row.
+    row: String,
 }
 
 impl Refusals {
@@ -122,6 +124,13 @@ impl Refusals {
         let level =
             if std::mem::replace(&mut self.refused, true) { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "PostgreSQL refuses {what}: {message}");
+    }
+
+    /// A row cannot be read. Whoever wants it asks again, and others are read in between: said once for each cause in turn.
+    pub fn row(&mut self, message: &str) {
+        let level = if self.row == message { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "a row cannot be read: {message}");
+        message.clone_into(&mut self.row);
     }
 
     /// It has not refused.

@@ -1,6 +1,7 @@
 //! One session: the statements on data, and what their answers mean. Opened by [`super`], used by the workers through
 //! [`crate::store::Session`].
 
+use super::columns::{check_statement, column, committed};
 use super::copy::{self, Hope};
 use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
@@ -89,15 +90,17 @@ impl Session for PostgresSession {
             .map_err(sort)?;
         self.check_timeline()?;
         let row = |row: &::postgres::Row| {
-            let text = |at| row.get::<_, Option<&str>>(at);
+            // Without values all of them are NULL.
+            let value = bytes.map(|_| column::<&str>(row, 1)).transpose()?;
             Ok(PageRow {
-                key: row.get::<_, &str>(0).into(),
-                value: text(1).map(Into::into),
-                version: version(row.get(2))?,
-                expires_at: text(3).map(Into::into),
+                key: column::<&str>(row, 0)?.into(),
+                value: value.map(Into::into),
+                version: version(column(row, 2)?)?,
+                expires_at: column::<Option<&str>>(row, 3)?.map(Into::into),
             })
         };
-        let more = found.first().is_some_and(|row| row.get::<_, i64>("found") > found.len() as i64);
+        let count = found.first().map_or(Ok(0), |row| column::<i64>(row, 4))?;
+        let more = count > found.len() as i64;
         Ok(Page { rows: found.iter().map(row).collect::<Result<_, Error>>()?, more })
     }
 
@@ -117,17 +120,18 @@ impl Session for PostgresSession {
         self.check_timeline()?;
         let mut written = Written { stored: vec![None; sets.len()], deleted: vec![false; deletes.len()] };
         for (at, row) in rows.iter().enumerate() {
-            let key: &str = row.get(0);
-            let stored = if number == DELETE { None } else { row.get::<_, Option<&str>>(1) };
+            let key: &str = committed(row, 0)?;
+            let stored: Option<&str> = if number == DELETE { None } else { committed(row, 1)? };
             if let Some(xmin) = stored {
                 // In practice the rows come back as they were sent; nothing promises it.
                 let at = if keys.get(at) == Some(&key) { Ok(at) } else { keys.binary_search(&key) };
                 let at = at.map_err(|_| strange("a key came back that was not sent"))?;
-                written.stored[at] = Some((version(xmin)?, row.get("created")));
+                written.stored[at] = Some((version(xmin)?, committed(row, 2)?));
             } else {
                 let at =
                     deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
-                written.deleted[at] = !row.get::<_, bool>("expired");
+                // The last column of both statements that delete.
+                written.deleted[at] = !committed::<bool>(row, row.len() - 1)?;
             }
         }
         Ok(written)
@@ -173,7 +177,7 @@ impl Session for PostgresSession {
     }
 
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
-        self.find(LOOK, keys, |row| Ok(Before { record: record(row, now_ms)?, expired: row.get(4) }))
+        self.find(LOOK, keys, |row| Ok(Before { record: record(row, now_ms)?, expired: column(row, 4)? }))
     }
 
     fn locked(&mut self, keys: &[&str]) -> Result<Vec<bool>, Error> {
@@ -218,9 +222,9 @@ impl Session for PostgresSession {
         }
         for row in &rows {
             let at = changes
-                .binary_search_by_key(&row.get(0), |change| change.key)
+                .binary_search_by_key(&committed(row, 0)?, |change| change.key)
                 .map_err(|_| strange("a key came back that was not sent"))?;
-            changed[at] = Some(row.get::<_, Option<&str>>(1).map_or(Ok(0), version)?);
+            changed[at] = Some(committed::<Option<&str>>(row, 1)?.map_or(Ok(0), version)?);
         }
         Ok(changed)
     }
@@ -241,7 +245,7 @@ impl Session for PostgresSession {
         loop {
             let sql = include_str!("../../../sql/end_backend.sql");
             let row = self.client.query_one(sql, &[&backend.pid, &backend.started]).map_err(sort)?;
-            if !row.get::<_, bool>(0) {
+            if !column::<bool>(&row, 0)? {
                 return Ok(());
             }
             wait_for_end(deadline)?;
@@ -283,7 +287,7 @@ impl PostgresSession {
         let rows = self.client.query(&statement, &[&keys]).map_err(|error| prepared.sort(error))?;
         self.check_timeline()?;
         let mut found: Vec<(&str, T)> =
-            rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect::<Result<_, Error>>()?;
+            rows.iter().map(|row| Ok((column(row, 0)?, read(row)?))).collect::<Result<_, Error>>()?;
         found.sort_unstable_by_key(|(key, _)| *key);
         let found_of = |key: &&str| {
             let at = found.binary_search_by_key(key, |(key, _)| *key).ok()?;
@@ -312,6 +316,7 @@ impl PostgresSession {
             return Ok((statement.clone(), Prepared::Before));
         }
         let statement = self.client.prepare(STATEMENTS[number]).map_err(before_commit)?;
+        check_statement(&statement)?;
         Ok((self.prepared[number].insert(statement).clone(), Prepared::Now))
     }
 
@@ -429,12 +434,12 @@ impl<'a> ChangeArguments<'a> {
 
 /// A row of `key, value, xmin, left_s`, read at this time.
 fn record(row: &::postgres::Row, now_ms: u64) -> Result<Record, Error> {
-    let value: &str = row.get(1);
-    let expires_s = row.get::<_, Option<f64>>(3).map_or(NEVER, |left_s| {
+    let value: &str = column(row, 1)?;
+    let expires_s = column::<Option<f64>>(row, 3)?.map_or(NEVER, |left_s| {
         // Rounded down, so that nothing is kept too long. What is past any clock of ours becomes NEVER.
         (now_ms as f64 / 1_000.0 + left_s).max(0.0) as u32
     });
-    Ok(Record { value: value.into(), version: version(row.get(2))?, expires_s })
+    Ok(Record { value: value.into(), version: version(column(row, 2)?)?, expires_s })
 }
 
 /// An error before a commit was asked for: nothing has happened, and nothing will.

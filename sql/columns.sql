@@ -1,0 +1,8 @@
+-- What holds keys and values in a table that is there already; nothing where there is none. A type of the category S is some kind
+-- of text; so is a domain over one.
+SELECT wanted.name, format_type(atttypid, atttypmod) AS type, COALESCE(typcategory = 'S', false) AS is_text,
+    COALESCE(NOT (attnotnull OR typnotnull), false) AS may_be_null
+FROM (VALUES ('key'), ('value')) AS wanted (name)
+LEFT JOIN (pg_attribute JOIN pg_type ON pg_type.oid = atttypid)
+    ON attrelid = to_regclass('kv_store') AND attname = wanted.name AND NOT attisdropped
+WHERE to_regclass('kv_store') IS NOT NULL;

@@ -1,0 +1,79 @@
+//! What `kv_store` must be like: its keys and values are text. A table that was there before us is looked at once, at
+//! the start; but it may be altered while it is served, and a row of it may hold nothing. So each statement is looked at
+//! when it is prepared, and each column when it is read: what does not fit is refused, and never a panic. Called by [`super`] and
+//! [`super::session`].
+
+use super::{describe, sort};
+use crate::store::{Blame, Error};
+use ::postgres::types::{FromSql, WasNull};
+use ::postgres::{Client, Column, Row, Statement};
+use std::fmt::Display;
+
+/// Those that must be text, wherever a statement returns them.
+const TEXTS: [&str; 2] = ["key", "value"];
+
+/// A table that was there before us: are keys and values text? Looked at before the migrations, which would change a
+/// table that cannot be used; one that they make is right.
+pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
+    for row in client.query(include_str!("../../../sql/columns.sql"), &[]).map_err(sort)? {
+        let name: &str = column(&row, 0)?;
+        let unusable = match column::<Option<&str>>(&row, 1)? {
+            None => format!("kv_store has no column {name}"),
+            Some(kind) if !column::<bool>(&row, 2)? => not_text(name, kind),
+            Some(_) => {
+                if column(&row, 3)? {
+                    log::warn!("the column {name} of kv_store may be NULL: a row in which it is is refused");
+                }
+                continue;
+            }
+        };
+        return Err(Error::NotSent(unusable));
+    }
+    Ok(())
+}
+
+/// Before a statement is executed for the first time: could what it returns be read? Of a write it must be known before,
+/// for its rows come back when it is committed. Later PostgreSQL itself refuses a statement whose columns have other types by now.
+pub(super) fn check_statement(statement: &Statement) -> Result<(), Error> {
+    let is_wrong = |column: &&Column| is_text(column) && !<&str as FromSql<'_>>::accepts(column.type_());
+    match statement.columns().iter().find(is_wrong) {
+        Some(column) => Err(refused(not_text(column.name(), column.type_()), Blame::Server)),
+        None => Ok(()),
+    }
+}
+
+/// A column of a row that was read.
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, Error> {
+    row.try_get(at).map_err(|error| unreadable(&row.columns()[at], &error))
+}
+
+/// The same of what a write has returned. It is committed by then: that is no refusal, which would leave the old row in the cache.
+pub(super) fn committed<'a, T: FromSql<'a>>(row: &'a Row, at: usize) -> Result<T, Error> {
+    column(row, at).map_err(|error| Error::Lost(error.to_string()))
+}
+
+fn unreadable(column: &Column, error: &::postgres::Error) -> Error {
+    let (name, kind) = (column.name(), column.type_());
+    if std::error::Error::source(error).is_some_and(|cause| cause.is::<WasNull>()) {
+        let message = format!(
+            "the column {name} of kv_store is NULL in a row (find it with SELECT key FROM kv_store WHERE {name} IS NULL)"
+        );
+        return refused(message, Blame::Row);
+    }
+    if is_text(column) && !<&str as FromSql<'_>>::accepts(kind) {
+        return refused(not_text(name, kind), Blame::Server);
+    }
+    refused(format!("the column {name} of a row cannot be read: {}", describe(error)), Blame::Row)
+}
+
+fn is_text(column: &Column) -> bool {
+    TEXTS.contains(&column.name())
+}
+
+fn not_text(name: &str, kind: impl Display) -> String {
+    format!("the column {name} of kv_store is of type {kind}, and not of a text type")
+}
+
+fn refused(message: String, blame: Blame) -> Error {
+    Error::Refused { message, blame }
+}
