@@ -425,11 +425,10 @@ mod tests {
         for at in 0..keys {
             let (key, id) = (at.to_string(), Id { slot: 0, generation: 0 });
             let (hash, ticket) = (shared.engine.hash(&key), Ticket { event_loop: 0, id, job: at as u32 });
-            let asked = shared.engine.shard(hash).get(hash, &key, 0, ticket, |_| (), &mut |id| {
+            let _joined_nobody = shared.engine.shard(hash).get(hash, &key, 0, ticket, |_| (), &mut |id| {
                 jobs.push(ReadJob { key: key.as_str().into(), hash, id, queued: Instant::now() });
                 true
             });
-            drop(asked);
         }
         assert_eq!(jobs.len(), keys);
         let ((_work, queue), (_end, ends)) = (crossbeam_channel::bounded(1), crossbeam_channel::bounded(1));

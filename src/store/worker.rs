@@ -34,13 +34,24 @@ pub struct Counted<S> {
     session: S,
     work: Arc<Work>,
     clock: Clock,
+    /// Goes after the session.
+    _last: NoMoreAsked,
+}
+
+/// Nothing is asked any more.
+struct NoMoreAsked(Arc<Work>);
+
+impl Drop for NoMoreAsked {
+    fn drop(&mut self) {
+        self.0.asked_ms.store(0, Ordering::Relaxed);
+    }
 }
 
 impl<S> Counted<S> {
     /// Counts this session to those of a worker.
     pub fn new(session: S, work: &Arc<Work>, clock: Clock) -> Counted<S> {
         work.connections.add(1);
-        Counted { session, work: Arc::clone(work), clock }
+        Counted { session, work: Arc::clone(work), clock, _last: NoMoreAsked(Arc::clone(work)) }
     }
 
     /// Times one statement that does so many jobs.
@@ -84,6 +95,9 @@ impl<S> DerefMut for Counted<S> {
 impl<S> Drop for Counted<S> {
     fn drop(&mut self) {
         self.work.connections.sub(1);
+        // Taking leave is waited for as an answer is: of a statement that has ended with its session the `postgres` crate
+        // waits for the rest, and where the server stands still just then, that does not come.
+        self.work.asked_ms.store(self.clock.now_ms().max(1), Ordering::Relaxed);
     }
 }
 
@@ -187,5 +201,24 @@ impl Pause {
         self.next_ms = (self.next_ms * 2).min(self.bounds_ms.1);
         health.set_retry_after(pause_ms);
         Until(Instant::now() + Duration::from_millis(pause_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_watched_while_it_takes_leave_of_a_session() {
+        /// What is to be seen while it goes.
+        struct Leaving<'a>(&'a Work);
+        impl Drop for Leaving<'_> {
+            fn drop(&mut self) {
+                assert_ne!(self.0.asked_ms.load(Ordering::Relaxed), 0);
+            }
+        }
+        let work = Arc::new(Work::default());
+        drop(Counted::new(Leaving(&work), &work, Clock::start()));
+        assert_eq!(work.asked_ms.load(Ordering::Relaxed), 0);
     }
 }
