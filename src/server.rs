@@ -270,7 +270,7 @@ impl Running {
     /// How long it takes to end at most, once it is told to.
     pub fn longest_stop(&self) -> Duration {
         let drain = self.stopper.delay + Duration::from_millis(self.shared.drain_timeout_ms);
-        drain + WORKERS_END + self.managed.as_ref().map_or(Duration::ZERO, |_| managed::STOP) + MARGIN
+        drain + WORKERS_END + self.managed.as_ref().map_or(Duration::ZERO, |_| managed::LONGEST_STOP) + MARGIN
     }
 
     /// Tells this server to stop, from any thread.

@@ -32,7 +32,11 @@ use std::time::{Duration, Instant};
 /// How long PostgreSQL may take to start: after a crash it first replays its log.
 const START: Duration = Duration::from_secs(120);
 /// How long PostgreSQL may take to stop before it is told to do so at once.
-pub const STOP: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(30);
+/// How long it may take then, and once more when it is killed.
+const STOP_HARD: Duration = Duration::from_secs(5);
+/// How long [`Managed::stop`] may take.
+pub const LONGEST_STOP: Duration = Duration::from_secs(30 + 2 * 5);
 /// How long [`Managed::start`] may take: one that was left running is stopped first, gently or not, or the cluster is made.
 pub const LONGEST_START: Duration = Duration::from_secs(120 + 2 * 30 + 30);
 /// How often it is looked at while something is expected of it, and the shortest pause before it is started again.
@@ -132,18 +136,18 @@ impl Managed {
 
     fn end(&mut self, signal: Signal) {
         self.shared.state().stopping = true;
-        self.shared.signal(signal);
-        let deadline = Instant::now() + STOP;
-        while self.shared.is_running() {
-            if Instant::now() > deadline {
-                log::warn!("the private PostgreSQL does not stop: stopping it the hard way");
-                self.shared.signal(Signal::QUIT);
-                let _ = self.shared.state().child.as_mut().map(Child::wait);
+        // What not even the last of them ends hangs in the kernel: it is left behind, for the next start to meet.
+        for (signal, limit) in [(signal, STOP), (Signal::QUIT, STOP_HARD), (Signal::KILL, STOP_HARD)] {
+            self.shared.signal(signal);
+            if self.shared.ends_within(limit) {
                 break;
             }
-            thread::sleep(STEP);
+            log::warn!("the private PostgreSQL has not stopped within {limit:?} of {signal:?}");
         }
-        if let Some(watcher) = self.watcher.take() {
+        // Which waits for the same end.
+        if !self.shared.is_running()
+            && let Some(watcher) = self.watcher.take()
+        {
             let _ = watcher.join();
         }
     }
@@ -309,6 +313,18 @@ impl Shared {
 
     fn is_running(&self) -> bool {
         matches!(self.state().child.as_mut().map(Child::try_wait), Some(Ok(None)))
+    }
+
+    /// Waits for its end, for so long and never with its state locked: a second signal must get at it.
+    fn ends_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.is_running() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(STEP);
+        }
+        true
     }
 
     fn signal(&self, signal: Signal) {

@@ -494,8 +494,12 @@ impl<C: Connector> Writer<C> {
             [] => Ok(Vec::new()),
             _ => session.asked(|session| session.read(&deletes, now_ms)),
         };
-        let Ok(rows) = rows else { return Err(batch) };
-        let mut rows = rows.into_iter();
+        let mut rows = match rows {
+            Ok(rows) => rows.into_iter(),
+            // Asking again would be refused again: nobody knows of these.
+            Err(Error::Refused { .. }) => vec![None; deletes.len()].into_iter(),
+            Err(Error::NotSent(_) | Error::Lost(_)) => return Err(batch),
+        };
         let now_ms = self.shared.clock.now_ms();
         let engine = &self.shared.engine;
         let (again, unknown) = batch.partition(|key| {

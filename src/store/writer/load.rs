@@ -111,6 +111,8 @@ impl<C: Connector> Writer<C> {
                     left.pop();
                     stored = true;
                     self.loaded(these, loaded);
+                    // Whoever watches these does not wait for the rest of the piece.
+                    self.shared.deliver.deliver(&mut self.replies);
                 }
                 Err(Error::NotSent(_)) => {
                     self.lose_session();
