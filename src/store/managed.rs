@@ -142,7 +142,7 @@ impl Managed {
             if self.shared.ends_within(limit) {
                 break;
             }
-            log::warn!("the private PostgreSQL has not stopped within {limit:?} of {signal:?}");
+            log::warn!("the private PostgreSQL has not stopped within {limit:?}: it is told so harder");
         }
         // Which waits for the same end.
         if !self.shared.is_running()
