@@ -407,9 +407,9 @@ mod tests {
         while log.dropped() == 0 {
             log.add(entry());
         }
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
         log.reopen();
         // It is read again: what has waited goes on in a new file of the name. The old one has no end, so nobody waits for it.
-        std::fs::rename(&path, dir.path().join("moved")).unwrap();
         thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));
         let is_written = || std::fs::read_to_string(&path).is_ok_and(|lines| lines.starts_with("{\"time\":"));
         while !is_written() {

@@ -59,23 +59,6 @@ pub enum Role {
     Data,
     /// The admin socket.
     Admin,
-    /// One where there is no room for it: told so, and closed.
-    TurnedAway(Crowd),
-}
-
-impl Role {
-    /// Who has too many connections, if it is turned away.
-    pub fn crowd(self) -> Option<Crowd> {
-        match self {
-            Role::TurnedAway(crowd) => Some(crowd),
-            Role::Data | Role::Admin => None,
-        }
-    }
-
-    /// It came in on the admin socket.
-    pub fn is_admin(self) -> bool {
-        matches!(self, Role::Admin | Role::TurnedAway(Crowd::Admin))
-    }
 }
 
 /// Who has too many connections.
@@ -338,16 +321,16 @@ impl Connection {
                 let used = self.serve(&bytes, &mut requests, ws, cx);
                 self.keep_rest(bytes, used);
             }
-            // A client that has gone home needs no news. One that only sends no more, and still waits for some, is not told
-            // from it.
-            if self.half_closed && self.is_watching() {
-                return Turn::Close;
-            }
             if self.unparsed {
                 // Its share of requests is used up, or a bound on unsent answers is reached.
-                return if self.is_waiting() { Turn::Wait } else { Turn::Again };
+                return match self.is_waiting() {
+                    true if self.has_gone_home() => Turn::Close,
+                    true => Turn::Wait,
+                    false => Turn::Again,
+                };
             }
             match self.state {
+                State::Waiting(..) if self.has_gone_home() => return Turn::Close,
                 State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
                 State::Loading(ref load) if load.is_blocked() => return Turn::Wait,
                 State::Idle
@@ -431,6 +414,11 @@ impl Connection {
         } else {
             self.unparsed = false;
         }
+    }
+
+    /// A client that has gone home needs no news. One that only sends no more, and still waits for some, is not told from it.
+    fn has_gone_home(&self) -> bool {
+        self.half_closed && self.is_watching()
     }
 
     fn is_waiting(&self) -> bool {

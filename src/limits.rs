@@ -165,7 +165,7 @@ pub const WRITE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The first and the longest pause between two attempts to connect to PostgreSQL.
 pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
 /// How long another host of the URL is looked for after one that may not be used, in times that one may take to be
-/// reached: then the worker counts as one without a database, and its clients are answered 503. A host that does not answer takes all
+/// reached, for each of them: then the worker counts as one without a database, and its clients are answered 503. A host that does not answer takes all
 /// of its time at every try.
 pub const OTHER_HOSTS_CONNECTS: u32 = 2;
 /// How much longer than a statement may run its answer is waited for: then the server is given up.

@@ -129,19 +129,16 @@ fn only_the_same_instance_is_ended() {
     let other = Server::start_on(&fenced.postgresql.database(), &[]);
     wait_until("it warns of the first", || other.stderr().contains("another hotrow is on this database"));
     assert_eq!(other.connect().put("other", "v").status, 201);
-    let backends = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_activity WHERE application_name LIKE \
-                    'hotrow/%' AND application_name NOT LIKE '%' || $1";
-    // Two readers, two writers and the sweeper: the session that has prepared the table has ended.
-    let mut before = None;
-    wait_until("its workers have theirs", || {
-        other.connect().get("other");
-        before = fenced.postgresql.database().text(backends, &[&fenced.listen]);
-        before.as_ref().is_some_and(|pids| pids.split(' ').count() <= 5)
-    });
+    let backends = "SELECT COALESCE(string_agg(pid::text, ' ' ORDER BY pid), '') FROM pg_stat_activity
+                    WHERE application_name LIKE 'hotrow/%' AND application_name NOT LIKE '%' || $1";
+    // It sweeps: the session that has prepared the table has ended long ago.
+    let sweeping = format!("{backends} AND query LIKE '%LIMIT $1 FOR UPDATE%'");
+    let pids = |sql: &str| fenced.postgresql.database().text(sql, &[&fenced.listen]).unwrap();
+    wait_until("it sweeps", || !pids(&sweeping).is_empty());
+    let before = pids(backends);
     server.kill();
     let _server = fenced.start();
-    let (after, before) =
-        (fenced.postgresql.database().text(backends, &[&fenced.listen]).unwrap(), before.unwrap());
+    let after = pids(backends);
     let is_left = |pid: &str| after.split(' ').any(|other| other == pid);
     assert!(before.split(' ').all(is_left), "{before} became {after}");
 }

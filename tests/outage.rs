@@ -567,7 +567,7 @@ fn a_full_disk_is_told_and_recovers() {
 
 #[test]
 fn a_write_that_ends_its_backend_is_sent_a_few_times_and_no_more() {
-    let server = Server::start(&["--db-writers", "1", "--request-timeout", "5s"]);
+    let server = Server::start(&["--db-writers", "1"]);
     // Numbers of a sequence are used up, whatever becomes of their transaction.
     let trigger = "CREATE SEQUENCE times;
         CREATE FUNCTION kill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -2,7 +2,7 @@
 //! the client gave its request a name, or where answers are logged; for everyone else it costs a look. While a request
 //! is taken and answered it is in the [`Workspace`]; while a connection waits it is with the connection.
 
-use super::{Connection, Context, Workspace};
+use super::{Connection, Context, Role, Workspace};
 use crate::access_log::{Entry, RequestId};
 use crate::http::request::{Head, Version};
 use crate::http::response::CONTINUE;
@@ -102,7 +102,7 @@ impl Connection {
     #[cold]
     pub(super) fn answered_asker(&self, ws: &mut Workspace, cx: &Context<'_>) {
         let asker = std::mem::take(&mut ws.asker);
-        let Some(log) = cx.access_log.filter(|_| !self.role.is_admin()) else { return };
+        let Some(log) = cx.access_log.filter(|_| self.role != Role::Admin) else { return };
         log.add(Entry {
             client: self.peer.as_deref().copied(),
             request: asker.request,

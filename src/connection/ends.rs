@@ -5,6 +5,8 @@ use super::requests::Job;
 use super::{Connection, Context, Crowd, Socket, State, Turn, Workspace};
 use crate::api::answer;
 use crate::http::problem::{Kind, Problem};
+use crate::http::request::is_head;
+use crate::http::response::Frame;
 use crate::metrics::Method;
 
 impl Connection {
@@ -37,7 +39,8 @@ impl Connection {
             State::Closing | State::Lingering { .. } => return Turn::Close,
             State::Head => {
                 self.method = Method::None;
-                self.refuse(&too_slow("--header-timeout"), self.last(ws), ws, cx);
+                let frame = Frame { head_only: is_head(&self.input), ..self.last(ws) };
+                self.refuse(&too_slow("--header-timeout"), frame, ws, cx);
             }
             State::Content(incoming) => {
                 let frame = incoming.frame.closing_if(true);

@@ -90,9 +90,7 @@ impl Connection {
                             break;
                         }
                         Err(problem) => {
-                            self.method = Method::None;
-                            let head_only = request::is_head(&bytes[used..]);
-                            self.malformed(problem, Frame { head_only, ..self.last(ws) }, ws, cx);
+                            self.unreadable(problem, &bytes[used..], ws, cx);
                         }
                     }
                 }
@@ -156,7 +154,7 @@ impl Connection {
         cx: &Context<'_>,
     ) {
         let mut routed = match self.role {
-            Role::Data | Role::TurnedAway(_) => match cx.tokens {
+            Role::Data => match cx.tokens {
                 None => api::route(head.method, head.target),
                 Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization),
             },
@@ -230,7 +228,7 @@ impl Connection {
     /// Who asks, as a browser tells it. Operations are for nobody's script.
     #[inline]
     fn audience(&self, origin: Option<&[u8]>, ws: &Workspace) -> Audience {
-        if self.role.is_admin() { Audience::NONE } else { ws.encoder.audience(origin) }
+        if self.role == Role::Admin { Audience::NONE } else { ws.encoder.audience(origin) }
     }
 
     /// The frame of an answer to nobody knows what, after which the connection cannot go on.
@@ -490,6 +488,14 @@ impl Connection {
         self.answered(frame, ws, cx);
     }
 
+    /// Bytes were no proper request: what was asked for is not known, but perhaps that it was for no content.
+    #[cold]
+    fn unreadable(&mut self, problem: &Problem, bytes: &[u8], ws: &mut Workspace, cx: &Context<'_>) {
+        self.method = Method::None;
+        let head_only = request::is_head(bytes);
+        self.malformed(problem, Frame { head_only, ..self.last(ws) }, ws, cx);
+    }
+
     /// Bytes were no proper request, or content too large for one.
     #[cold]
     fn malformed(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
@@ -530,15 +536,15 @@ impl Connection {
     pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         debug_assert!(self.asker.is_none(), "who has waited for this answer was not brought");
         Connection::count_problem(ws, cx);
-        if self.role.is_admin() {
-            cx.counters.admin_requests.add(1);
-        } else {
-            cx.counters.answered(self.method, ws.encoder.status());
+        match self.role {
+            Role::Data => cx.counters.answered(self.method, ws.encoder.status()),
+            Role::Admin => cx.counters.admin_requests.add(1),
         }
         self.go_on(frame, ws, cx);
     }
 
     /// An answer has been encoded: if it is a problem, it counts by its name, wherever it was found.
+    #[inline]
     pub(super) fn count_problem(ws: &Workspace, cx: &Context<'_>) {
         if let Some(kind) = ws.encoder.take_problem() {
             cx.counters.problem(kind as usize);

@@ -133,9 +133,7 @@ impl Listener {
             }
             Err(e) if is_out_of_descriptors(&e) => Accept::OutOfDescriptors,
             // accept(2): errors of the new connection itself are reported here too; try the next.
-            Err(e) if e.kind() == ErrorKind::Interrupted || e.kind() == ErrorKind::ConnectionAborted => {
-                Accept::Gone
-            }
+            Err(e) if e.kind() == ErrorKind::Interrupted || is_of_the_connection(&e) => Accept::Gone,
             // One that stays, such as a policy of the machine's, would be met again at once, and for ever.
             Err(e) => {
                 self.paused_until_ms = now_ms + ACCEPT_PAUSE_MS;
@@ -146,6 +144,12 @@ impl Listener {
             }
         }
     }
+}
+
+/// ECONNABORTED, and what the network has said of it meanwhile: ENONET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, ENETDOWN, ENETUNREACH,
+/// EHOSTDOWN, EHOSTUNREACH.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(103 | 64 | 71 | 92 | 95 | 100 | 101 | 112 | 113))
 }
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM: the same connection will be offered again.
@@ -215,7 +219,7 @@ mod tests {
     fn an_error_that_stays_is_not_met_at_once_again() {
         let socket = open("127.0.0.1:0".parse().unwrap(), 1).unwrap().pop().unwrap();
         let mut listener = Listener::new(socket, Token(0), Role::Data, Queue::Own);
-        let gone = Err(io::Error::from(ErrorKind::ConnectionAborted));
+        let gone = Err(io::Error::from_raw_os_error(103));
         assert!(matches!(listener.take(gone, 5), Accept::Gone) && listener.paused_until_ms == 0);
         let forbidden = Err(io::Error::from(ErrorKind::PermissionDenied));
         assert!(matches!(listener.take(forbidden, 5), Accept::None));

@@ -116,6 +116,8 @@ struct Client {
     connection: Connection,
     /// Among those of its address.
     place: Option<Place>,
+    /// There is no room for it: it is told so, and closed.
+    turned_away: bool,
     /// On the ready list.
     queued: bool,
     /// What it is counted to wait for.
@@ -380,30 +382,28 @@ impl EventLoop {
     }
 
     /// Gives a new connection its slot, or turns it away.
-    fn open(&mut self, socket: TcpStream, address: IpAddr, listener: Role) {
+    fn open(&mut self, socket: TcpStream, address: IpAddr, role: Role) {
         let mut place = None;
-        let role = match listener {
+        let crowd = match role {
             Role::Data
                 if self.here.shared.connections.fetch_add(1, Ordering::Relaxed)
                     >= self.here.shared.max_connections =>
             {
                 self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
-                Role::TurnedAway(Crowd::Server)
+                Some(Crowd::Server)
             }
-            Role::Admin if self.admin >= ADMIN_CONNECTIONS => Role::TurnedAway(Crowd::Admin),
+            Role::Admin if self.admin >= ADMIN_CONNECTIONS => Some(Crowd::Admin),
             Role::Data if let Some(places) = &self.here.shared.places => {
                 place = places.enter(address);
-                match place {
-                    Some(_) => Role::Data,
-                    None => {
-                        self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
-                        Role::TurnedAway(Crowd::Address)
-                    }
-                }
+                place.is_none().then(|| {
+                    self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                    Crowd::Address
+                })
             }
-            role => role,
+            Role::Data | Role::Admin => None,
         };
-        let crowd = role.crowd();
+        // It counts among the connections, until it leaves.
+        let is_counted = role == Role::Data && crowd.is_none();
         if crowd.is_some() {
             self.here.counters.connections_refused.add(1);
             if self.turned_away >= TURNED_AWAY {
@@ -411,12 +411,12 @@ impl EventLoop {
             }
         }
         let mut stream = match &self.here.credentials.tls {
-            Some(config) if listener != Role::Admin => {
+            Some(config) if role != Role::Admin => {
                 let until_ms = self.here.now_ms + self.here.shared.bounds.header_timeout_ms;
                 match TlsStream::new(socket, Arc::clone(config), until_ms) {
                     Ok(stream) => Stream::Tls(Box::new(stream)),
                     Err(error) => {
-                        if role == Role::Data {
+                        if is_counted {
                             self.here.shared.leave(place.as_ref());
                         }
                         return log::warn!("a TLS session cannot begin: {error}");
@@ -435,7 +435,7 @@ impl EventLoop {
             Interest::READABLE | Interest::WRITABLE,
         );
         if let Err(error) = registered {
-            if role == Role::Data {
+            if is_counted {
                 self.here.shared.leave(place.as_ref());
             }
             log::warn!("a connection cannot be polled: {error}");
@@ -446,14 +446,15 @@ impl EventLoop {
         if cx.access_log.is_some() {
             connection.set_peer(Some(address));
         }
-        entry.insert(Client { stream, connection, place, queued: false, phase: Phase::Idle });
+        let turned_away = crowd.is_some();
+        entry.insert(Client { stream, connection, place, turned_away, queued: false, phase: Phase::Idle });
         self.here.shared.sockets.fetch_add(1, Ordering::Relaxed);
         self.here.counters.connections_accepted.add(1);
         self.here.counters.phase(None, Some(Phase::Idle));
         match role {
+            _ if turned_away => self.turned_away += 1,
             Role::Data => {}
             Role::Admin => self.admin += 1,
-            Role::TurnedAway(_) => self.turned_away += 1,
         }
         // Often the first request is here already.
         self.enqueue(id);
@@ -538,9 +539,9 @@ impl EventLoop {
         self.here.shared.sockets.fetch_sub(1, Ordering::Relaxed);
         self.here.counters.phase(Some(client.phase), None);
         match client.connection.role() {
+            _ if client.turned_away => self.turned_away -= 1,
             Role::Data => self.here.shared.leave(client.place.as_ref()),
             Role::Admin => self.admin -= 1,
-            Role::TurnedAway(_) => self.turned_away -= 1,
         }
     }
 

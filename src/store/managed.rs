@@ -33,10 +33,12 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(120);
 /// How long PostgreSQL may take to stop before it is told to do so at once.
 const STOP: Duration = Duration::from_secs(30);
-/// How long it may take then, and once more when it is killed.
-const STOP_HARD: Duration = Duration::from_secs(5);
+/// How long it may take then: it gives its children five seconds and kills who is left.
+const STOP_AT_ONCE: Duration = Duration::from_secs(15);
+/// How long it may take when it is killed.
+const KILL: Duration = Duration::from_secs(5);
 /// How long [`Managed::stop`] may take.
-pub const LONGEST_STOP: Duration = Duration::from_secs(30 + 2 * 5);
+pub const LONGEST_STOP: Duration = Duration::from_secs(30 + 15 + 5);
 /// How long [`Managed::start`] may take: one that was left running is stopped first, gently or not, or the cluster is made.
 pub const LONGEST_START: Duration = Duration::from_secs(120 + 2 * 30 + 30);
 /// How often it is looked at while something is expected of it, and the shortest pause before it is started again.
@@ -135,14 +137,20 @@ impl Managed {
     }
 
     fn end(&mut self, signal: Signal) {
-        self.shared.state().stopping = true;
-        // What not even the last of them ends hangs in the kernel: it is left behind, for the next start to meet.
-        for (signal, limit) in [(signal, STOP), (Signal::QUIT, STOP_HARD), (Signal::KILL, STOP_HARD)] {
+        if std::mem::replace(&mut self.shared.state().stopping, true) {
+            return;
+        }
+        for (signal, limit, then) in [
+            (signal, STOP, "it is told to stop at once"),
+            (Signal::QUIT, STOP_AT_ONCE, "it is killed"),
+            // It hangs in the kernel. The next start will meet it.
+            (Signal::KILL, KILL, "it is left behind"),
+        ] {
             self.shared.signal(signal);
             if self.shared.ends_within(limit) {
                 break;
             }
-            log::warn!("the private PostgreSQL has not stopped within {limit:?}: it is told so harder");
+            log::warn!("the private PostgreSQL has not stopped within {limit:?}: {then}");
         }
         // Which waits for the same end.
         if !self.shared.is_running()

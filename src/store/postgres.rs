@@ -174,8 +174,8 @@ impl Postgres {
         if let hosts @ 2.. = self.config.get_hosts().len() {
             let mut config = self.config.clone();
             config.load_balance_hosts(LoadBalanceHosts::Random);
-            let (began, limit) =
-                (Instant::now(), connect_limit(&config).saturating_mul(OTHER_HOSTS_CONNECTS));
+            let tries = OTHER_HOSTS_CONNECTS.saturating_mul(hosts as u32);
+            let (began, limit) = (Instant::now(), connect_limit(&config).saturating_mul(tries));
             let is_over = || began.elapsed() >= limit;
             opened = until_usable(opened, hosts * TRIES_A_HOST, is_over, || self.open_with(&config));
         }

@@ -166,6 +166,10 @@ impl<C: Connector> Reader<C> {
     /// Rows that were refused together: halves are read, then halves of the half that has the row at fault. A lock, or a statement that
     /// takes too long, is not looked for: each part would wait as long. Nor is what both halves are refused for because of the server.
     fn narrow(&mut self, jobs: &[ReadJob], (message, blame): Refused, parts_left: &mut usize) {
+        if self.session.is_none() && self.down {
+            // It has gone meanwhile, and need not be looked for by every part.
+            return self.fail(jobs, &self.shared.down());
+        }
         let may_be_one = matches!(blame, Blame::Row | Blame::Server);
         if jobs.len() == 1 || *parts_left < 2 || !may_be_one {
             let failure = self.refused(message, blame);

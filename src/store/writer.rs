@@ -296,6 +296,7 @@ impl<C: Connector> Writer<C> {
     fn execute(&mut self, mut batch: Batch) {
         let mut attempt = Attempt::First;
         let (mut conflicts, mut unsent, mut lost) = (0, 0, 0);
+        let mut was_alone = false;
         if self.last_used.elapsed() > IDLE_CHECK
             && self.session.as_mut().is_some_and(|session| session.is_broken())
         {
@@ -331,11 +332,12 @@ impl<C: Connector> Writer<C> {
                     return;
                 }
                 if lost > LOST_RETRIES {
-                    return self.execute_suspects(batch);
+                    return self.execute_suspects(batch, was_alone);
                 }
             }
             let session = self.session.as_mut().expect("connected above");
             let (sets, deletes) = arguments(&batch);
+            was_alone = sets.len() + deletes.len() == 1;
             let now_s = seconds(self.shared.clock.now_ms());
             let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
             self.last_used = Instant::now();
@@ -400,11 +402,11 @@ impl<C: Connector> Writer<C> {
 
     /// A batch that was lost again, and is settled: it may be one of its rows that ends backends, as a bug in a trigger does, or a
     /// lack of memory, for which all of PostgreSQL starts anew. Each is sent once more, alone; what has been alone is not.
-    fn execute_suspects(&mut self, batch: Batch) {
-        if batch.keys().nth(1).is_some() {
-            self.execute_each(batch, Attempt::AfterDoubt);
-        } else {
+    fn execute_suspects(&mut self, batch: Batch, was_alone: bool) {
+        if was_alone {
             self.fail(&batch, Attempt::AfterDoubt, &Failure::Unknown);
+        } else {
+            self.execute_each(batch, Attempt::AfterDoubt);
         }
     }
 
