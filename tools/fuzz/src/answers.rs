@@ -6,7 +6,7 @@ use crate::world::MAX_VALUE_BYTES;
 use hotrow::api::{Command, admin, route};
 use hotrow::connection::Role;
 use hotrow::http::content::Decoder;
-use hotrow::http::request::{Framing, Parsed, parse};
+use hotrow::http::request::{Framing, Parsed, is_head, parse};
 use hotrow::http::response::CONTINUE;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,6 +30,8 @@ pub struct Requests {
     all: Vec<Request>,
     /// Behind the last one comes something that is none.
     malformed: bool,
+    /// Whatever comes there asks for no content.
+    rest_is_head: bool,
 }
 
 /// An answer as it was received.
@@ -70,8 +72,8 @@ pub fn requests(mut bytes: &[u8]) -> Requests {
     loop {
         let head = match parse(bytes) {
             Ok(Parsed::Complete(head)) => head,
-            Ok(Parsed::Partial) => return Requests { all, malformed: false },
-            Err(_) => return Requests { all, malformed: true },
+            Ok(Parsed::Partial) => return Requests { all, malformed: false, rest_is_head: is_head(bytes) },
+            Err(_) => return Requests { all, malformed: true, rest_is_head: is_head(bytes) },
         };
         bytes = &bytes[head.bytes..];
         let (mut decoder, mut content) = (Decoder::new(head.framing), Vec::new());
@@ -90,7 +92,7 @@ pub fn requests(mut bytes: &[u8]) -> Requests {
         });
         match used {
             Some(used) => bytes = &bytes[used..],
-            None => return Requests { all, malformed: false },
+            None => return Requests { all, malformed: false, rest_is_head: false },
         }
     }
 }
@@ -104,8 +106,11 @@ pub fn answers(requests: &Requests, mut sent: &[u8], cut: bool) -> Vec<Answer> {
             sent = rest;
             continue;
         }
-        let request = requests.all.get(answers.len());
-        match answer(sent, request.is_some_and(|request| request.method == "HEAD")) {
+        let to_head = match requests.all.get(answers.len()) {
+            Some(request) => request.method == "HEAD",
+            None => answers.len() == requests.all.len() && requests.rest_is_head,
+        };
+        match answer(sent, to_head) {
             Some(answer) => {
                 sent = &sent[answer.bytes()..];
                 answers.push(answer);
@@ -136,9 +141,9 @@ fn answer(sent: &[u8], to_head: bool) -> Option<Answer> {
     let length = field("Content-Length").map(|value| value.parse().expect("a length is a number"));
     let closes = field("Connection") == Some("close");
     let rest = &sent[head_bytes..];
-    // The answer to a request that came too slowly knows nothing of its method.
     let body_bytes = match (length, field("Transfer-Encoding")) {
-        _ if to_head && status != 408 => 0,
+        // Of a request that came too slowly the method may not have been there yet. It is the last answer.
+        _ if to_head && (status != 408 || rest.is_empty()) => 0,
         (Some(length), None) => length,
         (None, Some("chunked")) => {
             let mut decoder = Decoder::new(Framing::Chunked);
