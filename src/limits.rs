@@ -142,9 +142,9 @@ pub const WATCHERS_A_SHARD: usize = 65_536;
 pub const SHARDS: usize = 64;
 /// The same at most.
 pub const SHARDS_MOST: usize = 4_096;
-/// A larger cache has as many shards as keep each of them within so many bytes: a shard's index grows in one piece, while its
-/// lock is held.
-pub const SHARD_BYTES: usize = 4 * 1024 * 1024;
+/// A larger cache has as many shards as keep each of them within so many bytes: a new table of a shard's index is made in one
+/// piece, while its lock is held.
+pub const SHARD_BYTES: usize = 64 * 1024 * 1024;
 /// A shard holds at least this many of the largest values; a small cache has fewer shards for it.
 pub const LARGEST_VALUES_A_SHARD: usize = 4;
 /// The share of a shard's bytes that entries for absent keys may take: one in this many.

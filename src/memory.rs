@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn waiters_are_bounded_over_all_shards() {
         let [small, large] =
-            ["256MiB", "4GiB"].map(|size| Bound::of(&config(&format!("--cache-bytes {size}")), 1));
-        assert_eq!((shards(256 << 20, 1 << 20), shards(4 << 30, 1 << 20)), (64, 1_024));
+            ["256MiB", "64GiB"].map(|size| Bound::of(&config(&format!("--cache-bytes {size}")), 1));
+        assert_eq!((shards(256 << 20, 1 << 20), shards(64 << 30, 1 << 20)), (64, 1_024));
         assert_eq!(small.queues, large.queues);
     }
 

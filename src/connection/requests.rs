@@ -310,7 +310,7 @@ impl Connection {
         let reuse = if keep_alive && !cx.draining { Reuse::Silent } else { Reuse::Close };
         let frame = Frame { head_only: false, reuse, audience: self.audience(None, ws) };
         let Workspace { output, encoder, .. } = ws;
-        match cx.backend.peek(key, cx.now_s, |known| answer::hit(encoder, output, &known, frame)) {
+        match cx.backend.glance(key, cx.now_s, |known| answer::hit(encoder, output, &known, frame)) {
             Some(()) => self.hit(frame, ws, cx),
             None => self.ask(text(key), frame, ws, cx),
         }
@@ -320,13 +320,14 @@ impl Connection {
     #[inline(never)]
     fn get(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let Workspace { output, encoder, .. } = ws;
-        match cx.backend.peek(key.as_bytes(), cx.now_s, |known| answer::hit(encoder, output, &known, frame)) {
+        match cx.backend.glance(key.as_bytes(), cx.now_s, |known| answer::hit(encoder, output, &known, frame))
+        {
             Some(()) => self.hit(frame, ws, cx),
             None => self.ask(key, frame, ws, cx),
         }
     }
 
-    /// A GET of a key that was not known just now.
+    /// A GET of a key that was not known at first sight.
     #[inline(never)]
     fn ask(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let ticket = self.ticket(cx);

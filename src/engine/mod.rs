@@ -5,6 +5,7 @@
 pub mod arena;
 pub mod cache;
 pub mod ghosts;
+pub mod index;
 pub mod shard;
 mod watchers;
 
@@ -46,10 +47,15 @@ pub type Row = Option<Record>;
 #[derive(Debug)]
 pub struct Engine {
     hasher: RandomState,
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Place]>,
     /// Times that a shard was held by another thread.
     waits: AtomicU64,
 }
+
+/// Where a shard is: its lock and the table that a look-up begins with share a line of the processor's cache.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Place(Mutex<Shard>);
 
 /// How many shards there are: a power of two, more for a large cache, and fewer where a shard would hold too few of the
 /// largest values.
@@ -90,7 +96,8 @@ impl Engine {
     pub fn with_hasher(cache_bytes: usize, max_value_bytes: usize, hasher: RandomState) -> Engine {
         let count = shards(cache_bytes, max_value_bytes);
         let waiters = Arc::new(AtomicUsize::new(0));
-        let shard = || Mutex::new(Shard::new(cache_bytes / count, hasher.clone(), Arc::clone(&waiters)));
+        let shard =
+            || Place(Mutex::new(Shard::new(cache_bytes / count, hasher.clone(), Arc::clone(&waiters))));
         Engine { shards: (0..count).map(|_| shard()).collect(), hasher, waits: AtomicU64::new(0) }
     }
 
@@ -118,7 +125,7 @@ impl Engine {
 
     /// The shard that owns this hash. Held for a lookup or an outcome, never across I/O.
     pub fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        let shard = &self.shards[self.shard_index(hash)];
+        let Place(shard) = &self.shards[self.shard_index(hash)];
         shard.try_lock().unwrap_or_else(|| self.wait_for(shard))
     }
 
@@ -139,7 +146,7 @@ impl Engine {
     #[must_use = "they wait to be told"]
     pub fn forget_all(&self) -> Vec<Ticket> {
         let mut watching = Vec::new();
-        for shard in &self.shards {
+        for Place(shard) in &self.shards {
             let (forgotten, tickets) = shard.lock().forget_all();
             // Not under the lock: to give the memory of many rows back takes longer than a loop should wait.
             drop(forgotten);
@@ -151,7 +158,7 @@ impl Engine {
     /// Sums over all shards. O(shards), for scrapes.
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();
-        for shard in &self.shards {
+        for Place(shard) in &self.shards {
             let stats = shard.lock().stats();
             sum.entries += stats.entries;
             sum.bytes += stats.bytes;
@@ -178,8 +185,9 @@ mod tests {
             (16 << 20, 1 << 20, 4),
             (1 << 10, 1 << 20, 1),
             (0, 1, 1),
-            (1 << 30, 1 << 20, 256),
-            (4 << 30, 1 << 20, 1_024),
+            (1 << 30, 1 << 20, 64),
+            (16 << 30, 1 << 20, 256),
+            (64 << 30, 1 << 20, 1_024),
             (4 << 30, 1 << 30, 1),
             (1 << 40, 1, 4_096),
         ] {

@@ -71,7 +71,10 @@ pub enum Writes {
 }
 
 /// One shard. Invariant: a flight exists exactly while a read or a write of its key is out or in doubt.
+///
+/// The cache comes first, for hits: see there.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Shard {
     cache: Cache,
     hasher: RandomState,
@@ -216,7 +219,19 @@ impl Shard {
         }
     }
 
-    /// What the cache knows of a key, and nothing else is done.
+    /// What the cache knows of a key at first sight: nothing, as a rule where it knows nothing.
+    #[inline(always)]
+    pub fn glance<R>(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        now_s: u32,
+        hit: impl FnOnce(Known<'_>) -> R,
+    ) -> Option<R> {
+        self.cache.glance(hash, key, now_s).map(hit)
+    }
+
+    /// What the cache knows of a key.
     pub fn peek<R>(
         &mut self,
         hash: u64,

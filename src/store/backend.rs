@@ -182,8 +182,14 @@ impl Backend {
         }
     }
 
-    /// What the cache knows of a key, without asking anybody else.
+    /// The way of most hits: what the cache knows of a key at first sight. Where that is nothing, [`Backend::get`] is to be asked.
     #[inline]
+    pub fn glance<R>(&self, key: &[u8], now_s: u32, hit: impl FnOnce(Known<'_>) -> R) -> Option<R> {
+        let hash = self.engine.hash_bytes(key);
+        self.engine.shard(hash).glance(hash, key, now_s, hit)
+    }
+
+    /// What the cache knows of a key, without asking anybody else.
     pub fn peek<R>(&self, key: &[u8], now_s: u32, hit: impl FnOnce(Known<'_>) -> R) -> Option<R> {
         let hash = self.engine.hash_bytes(key);
         self.engine.shard(hash).peek(hash, key, now_s, hit)
