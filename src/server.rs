@@ -115,12 +115,12 @@ impl Stopper {
 }
 
 /// Starts a server. An error is one line with the cause and the remedy. `takes_longer` is called again and again
-/// while migrations that take long are applied, each time with how long it may be until it is called again; where it says
+/// while the private PostgreSQL replays its log, or migrations that take long are applied, each time with how long it may be until it is called again; where it says
 /// false, nobody wants the server any more.
 pub fn start(
     config: &Config,
     inherited: Inherited,
-    takes_longer: impl FnMut(Duration) -> bool,
+    mut takes_longer: impl FnMut(Duration) -> bool,
 ) -> Result<Running, String> {
     allow_many_descriptors();
     if rustix::process::geteuid().is_root() {
@@ -144,7 +144,7 @@ pub fn start(
     let writers = usize::from(config.db_writers).min(engine.shard_count());
     // The workers' and the sweeper's.
     let sessions = readers + writers + 1;
-    let (database, managed) = open_database(config, address, sessions)?;
+    let (database, managed) = open_database(config, address, sessions, &mut takes_longer)?;
     let about = about(&database, takes_longer)?;
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
@@ -368,13 +368,14 @@ fn open_database(
     config: &Config,
     address: SocketAddr,
     sessions: usize,
+    takes_longer: &mut impl FnMut(Duration) -> bool,
 ) -> Result<(Postgres, Option<Managed>), String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let instance = format!("{host}/{address}");
     let (url, managed) = match &config.database_url {
         Some(url) => (url.clone(), None),
         None => {
-            let managed = Managed::start(&config.data_dir, sessions)?;
+            let managed = Managed::start(&config.data_dir, sessions, takes_longer)?;
             (managed.url(), Some(managed))
         }
     };

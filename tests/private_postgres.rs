@@ -198,6 +198,8 @@ fn its_durability_is_full_and_it_is_not_on_the_network() {
     }
     let encoding: String = sql.query_one("SHOW server_encoding", &[]).unwrap().get(0);
     assert_eq!(encoding, "UTF8");
+    let log = fs::metadata(data.join("postgres.log")).unwrap().permissions().mode();
+    assert_eq!(log & 0o777, 0o600, "it repeats keys and values");
     let mode = fs::metadata(data.join("run")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "nobody else gets to the socket");
     drop(server);

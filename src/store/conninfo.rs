@@ -39,6 +39,9 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     }
     let (rest, mut words) = take_words(text)?;
     let mut config: Config = rest.parse().map_err(|e| describe(&e))?;
+    // As with libpq, TLS is not for Unix sockets: nobody can stand in between. What is said of it elsewhere is not for them.
+    let over_tcp = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)))
+        || !config.get_hostaddrs().is_empty();
     for (word, name) in [
         ("sslmode", "PGSSLMODE"),
         ("sslrootcert", "PGSSLROOTCERT"),
@@ -47,6 +50,7 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         ("passfile", "PGPASSFILE"),
     ] {
         if !words.contains_key(word)
+            && (over_tcp || word == "passfile")
             && let Some(value) = variable(name)
         {
             words.insert(word, value);
@@ -55,6 +59,7 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     let home = variable("HOME").map(PathBuf::from);
     let usual = |name: &str| home.as_ref().map(|home| home.join(name));
     let existing = |name: &str| usual(name).filter(|path| path.exists());
+    let existing_tls = |name: &str| existing(name).filter(|_| over_tcp);
     let word = |name: &str| words.get(name).filter(|value| !value.is_empty());
 
     let mut mode = match word("sslmode") {
@@ -62,16 +67,10 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         Some(name) => Mode::named(name)
             .ok_or("sslmode is disable, prefer, require, verify-ca or verify-full".to_owned())?,
     };
-    // As with libpq, TLS is not for Unix sockets: nobody can stand in between.
-    if !config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)))
-        && config.get_hostaddrs().is_empty()
-    {
-        mode = Mode::Disable;
-    }
     let roots = match word("sslrootcert").map(String::as_str) {
         Some("system") => Some(Roots::System),
         Some(path) => Some(Roots::File(path.into())),
-        None => existing(".postgresql/root.crt").map(Roots::File),
+        None => existing_tls(".postgresql/root.crt").map(Roots::File),
     };
     if mode >= Mode::VerifyCa && roots.is_none() {
         return Err(
@@ -82,8 +81,11 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     if roots == Some(Roots::System) && mode != Mode::VerifyFull && word("sslrootcert").is_some() {
         return Err("sslrootcert=system needs sslmode=verify-full".into());
     }
-    let cert = word("sslcert").map(PathBuf::from).or_else(|| existing(".postgresql/postgresql.crt"));
-    let key = word("sslkey").map(PathBuf::from).or_else(|| existing(".postgresql/postgresql.key"));
+    if !over_tcp {
+        mode = Mode::Disable;
+    }
+    let cert = word("sslcert").map(PathBuf::from).or_else(|| existing_tls(".postgresql/postgresql.crt"));
+    let key = word("sslkey").map(PathBuf::from).or_else(|| existing_tls(".postgresql/postgresql.key"));
     let identity = match (cert, key) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
@@ -166,6 +168,10 @@ fn unquote(text: &str) -> (String, usize) {
 
 /// The password of a file like `~/.pgpass`: `host:port:database:user:password`, a line each, the first that fits.
 fn find_password(path: &Path, config: &Config) -> Result<Option<String>, String> {
+    if !path.exists() {
+        // As libpq has it.
+        return Ok(None);
+    }
     let bad = |e: std::io::Error| format!("the password file {}: {e}", path.display());
     if secrets::is_exposed(path).map_err(bad)? {
         // As libpq does: it is a warning there, too, and the password is not used.
@@ -264,6 +270,15 @@ mod tests {
             Mode::Disable
         );
         assert_eq!(with(&[("PGSSLMODE", "require")], "host=/run").unwrap().tls.mode, Mode::Disable);
+        // What the environment says of TLS is not for Unix sockets, whatever it is.
+        for variables in [
+            &[("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", "system")][..],
+            &[("PGSSLMODE", "allow"), ("PGSSLCERT", "/c")],
+        ] {
+            assert_eq!(with(variables, "host=/run").unwrap().tls.mode, Mode::Disable);
+        }
+        let socket = with(&[], "host=/run sslmode=verify-full sslrootcert=system").unwrap();
+        assert_eq!(socket.tls.mode, Mode::Disable);
         let system = with(&[], "host=h sslmode=verify-full sslrootcert=system").unwrap();
         assert_eq!(system.tls.roots, Some(Roots::System));
     }
@@ -303,6 +318,7 @@ mod tests {
         assert_eq!(password(&at_home, "host=h port=1 user=me dbname=db password=own"), some("own"));
         assert_eq!(password(&[], &format!("host=h port=2 user=me passfile='{path}'")), some("two"));
         assert_eq!(password(&[("PGPASSFILE", path)], "host=h port=2 user=me"), some("two"));
+        assert_eq!(password(&[("PGPASSFILE", "/none")], "host=h port=2 user=me"), None);
         assert_eq!(password(&[("HOME", home), ("PGPASSWORD", "env")], "host=h port=2 user=me"), some("env"));
         let two = "host=h,h port=1,2 user=me dbname=db";
         assert!(with(&at_home, two).unwrap_err().contains("one for all"));

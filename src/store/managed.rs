@@ -15,13 +15,14 @@
 pub mod binaries;
 
 use binaries::{Binaries, Owner};
+use postgres::error::SqlState;
 use postgres::{Config, NoTls};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,8 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long PostgreSQL may take to start: after a crash it first replays its log.
+/// How long PostgreSQL may take to start, if it does not say that it replays its log, as it does after a crash.
 const START: Duration = Duration::from_secs(120);
+/// How often somebody is asked whether that is to be waited for.
+const REPLAYING: Duration = Duration::from_secs(1);
 /// How long PostgreSQL may take to stop before it is told to do so at once.
 const STOP: Duration = Duration::from_secs(30);
 /// How long it may take then: it gives its children five seconds and kills who is left.
@@ -77,7 +80,14 @@ struct State {
 impl Managed {
     /// Brings the PostgreSQL of `data_dir` up, making it where there is none. `sessions` is how many connections it
     /// must take. An error is one line with the cause and the remedy.
-    pub fn start(data_dir: &Path, sessions: usize) -> Result<Managed, String> {
+    ///
+    /// `takes_longer` is called once a second while it replays its log, which may take any time, with how long that may take
+    /// from there, and says whether it is to be waited for.
+    pub fn start(
+        data_dir: &Path,
+        sessions: usize,
+        takes_longer: &mut impl FnMut(Duration) -> bool,
+    ) -> Result<Managed, String> {
         let owner = binaries::owner()?;
         fs::create_dir_all(data_dir).map_err(|e| unusable(data_dir, &e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| unusable(data_dir, &e))?;
@@ -103,7 +113,7 @@ impl Managed {
         let child = shared.spawn()?;
         shared.state().child = Some(child);
         let managed = Managed { shared: Arc::new(shared), watcher: None, _lock: lock };
-        managed.shared.wait_until_ready()?;
+        managed.shared.wait_until_ready(takes_longer)?;
         managed.shared.make_database()?;
         managed.watch()
     }
@@ -179,8 +189,9 @@ impl Shared {
         if let Some(owner) = &self.owner {
             command.uid(owner.uid).gid(owner.gid);
         }
-        // The current folder may be one that this user may not enter.
-        command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C");
+        // The current folder may be one that this user may not enter. A process group of its own: ctrl-C on the terminal is for
+        // hotrow, which then stops it in good order.
+        command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C").process_group(0);
         command
     }
 
@@ -237,8 +248,11 @@ impl Shared {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
+            .mode(0o600)
             .open(&self.log)
             .map_err(|e| unusable(&self.log, &e))?;
+        // What PostgreSQL refuses it repeats there: keys and values, for nobody else. It may be one of an earlier release.
+        log.set_permissions(Permissions::from_mode(0o600)).map_err(|e| unusable(&self.log, &e))?;
         let log_too = log.try_clone().map_err(|e| unusable(&self.log, &e))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.cluster);
@@ -258,8 +272,7 @@ impl Shared {
         ] {
             command.arg("-c").arg(setting);
         }
-        // A process group of its own: ctrl-C on the terminal is for hotrow, which then stops it in good order.
-        command.stdout(log).stderr(log_too).process_group(0);
+        command.stdout(log).stderr(log_too);
         command.spawn().map_err(|e| format!("cannot start {}: {e}", self.binaries.path("postgres").display()))
     }
 
@@ -272,9 +285,10 @@ impl Shared {
         self.url(database).parse().map_err(|e| format!("the socket's path cannot be used: {e}"))
     }
 
-    fn wait_until_ready(&self) -> Result<(), String> {
+    fn wait_until_ready(&self, takes_longer: &mut impl FnMut(Duration) -> bool) -> Result<(), String> {
         let config = self.config("postgres")?;
-        let deadline = Instant::now() + START;
+        let mut deadline = Instant::now() + START;
+        let mut next_look = Instant::now() + REPLAYING;
         loop {
             let error = match config.connect(NoTls) {
                 Ok(_) => return Ok(()),
@@ -285,6 +299,13 @@ impl Shared {
                     "the private PostgreSQL does not start ({status}): {}",
                     self.last_words()
                 ));
+            }
+            let replays = error.code() == Some(&SqlState::CANNOT_CONNECT_NOW);
+            if replays && Instant::now() > next_look {
+                if !takes_longer(START) {
+                    return Err("told to stop before the private PostgreSQL had replayed its log".into());
+                }
+                (deadline, next_look) = (Instant::now() + START, Instant::now() + REPLAYING);
             }
             if Instant::now() > deadline {
                 return Err(format!(
