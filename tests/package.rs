@@ -27,6 +27,15 @@ fn values(unit: &str, name: &str) -> Vec<String> {
     unit.lines().filter_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned())).collect()
 }
 
+/// The names of the service's settings that are like this.
+fn values_named(is_like: impl Fn(&str) -> bool) -> Vec<String> {
+    let unit = read("hotrow.service");
+    unit.lines()
+        .filter_map(|line| Some(line.split_once('=')?.0.to_owned()))
+        .filter(|name| is_like(name))
+        .collect()
+}
+
 #[test]
 fn the_man_page_has_every_flag_variable_and_command() {
     let page = package_files::man_page().unwrap().replace("\\-", "-");
@@ -115,6 +124,27 @@ fn the_units_agree_with_each_other_and_with_the_defaults() {
     assert!(read("hotrow.conf").contains(&format!("u {} ", user[0])));
     let limit: u64 = values("hotrow.service", "LimitNOFILE")[0].parse().unwrap();
     assert!(limit > default("max_connections").parse::<u64>().unwrap() + 1024);
+}
+
+/// The unit that the README shows starts and ends the server as the packaged one does.
+#[test]
+fn the_unit_of_the_readme_is_that_of_the_package() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("# hotrow.service\n").unwrap();
+    let (unit, _) = rest.split_once("```").unwrap();
+    // Who it runs as, and where its flags and sockets are.
+    let own = ["Requires", "After", "Sockets", "EnvironmentFile", "DynamicUser"];
+    for line in unit.lines().filter(|line| !line.starts_with('[')) {
+        let (name, value) = line.split_once('=').unwrap();
+        if !own.contains(&name) {
+            assert_eq!(values("hotrow.service", name), [value], "{name}");
+        }
+    }
+    for name in
+        values_named(|name| name.starts_with("Restart") || name.starts_with("Kill") || name.contains("Limit"))
+    {
+        assert!(unit.contains(&format!("{name}=")) || name == "LimitNOFILE", "{name}");
+    }
 }
 
 /// Each unit is put into the package once and has its life in every script: nothing is left to guess.
