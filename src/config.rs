@@ -9,7 +9,7 @@ mod values;
 pub use values::{AccessLogFormat, AccessLogTo, Count, Listen, LogFormat, Most};
 
 use crate::secrets;
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -273,6 +273,11 @@ pub fn command() -> clap::Command {
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
     let mut command = Cli::command();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let first = arguments.get(1).and_then(|argument| argument.to_str());
+    if first.is_some_and(|name| command.find_subcommand(name).is_some()) {
+        // clap would judge the variables by the flags in front of the subcommand, too, of which there are none.
+        command = command.mut_args(|arg| arg.env(Resettable::Reset));
+    }
     let parsed = command.try_get_matches_from_mut(&arguments).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, matches))

@@ -2,6 +2,7 @@
 
 use hotrow::commands::Ended;
 use hotrow::config::{self, Invocation, Stop};
+use hotrow::process::say;
 use hotrow::service::{self, Pulse};
 use hotrow::store::conninfo::{self, URL_FORM};
 use hotrow::{commands, logging, server};
@@ -19,9 +20,9 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     if let Err(error) = hide_password() {
-        eprintln!(
+        say(format_args!(
             "hotrow: cannot hide the password of --database-url: {error}; give it in --database-url-file"
-        );
+        ));
         return ExitCode::from(FAILED);
     }
     let config = match config::read(std::env::args_os()) {
@@ -31,14 +32,14 @@ fn main() -> ExitCode {
             return print(&text);
         }
         Err(Stop::Unusable(line)) => {
-            eprintln!("hotrow: {line}");
+            say(format_args!("hotrow: {line}"));
             return ExitCode::from(USAGE);
         }
     };
     if let Some(url) = &config.database_url
         && let Err(rule) = conninfo::read(url, |name| std::env::var(name).ok())
     {
-        eprintln!("hotrow: --database-url: {rule}; it looks like {URL_FORM}");
+        say(format_args!("hotrow: --database-url: {rule}; it looks like {URL_FORM}"));
         return ExitCode::from(USAGE);
     }
     // Before there is a thread.
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => {
             service::failed(&line);
-            eprintln!("hotrow: {line}");
+            say(format_args!("hotrow: {line}"));
             ExitCode::from(FAILED)
         }
     }
@@ -84,15 +85,15 @@ fn answer(invocation: &Invocation) -> ExitCode {
     match commands::run(invocation) {
         Ok(Ended::Printed(text)) => print(&text),
         Ok(Ended::Done(line)) => {
-            eprintln!("{line}");
+            say(line);
             ExitCode::SUCCESS
         }
         Ok(Ended::Partly(line)) => {
-            eprintln!("{line}");
+            say(line);
             ExitCode::from(FAILED)
         }
         Err(line) => {
-            eprintln!("hotrow: {line}");
+            say(format_args!("hotrow: {line}"));
             ExitCode::from(FAILED)
         }
     }
@@ -103,7 +104,7 @@ fn print(text: &str) -> ExitCode {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // Whoever does not want to read it all (`| head`) may go.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("hotrow: cannot write to stdout: {error}");
+            say(format_args!("hotrow: cannot write to stdout: {error}"));
             ExitCode::from(FAILED)
         }
         Ok(()) | Err(_) => ExitCode::SUCCESS,
@@ -120,7 +121,7 @@ fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), St
         // Kept signals are followed here, too: a migration may take longer than whoever sends them wants to wait.
         signals.pending().all(|signal| signal == SIGHUP)
     })?;
-    eprintln!("{}", running.ready_line);
+    say(&running.ready_line);
     service::ready(&running.ready_line);
     service::watch(Pulse::new(running.inboxes()));
     let (ready_line, longest_stop) = (running.ready_line.clone(), running.longest_stop());

@@ -1,8 +1,11 @@
 //! What the kernel knows of this process, for the metrics that every process has. Counting descriptors takes a look at
 //! each of them where the kernel is older than 6.2: milliseconds for thousands of connections. So a thread of its own
-//! looks every few seconds, and a scrape reads what it saw. Read by [`crate::api::exposition`].
+//! looks every few seconds, and a scrape reads what it saw. Read by [`crate::api::exposition`]. And how this process speaks to
+//! whoever started it.
 
+use std::fmt::Display;
 use std::fs;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -10,6 +13,11 @@ use std::time::{Duration, SystemTime};
 
 /// How often the thread looks.
 const PERIOD: Duration = Duration::from_secs(5);
+
+/// A line on stderr. That nobody reads there any more is no reason to end, as `eprintln!` has it.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// What was seen last.
 #[derive(Debug, Default)]

@@ -3,7 +3,8 @@
 
 use crate::support::database::Database;
 use crate::support::{Server, wait_until};
-use std::net::TcpListener;
+use rustix::process::{Pid, Signal, kill_process};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -57,10 +58,40 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
     );
     let (_, lines) = run(&["--idle-timeout=now"], &[("HOTROW_IDLE_TIMEOUT", "soon")]);
     assert!(lines[0].contains("'now'") && !lines[0].contains("HOTROW_"), "{lines:?}");
+    // Behind a command, too.
+    let bad = [("HOTROW_CACHE_BYTES", "1GB"), ("HOTROW_TLS_CERT", "/cert")];
+    let good = ["config", "--cache-bytes", "1GiB", "--tls-cert", "/c", "--tls-key", "/k"];
+    assert_eq!(run(&good, &bad), (Some(0), vec![]));
+    refused(&["config", "--cache-bytes", "1GiB"], &bad, 2, &["--tls-key"]);
+    refused(&["serve"], &bad[..1], 2, &["--cache-bytes", "(it is in HOTROW_CACHE_BYTES)"]);
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--database-url", &Database::new().url, "--listen", "127.0.0.1:0"]);
     command.env("HOTROW_LISTEN", "192.0.2.1:80").env("HOTROW_EVENT_LOOPS", "2");
     assert!(Server::spawn(command).address.ip().is_loopback());
+}
+
+/// Nobody reads what it says: it ends as it would have, or serves.
+#[test]
+fn a_stderr_that_is_gone_changes_nothing() {
+    let nobody = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let hotrow = |flags: &[&str]| {
+        let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+        command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(nobody());
+        command
+    };
+    assert_eq!(hotrow(&["--lissten"]).status().unwrap().code(), Some(2));
+    let database = Database::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = free.to_string();
+    let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", "off"];
+    let mut server = hotrow(&flags).spawn().unwrap();
+    wait_until("it serves", || TcpStream::connect(free).is_ok());
+    kill_process(Pid::from_raw(server.id() as i32).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(server.wait().unwrap().code(), Some(0));
 }
 
 #[test]

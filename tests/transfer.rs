@@ -261,6 +261,19 @@ fn an_answer_that_breaks_off_is_gone_on_with_behind_its_last_whole_line() {
 }
 
 #[test]
+fn two_exports_do_not_write_one_file() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let other = File::create(path(&dir, "rows.part")).unwrap();
+    other.lock().unwrap();
+    let arguments = ["export", "--url", &url(&server), "--continue", &path(&dir, "rows")];
+    let (code, lines) = said(&hotrow(&arguments));
+    assert!(code == 1 && lines.last().unwrap().contains("another export is writing"), "{lines:?}");
+    drop(other);
+    assert_eq!(said(&hotrow(&arguments)).0, 0);
+}
+
+#[test]
 fn an_export_that_is_told_to_stop_says_how_to_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let (file, part) = (path(&dir, "rows"), path(&dir, "rows.part"));

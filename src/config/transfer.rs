@@ -147,6 +147,14 @@ fn url(text: &str) -> Result<String, String> {
     if rest.is_empty() || rest.starts_with(['/', ':']) || rest.contains(is_odd) {
         return Err(rule.into());
     }
+    // A port that is none would be taken for the usual one.
+    let authority = rest.split('/').next().unwrap_or_default();
+    let behind_host = authority.rsplit_once(']').map_or(authority, |(_, behind)| behind);
+    if let Some((_, port)) = behind_host.split_once(':')
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(rule.into());
+    }
     let base = text.trim_end_matches('/');
     if base.ends_with("/kv") {
         return Err("it is the server's, without the /kv behind it: that is put there".into());
@@ -173,6 +181,11 @@ mod tests {
             ("http://", Err("http://HOST:PORT")),
             ("http:///kv", Err("http://HOST:PORT")),
             ("http://:80", Err("http://HOST:PORT")),
+            ("http://host:80800", Err("http://HOST:PORT")),
+            ("http://host:", Err("http://HOST:PORT")),
+            ("http://host:0/kept", Err("http://HOST:PORT")),
+            ("http://[::1]:x", Err("http://HOST:PORT")),
+            ("http://[::1]", Ok("http://[::1]")),
             ("http://host/kv", Err("without the /kv")),
             ("http://host/proxied/kv/", Err("without the /kv")),
             ("http://host/kv?prefix=a", Err("http://HOST:PORT")),

@@ -8,8 +8,9 @@ use super::remote::{Remote, Trouble};
 use super::{Patience, when_stopped};
 use crate::api::list::cursor;
 use crate::config::transfer::{Export, is_dash};
+use crate::process::say;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -151,22 +152,38 @@ impl Target {
         let is_new = !(export.goes_on && part.exists());
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(is_new);
-        let mut file = options.open(&part).map_err(|error| match error.kind() {
+        let file = options.open(&part).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => format!(
                 "{} is there: an export was cut off, or is under way; go on with --continue, or remove it",
                 part.display()
             ),
             _ => format!("cannot write {}: {error}", part.display()),
         })?;
-        if let Ok(old) = fs::metadata(&path) {
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(format!("another export is writing {}", part.display()));
+        }
+        let mut target = Target::File { part, path, file, is_new };
+        match target.prepare(whole) {
+            Ok(()) => Ok(target),
+            Err(line) => {
+                target.give_up(0);
+                Err(line)
+            }
+        }
+    }
+
+    /// Makes a file that is open ready for what comes.
+    fn prepare(&mut self, whole: &mut Whole) -> Result<(), String> {
+        let Target::File { part, path, file, is_new } = self else { return Ok(()) };
+        if let Ok(old) = fs::metadata(path) {
             // Who may read what is replaced may read what comes instead of it.
             file.set_permissions(old.permissions())
                 .map_err(|e| format!("cannot write {}: {e}", part.display()))?;
         }
-        if !is_new {
-            cut_back(&mut file, whole).map_err(|e| format!("cannot go on with {}: {e}", part.display()))?;
+        if !*is_new {
+            cut_back(file, whole).map_err(|e| format!("cannot go on with {}: {e}", part.display()))?;
         }
-        Ok(Target::File { part, path, file, is_new })
+        Ok(())
     }
 
     /// Everything is there: makes it last, under its own name.
@@ -175,9 +192,14 @@ impl Target {
             Target::Stdout => self.flush().map_err(|e| self.cannot_write(&e)),
             Target::File { part, path, file, .. } => {
                 let done = file.sync_all().and_then(|()| fs::rename(&*part, &*path));
+                done.map_err(|e| format!("cannot make {} of {}: {e}", path.display(), part.display()))?;
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let done = done.and_then(|()| File::open(folder.unwrap_or(Path::new(".")))?.sync_all());
-                done.map_err(|e| format!("cannot make {} of {}: {e}", path.display(), part.display()))
+                let folder = folder.unwrap_or(Path::new("."));
+                // It is there, and whole; only a power failure now could take its name from it.
+                if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+                    say(format_args!("hotrow: cannot make sure of {}: {error}", folder.display()));
+                }
+                Ok(())
             }
         }
     }

@@ -8,6 +8,7 @@ use super::remote::{Remote, Trouble};
 use super::report::{self, Report, Verdict};
 use super::{Patience, when_stopped};
 use crate::config::transfer::{Import, is_dash};
+use crate::process::say;
 use crossbeam_channel::{Receiver, bounded};
 use memchr::memchr_iter;
 use std::fs::File;
@@ -71,7 +72,7 @@ pub fn run(import: &Import) -> Result<(u64, u64), String> {
     let stored = work.store(&pieces).and_then(|()| reader.join().map_err(|_| "the reader has failed".into()));
     work.progress.end();
     if work.refused > work.told {
-        eprintln!("hotrow: {} more lines were refused", work.refused - work.told);
+        say(format_args!("hotrow: {} more lines were refused", work.refused - work.told));
     }
     let done = work.done.load(Ordering::Relaxed);
     match stored {

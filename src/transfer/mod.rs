@@ -16,6 +16,7 @@ mod progress;
 mod remote;
 mod report;
 
+use crate::process::say;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::process;
@@ -64,7 +65,7 @@ fn when_stopped(line: impl Fn() -> String + Send + 'static) -> Result<(), String
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
     let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.forever().next().is_some() {
-            eprintln!("hotrow: stopped; {}", line());
+            say(format_args!("hotrow: stopped; {}", line()));
             process::exit(STOPPED);
         }
     });

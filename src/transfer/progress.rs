@@ -1,6 +1,7 @@
 //! What a terminal shows meanwhile: a bar on stderr, and nothing where stderr is no terminal. Lines that are said go
 //! through here, so that none is drawn over. Used by [`super::import`] and [`super::export`].
 
+use crate::process::say;
 use indicatif::{ProgressBar, ProgressStyle};
 
 const KNOWN: &str = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
@@ -45,7 +46,7 @@ impl Progress {
 
     /// A line on stderr.
     pub(super) fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| say(line));
     }
 
     pub(super) fn end(&self) {

@@ -5,6 +5,7 @@ use super::report;
 use crate::api::collection::PATH;
 use crate::api::list::NDJSON;
 use crate::config::transfer as flags;
+use crate::process::say;
 use crate::{secrets, store};
 use rustls::crypto::ring;
 use std::cell::Cell;
@@ -214,10 +215,10 @@ fn authorization(path: &Path) -> Result<String, String> {
         return Err(bad("there is to be one token in it, and nothing else".into()));
     }
     if secrets::is_exposed(path).map_err(|e| bad(e.to_string()))? {
-        eprintln!(
+        say(format_args!(
             "hotrow: other users of this machine can read --token-file {}; chmod 600 it",
             path.display()
-        );
+        ));
     }
     Ok(format!("Bearer {token}"))
 }
