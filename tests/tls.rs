@@ -1,5 +1,6 @@
 //! HTTP over TLS, with clients of three makes: rustls, OpenSSL and curl; and with what is no TLS, or not whole.
 
+use crate::support::postgresql::stand_still;
 use crate::support::{Client, DEADLINE, Server, random_text, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
@@ -429,6 +430,63 @@ fn a_request_that_is_cut_short_anywhere_changes_nothing() {
     }
     let keys = "SELECT string_agg(key, ' ' ORDER BY key) FROM kv_store";
     assert_eq!(server.database().text(keys, &[]).as_deref(), Some("whole-three whole-two"));
+}
+
+/// What follows a record that is not the client's is nobody's plaintext, even where its connection is looked at once more in the
+/// same turn, for its end has come with it.
+#[test]
+fn bytes_behind_a_forged_record_are_no_content() {
+    const READ_BYTES: usize = 4096;
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    for (version, key) in [(&TLS12, "two"), (&TLS13, "three")] {
+        let config = certificates.config(version);
+        let (mut socket, mut session) = flights(&config, server.address);
+        let content = b"not the client's";
+        let request = crate::support::client::request("PUT", &format!("/kv/{key}"), "", content);
+        let mut bytes = Vec::new();
+        session.writer().write_all(&request[..request.len() - content.len()]).unwrap();
+        session.write_tls(&mut bytes).unwrap();
+        // It ends where rustls has read twice.
+        let forged = 2 * READ_BYTES - bytes.len() - 5;
+        bytes.extend([0x17, 3, 3, (forged >> 8) as u8, forged as u8]);
+        bytes.resize(2 * READ_BYTES, b'x');
+        bytes.extend(content);
+        // All of it, and the end, come as one event.
+        stand_still(server.pid());
+        socket.write_all(&bytes).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        server.signal(Signal::CONT);
+        let _ = socket.read_to_end(&mut Vec::new());
+        drop(socket);
+    }
+    wait_until("both have failed", || server.metric("hotrow_tls_failures_total") == 2);
+    assert_eq!(server.metric("hotrow_writes_total"), 0);
+    let rows = server.database().text("SELECT count(*)::text FROM kv_store", &[]);
+    assert_eq!(rows.as_deref(), Some("0"));
+}
+
+/// An answer that is ready when the session fails is not sent, and the failure is told and counted all the same.
+#[test]
+fn a_session_that_fails_behind_a_request_ends_in_good_order() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--event-loops", "1"]);
+    let config = certificates.config(&TLS13);
+    let mut good = Session::open(&config, server.address);
+    assert_eq!(good.request("PUT", "/kv/hit", b"v").0, 201);
+    let (mut socket, mut session) = flights(&config, server.address);
+    let mut bytes = Vec::new();
+    session.writer().write_all(&crate::support::client::request("GET", "/kv/hit", "", b"")).unwrap();
+    session.write_tls(&mut bytes).unwrap();
+    // Whole only with the second of rustls's reads.
+    bytes.extend([0x17, 3, 3, 0x10, 0]);
+    bytes.resize(bytes.len() + 0x1000, b'x');
+    stand_still(server.pid());
+    socket.write_all(&bytes).unwrap();
+    server.signal(Signal::CONT);
+    socket.read_to_end(&mut Vec::new()).expect("an end, and no reset");
+    assert_eq!(server.metric("hotrow_tls_failures_total"), 1);
+    assert_eq!(good.request("GET", "/kv/hit", b"").0, 200);
 }
 
 #[test]

@@ -126,6 +126,8 @@ impl TlsStream {
     /// Takes bytes from the socket once and lets rustls look at them. False: there are none for now.
     fn pull(&mut self) -> io::Result<bool> {
         match self.session.read_tls(&mut self.socket) {
+            // A client that is gone before the handshake is: even where there is something to tell it.
+            Ok(0) if !self.established => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(true),
@@ -169,7 +171,8 @@ impl TlsStream {
     /// Ciphertext of before is out, and plaintext may be taken.
     fn begin_write(&mut self) -> io::Result<()> {
         if self.failed {
-            return Err(ErrorKind::BrokenPipe.into());
+            // Its connection is about to be told, and drops it then.
+            return Err(ErrorKind::WouldBlock.into());
         }
         for _ in 0..TLS_READS {
             if self.established || !self.pull()? {
@@ -204,7 +207,8 @@ impl TlsStream {
 impl Read for TlsStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.failed {
-            return self.socket.read(buf);
+            // Until its connection has been told, and drops what comes, nothing comes: these bytes are nobody's plaintext.
+            return if self.news.failed { Err(ErrorKind::WouldBlock.into()) } else { self.socket.read(buf) };
         }
         let mut n = 0;
         let mut reads = 0;

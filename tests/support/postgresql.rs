@@ -270,7 +270,7 @@ impl Drop for Frozen {
 }
 
 /// Stops a process, and waits until it has stopped: until then it may still be making another one.
-fn stand_still(pid: u32) {
+pub fn stand_still(pid: u32) {
     signal(pid, Signal::STOP);
     let stat = format!("/proc/{pid}/stat");
     wait_until("it stands still", || {
