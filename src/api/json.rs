@@ -33,9 +33,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 /// A whole number, however it is written: to JSON 5, 5.0 and 0.5e1 are the same.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
-    // Up to this size every whole number is one in floating point, too.
+    // Below this size every whole number is one in floating point, too, and no other becomes it.
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    let rounded = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
+    let rounded = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
     let number = number.as_i64().or(rounded.map(|float| float as i64));
     number.map(Some).ok_or_else(|| D::Error::custom("ttl and by are whole numbers of 64 bits"))
 }
@@ -83,4 +83,33 @@ pub(super) fn string_bytes(text: &str) -> usize {
         _ => 1,
     };
     text.bytes().map(bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_number_is_the_one_that_was_written_or_refused() {
+        let read = |text: &str| {
+            whole(&mut serde_json::Deserializer::from_str(text)).map_err(|_: serde_json::Error| ())
+        };
+        for (text, expected) in [
+            ("5", Ok(Some(5))),
+            ("-5.0", Ok(Some(-5))),
+            ("0.5e1", Ok(Some(5))),
+            ("null", Ok(None)),
+            ("5.5", Err(())),
+            ("9223372036854775807", Ok(Some(i64::MAX))),
+            ("9223372036854775808", Err(())),
+            ("8000000000000001.0", Ok(Some(8_000_000_000_000_001))),
+            ("2251799813685247.0", Ok(Some(2_251_799_813_685_247))),
+            ("-9007199254740991.0", Ok(Some(-9_007_199_254_740_991))),
+            ("9007199254740992.0", Err(())),
+            ("9007199254740993.0", Err(())),
+            ("1e400", Err(())),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+    }
 }
