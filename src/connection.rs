@@ -204,6 +204,13 @@ impl Connection {
         self.deadline_ms = self.own_deadline_ms(cx);
     }
 
+    /// Below, some of what was handed over before has left: its client takes what waits, however slowly.
+    pub fn has_sent(&mut self, cx: &Context<'_>) {
+        if self.backlog.is_some() {
+            self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
+        }
+    }
+
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
     /// are small. `reply` is one that it [waits for](Connection::waits_for).
     pub fn turn(

@@ -55,6 +55,8 @@ struct News {
     more: bool,
     /// The client sends no more.
     ended: bool,
+    /// The socket has taken ciphertext.
+    sent: bool,
     /// What came is no TLS, or not ours, or not whole; the client has been told.
     failed: bool,
 }
@@ -108,13 +110,16 @@ impl TlsStream {
         if !self.established && !self.failed {
             connection.cap_deadline(self.until_ms);
         }
-        let News { established, more, ended, failed } = std::mem::take(&mut self.news);
+        let News { established, more, ended, sent, failed } = std::mem::take(&mut self.news);
         if established {
             cx.counters.tls_handshakes.add(1);
             connection.established(cx);
         }
         if more || ended {
             connection.set_readable(ended);
+        }
+        if sent {
+            connection.has_sent(cx);
         }
         if failed {
             cx.counters.tls_failures.add(1);
@@ -150,7 +155,7 @@ impl TlsStream {
         while self.session.wants_write() {
             match self.session.write_tls(&mut self.socket) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(_) => {}
+                Ok(_) => self.news.sent = true,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
