@@ -29,6 +29,10 @@ pub struct PostgresSession {
     answer_limit: Duration,
     prepared: [Option<Statement>; STATEMENTS.len()],
     copies: Hope,
+    /// Row security applies to it, and COPY is not for such tables. Asked when it is needed.
+    has_row_security: Option<bool>,
+    /// Its answers belong to questions that were asked before.
+    is_out_of_step: bool,
 }
 
 /// The statements on data, by the numbers below.
@@ -140,15 +144,17 @@ impl Session for PostgresSession {
     fn load(&mut self, rows: &[&Loading<'_>]) -> Result<(), Error> {
         if let Some(text) = copy::text(rows)
             && self.copies.any()
+            && !self.has_row_security()?
         {
             match self.copy(&text, rows.len()) {
                 Ok(()) => {
                     self.copies.fulfilled();
                     return Ok(());
                 }
-                // A row was there, most likely, or the table takes no COPY (it has row security): the upsert's word is
-                // the last.
-                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) => self.copies.disappointed(),
+                // A row was there, most likely: the upsert's word is the last.
+                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) if !self.is_out_of_step => {
+                    self.copies.disappointed();
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -257,7 +263,7 @@ impl Session for PostgresSession {
         // of stream. Nothing is waited for.
         self.patience.end();
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed() || self.timeline.is_left_behind()
+        self.client.is_closed() || self.is_out_of_step || self.timeline.is_left_behind()
     }
 }
 
@@ -272,6 +278,8 @@ impl PostgresSession {
             answer_limit,
             prepared: Default::default(),
             copies: Hope::default(),
+            has_row_security: None,
+            is_out_of_step: false,
         }
     }
 
@@ -302,12 +310,41 @@ impl PostgresSession {
         self.begin()?;
         let (statement, _) = self.prepared(COPY)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
-        let mut writer = transaction.copy_in(&statement).map_err(before_commit)?;
+        // Who waits for the table is to wait here. A COPY that is refused before it takes a row leaves the session an answer that
+        // nobody has asked for: the crate asks for the end of it twice.
+        transaction.batch_execute(include_str!("../../../sql/lock.sql")).map_err(before_commit)?;
+        let mut writer = match transaction.copy_in(&statement) {
+            Ok(writer) => writer,
+            Err(error) => {
+                self.is_out_of_step = true;
+                return Err(before_commit(error));
+            }
+        };
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
-        all_stored(writer.finish().map_err(before_commit)?, lines)?;
+        let stored = match writer.finish() {
+            Ok(stored) => stored,
+            Err(error) => {
+                drop(transaction);
+                // A trigger of the whole statement may have refused it before it took a row, too.
+                self.is_out_of_step = self.client.query_typed("SELECT", &[]).is_err();
+                return Err(before_commit(error));
+            }
+        };
+        all_stored(stored, lines)?;
         transaction.commit().map_err(sort)?;
         self.check_timeline()
+    }
+
+    fn has_row_security(&mut self) -> Result<bool, Error> {
+        if let Some(known) = self.has_row_security {
+            return Ok(known);
+        }
+        self.begin()?;
+        let sql = include_str!("../../../sql/row_security.sql");
+        let rows = self.client.query_typed(sql, &[]).map_err(before_commit)?;
+        let active = rows.first().map_or(Ok(false), |row| column(row, 0))?;
+        Ok(*self.has_row_security.insert(active))
     }
 
     /// A statement, prepared now if it was not before. Preparing changes nothing: lost with it means not sent.
@@ -326,6 +363,7 @@ impl PostgresSession {
         let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
         match () {
             () if self.client.is_closed() => unsent("the connection was closed"),
+            () if self.is_out_of_step => unsent("its answers are out of step"),
             () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
             () => Ok(()),
         }
