@@ -295,7 +295,7 @@ impl<C: Connector> Writer<C> {
     /// Brings a batch to one of its endings.
     fn execute(&mut self, mut batch: Batch) {
         let mut attempt = Attempt::First;
-        let (mut conflicts, mut unsent, mut lost) = (0, 0, 0);
+        let (mut conflicts, mut unsent, mut lost, mut unsettled) = (0, 0, 0, 0);
         let mut was_alone = false;
         if self.last_used.elapsed() > IDLE_CHECK
             && self.session.as_mut().is_some_and(|session| session.is_broken())
@@ -317,9 +317,10 @@ impl<C: Connector> Writer<C> {
                         self.wait_while_down();
                         continue;
                     }
-                    Attempt::AfterDoubt => match self.settle(batch) {
+                    Attempt::AfterDoubt => match self.settle(batch, unsettled > LOST_RETRIES) {
                         Ok(rest) => batch = rest,
                         Err(same) => {
+                            unsettled += 1;
                             // A server that takes connections and answers nothing: not as fast as it can be asked.
                             self.session = None;
                             batch = same;
@@ -418,11 +419,10 @@ impl<C: Connector> Writer<C> {
                     let failure = self.shared.down();
                     self.fail(&single, attempt, &failure);
                 }
-                // While PostgreSQL started anew the time of some has passed.
-                Attempt::AfterDoubt
-                    if single.keys().all(|key| key.all_expired(self.shared.clock.now_ms())) =>
-                {
-                    self.fail(&single, attempt, &Failure::Unknown);
+                // While PostgreSQL started anew the time of some has passed: their clients were told that nobody knows, and have
+                // gone on.
+                _ if single.keys().all(|key| key.all_expired(self.shared.clock.now_ms())) => {
+                    self.fail(&single, attempt, &Failure::NotStarted);
                 }
                 _ if self.lock_waits.are_few() => self.execute_single(single, attempt),
                 Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted, Vec::new()),
@@ -486,14 +486,15 @@ impl<C: Connector> Writer<C> {
     }
 
     /// After a doubt, with every old backend gone: what is still to be done of the batch. `Err` gives it back when
-    /// the database is gone again.
-    fn settle(&mut self, batch: Batch) -> Result<Batch, Batch> {
+    /// the database is gone again. `reads_end_sessions`: it was, each time; perhaps for these very reads.
+    fn settle(&mut self, batch: Batch, reads_end_sessions: bool) -> Result<Batch, Batch> {
         let session = self.session.as_mut().expect("called with a session");
-        let deletes: Vec<&str> =
-            batch.keys().filter(|key| key.last().is_none()).map(|key| key.key()).collect();
         let now_ms = self.shared.clock.now_ms();
+        let is_asked = |key: &KeyWrites<'_>| key.last().is_none() && !key.all_expired(now_ms);
+        let deletes: Vec<&str> = batch.keys().filter(is_asked).map(|key| key.key()).collect();
         let rows = match deletes[..] {
             [] => Ok(Vec::new()),
+            _ if reads_end_sessions => Ok(vec![None; deletes.len()]),
             _ => session.asked(|session| session.read(&deletes, now_ms)),
         };
         let mut rows = match rows {
@@ -502,12 +503,12 @@ impl<C: Connector> Writer<C> {
             Err(Error::Refused { .. }) => vec![None; deletes.len()].into_iter(),
             Err(Error::NotSent(_) | Error::Lost(_)) => return Err(batch),
         };
-        let now_ms = self.shared.clock.now_ms();
+        let still_ms = self.shared.clock.now_ms();
         let engine = &self.shared.engine;
         let (again, unknown) = batch.partition(|key| {
-            let row_is_there = key.last().is_some() || rows.next().flatten().is_some();
+            let row_is_there = key.last().is_some() || is_asked(&key) && rows.next().flatten().is_some();
             let alone = engine.shard(key.hash()).may_try_again(key.hash(), key.key());
-            row_is_there && alone && !key.all_expired(now_ms)
+            row_is_there && alone && !key.all_expired(still_ms)
         });
         self.fail(&unknown, Attempt::AfterDoubt, &Failure::Unknown);
         Ok(again)
@@ -539,6 +540,8 @@ impl<C: Connector> Writer<C> {
             let before = match (existed, attempt, key.last()) {
                 // The row may be what an earlier attempt has left. A row that a DELETE still finds cannot.
                 (true, Attempt::AfterDoubt, Some(_)) => Before::RowOrOurs,
+                // It may have ended meanwhile, and then nobody knows what it took the place of.
+                (false, Attempt::AfterDoubt, Some(set)) if set.ttl_s.is_some() => Before::RowOrOurs,
                 (true, ..) => Before::Row,
                 (false, ..) => Before::NoRow,
             };

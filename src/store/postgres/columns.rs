@@ -12,7 +12,7 @@ use std::fmt::Display;
 /// Those that must be text, wherever a statement returns them.
 const TEXTS: [&str; 2] = ["key", "value"];
 
-/// A table that was there before us: are keys and values text? Looked at before the migrations, which would change a
+/// A table that was there before us: are keys and values text, and do keys stay what they are? Looked at before the migrations, which would change a
 /// table that cannot be used; one that they make is right.
 pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
     for row in client.query(include_str!("../../../sql/columns.sql"), &[]).map_err(sort)? {
@@ -20,6 +20,10 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
         let unusable = match column::<Option<&str>>(&row, 1)? {
             None => format!("kv_store has no column {name}"),
             Some(kind) if !column::<bool>(&row, 2)? => not_text(name, kind),
+            Some(kind) if name == "key" && column(&row, 4)? => format!(
+                "the column key of kv_store is of type {kind}, which does not keep every key as it is: it is to be \
+                 varchar(255), or text"
+            ),
             Some(_) => {
                 if column(&row, 3)? {
                     log::warn!("the column {name} of kv_store may be NULL: a row in which it is is refused");

@@ -27,6 +27,8 @@ struct Part<'a> {
     hash: u64,
     writes: Writes,
     steps: Vec<&'a Step>,
+    /// When nobody waits for them any more.
+    deadline_ms: u64,
 }
 
 /// What became of one [`Part`].
@@ -63,8 +65,8 @@ impl<C: Connector> Writer<C> {
         let parts: Vec<Part<'_>> = batch
             .keys()
             .map(|key| {
-                let writes = Writes::Own(key.count());
-                Part { key: key.key(), hash: key.hash(), writes, steps: key.steps().collect() }
+                let (writes, deadline_ms) = (Writes::Own(key.count()), key.last_deadline_ms());
+                Part { key: key.key(), hash: key.hash(), writes, steps: key.steps().collect(), deadline_ms }
             })
             .collect();
         let endings = self.judge_and_change(&parts, false);
@@ -131,7 +133,8 @@ impl<C: Connector> Writer<C> {
         let groups: Vec<&[usize]> = order.chunk_by(|a, b| job.steps[*a].key == job.steps[*b].key).collect();
         let part = |group: &&[usize]| {
             let steps: Vec<&Step> = group.iter().map(|at| &job.steps[*at]).collect();
-            Part { key: &steps[0].key, hash: steps[0].hash, writes: Writes::Foreign, steps }
+            let (key, hash, deadline_ms) = (&*steps[0].key, steps[0].hash, job.deadline_ms);
+            Part { key, hash, writes: Writes::Foreign, steps, deadline_ms }
         };
         let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
         let mut endings = self.judge_and_change(&parts, job.all_or_nothing);
@@ -291,6 +294,9 @@ impl<C: Connector> Writer<C> {
             if self.down {
                 let failure = self.shared.down();
                 self.give_up(parts, &mut vec![at], endings, &failure);
+            } else if parts[at].deadline_ms <= self.shared.clock.now_ms() {
+                // While PostgreSQL started anew: its clients were told that nobody knows, and have gone on.
+                self.give_up(parts, &mut vec![at], endings, &Failure::NotStarted);
             } else if (*may_wait || surprised) && !self.lock_waits.are_few() {
                 endings[at] = Some(Ending::Locked { why: Failure::NotStarted, is_known: false });
             } else {
