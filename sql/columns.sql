@@ -1,14 +1,22 @@
 -- What holds keys and values in a table that is there already; nothing where there is none. A type of the category S is some kind
--- of text; so is a domain over one. `alters`: what is put into it, of 255 characters at most, may be padded, or lose blanks at its end.
-SELECT wanted.name, format_type(atttypid, atttypmod) AS type, COALESCE(typcategory = 'S', false) AS is_text,
-    COALESCE(NOT (attnotnull OR typnotnull), false) AS may_be_null,
-    CASE COALESCE(NULLIF(typbasetype, 0), atttypid)
-        WHEN 'bpchar'::regtype THEN true
-        -- A length is counted with the four bytes before it; none is -1.
-        WHEN 'varchar'::regtype THEN CASE WHEN typbasetype = 0 THEN atttypmod ELSE typtypmod END BETWEEN 0 AND 255 + 3
-        ELSE false
-    END AS alters
-FROM (VALUES ('key'), ('value')) AS wanted (name)
-LEFT JOIN (pg_attribute JOIN pg_type ON pg_type.oid = atttypid)
-    ON attrelid = to_regclass('kv_store') AND attname = wanted.name AND NOT attisdropped
+-- of text; so is a domain over one. `keeps`: any 255 characters stay what they are there, where others cut, pad or equate them.
+WITH RECURSIVE held AS (
+    SELECT attname::text AS name, atttypid AS type, atttypmod AS length, typcategory = 'S' AS is_text,
+        NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
+    FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+    WHERE attrelid = to_regclass('kv_store') AND attname IN ('key', 'value') AND NOT attisdropped
+), base AS (
+    SELECT name, type, length FROM held
+    UNION ALL
+    SELECT name, typbasetype, CASE WHEN length = -1 THEN typtypmod ELSE length END
+    FROM base JOIN pg_type ON pg_type.oid = type AND typtype = 'd'
+)
+SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false),
+    EXISTS (
+        SELECT FROM base
+        WHERE base.name = wanted.name
+            -- A length is counted with the four bytes before it; none is -1.
+            AND (type = 'text'::regtype OR type = 'varchar'::regtype AND (length = -1 OR length >= 255 + 4))
+    ) AS keeps
+FROM (VALUES ('key'), ('value')) AS wanted (name) LEFT JOIN held ON held.name = wanted.name
 WHERE to_regclass('kv_store') IS NOT NULL;

@@ -2,9 +2,10 @@
 //! panic, never a hang.
 
 use crate::support::database::Database;
+use crate::support::postgresql::free_port;
 use crate::support::{Server, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -85,7 +86,7 @@ fn a_stderr_that_is_gone_changes_nothing() {
     };
     assert_eq!(hotrow(&["--lissten"]).status().unwrap().code(), Some(2));
     let database = Database::new();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let listen = free.to_string();
     let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", "off"];
     let mut server = hotrow(&flags).spawn().unwrap();
@@ -196,8 +197,9 @@ fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
     make("key uuid PRIMARY KEY, value text");
     refused(&with_database(&database.url), &[], 1, &["the column key", "of type uuid"]);
     // A key that comes back with other blanks at its end is another one.
-    database.execute("CREATE DOMAIN short AS varchar(20)", &[]);
-    for kind in ["char(10)", "varchar(254)", "short"] {
+    let domains = "CREATE DOMAIN short AS varchar(20); CREATE DOMAIN shorter AS short";
+    database.connect().batch_execute(domains).unwrap();
+    for kind in ["char(10)", "varchar(254)", "short", "shorter", "name"] {
         make(&format!("key {kind} PRIMARY KEY, value text"));
         refused(&with_database(&database.url), &[], 1, &["the column key", "varchar(255), or text"]);
     }
@@ -211,9 +213,15 @@ fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
 #[test]
 fn every_kind_of_text_is_accepted() {
     let database = Database::new();
-    let kinds =
-        [("varchar", "varchar(100)"), ("varchar(255)", "text"), ("text", "bpchar"), ("words", "words")];
-    database.execute("CREATE DOMAIN words AS text CHECK (VALUE <> 'none')", &[]);
+    let kinds = [
+        ("varchar", "varchar(100)"),
+        ("varchar(255)", "text"),
+        ("text", "bpchar"),
+        ("words", "words"),
+        ("longer", "name"),
+    ];
+    let domains = "CREATE DOMAIN words AS text CHECK (VALUE <> 'none'); CREATE DOMAIN long AS varchar(255); CREATE DOMAIN longer AS long";
+    database.connect().batch_execute(domains).unwrap();
     for (key, value) in kinds {
         let table = format!(
             "DROP TABLE IF EXISTS kv_store, hotrow_migrations;

@@ -33,7 +33,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 /// A whole number, however it is written: to JSON 5, 5.0 and 0.5e1 are the same.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
-    // Below this size every whole number is one in floating point, too, and no other becomes it.
+    // Below this size every whole number is one in floating point, too, and no other becomes it; a fraction that is too small for
+    // floating point is none.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let rounded = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
     let number = number.as_i64().or(rounded.map(|float| float as i64));

@@ -118,7 +118,8 @@ impl TlsStream {
         if more || ended {
             connection.set_readable(ended);
         }
-        if sent {
+        // Before that its time is the handshake's.
+        if sent && self.established {
             connection.has_sent(cx);
         }
         if failed {

@@ -72,13 +72,13 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         Some(path) => Some(Roots::File(path.into())),
         None => existing_tls(".postgresql/root.crt").map(Roots::File),
     };
-    if mode >= Mode::VerifyCa && roots.is_none() {
+    if over_tcp && mode >= Mode::VerifyCa && roots.is_none() {
         return Err(
             "sslmode=verify-ca and verify-full need sslrootcert: a file of certificates, or system".into()
         );
     }
     // A system trusts hundreds of authorities, any of which certifies a name to its owner: the name must count.
-    if roots == Some(Roots::System) && mode != Mode::VerifyFull && word("sslrootcert").is_some() {
+    if over_tcp && roots == Some(Roots::System) && mode != Mode::VerifyFull && word("sslrootcert").is_some() {
         return Err("sslrootcert=system needs sslmode=verify-full".into());
     }
     if !over_tcp {
@@ -277,8 +277,10 @@ mod tests {
         ] {
             assert_eq!(with(variables, "host=/run").unwrap().tls.mode, Mode::Disable);
         }
-        let socket = with(&[], "host=/run sslmode=verify-full sslrootcert=system").unwrap();
-        assert_eq!(socket.tls.mode, Mode::Disable);
+        for words in ["sslmode=verify-full sslrootcert=system", "sslmode=verify-full", "sslrootcert=system"] {
+            let socket = with(&[], &format!("host=/run {words}")).unwrap();
+            assert_eq!(socket.tls.mode, Mode::Disable, "{words}");
+        }
         let system = with(&[], "host=h sslmode=verify-full sslrootcert=system").unwrap();
         assert_eq!(system.tls.roots, Some(Roots::System));
     }

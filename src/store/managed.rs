@@ -252,7 +252,12 @@ impl Shared {
             .open(&self.log)
             .map_err(|e| unusable(&self.log, &e))?;
         // What PostgreSQL refuses it repeats there: keys and values, for nobody else. It may be one of an earlier release.
-        log.set_permissions(Permissions::from_mode(0o600)).map_err(|e| unusable(&self.log, &e))?;
+        let is_open = |file: fs::Metadata| file.is_file() && file.permissions().mode() & 0o077 != 0;
+        if log.metadata().is_ok_and(is_open)
+            && let Err(error) = log.set_permissions(Permissions::from_mode(0o600))
+        {
+            log::warn!("other users can read {}, and it stays so: {error}", self.log.display());
+        }
         let log_too = log.try_clone().map_err(|e| unusable(&self.log, &e))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.cluster);

@@ -20,7 +20,7 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
         let unusable = match column::<Option<&str>>(&row, 1)? {
             None => format!("kv_store has no column {name}"),
             Some(kind) if !column::<bool>(&row, 2)? => not_text(name, kind),
-            Some(kind) if name == "key" && column(&row, 4)? => format!(
+            Some(kind) if name == "key" && !column::<bool>(&row, 4)? => format!(
                 "the column key of kv_store is of type {kind}, which does not keep every key as it is: it is to be \
                  varchar(255), or text"
             ),

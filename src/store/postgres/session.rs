@@ -317,7 +317,12 @@ impl PostgresSession {
             Ok(writer) => writer,
             Err(error) => {
                 self.is_out_of_step = true;
-                return Err(before_commit(error));
+                // It has got row security since that was asked for. The next session will ask.
+                let is_new = error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED);
+                return Err(match before_commit(error) {
+                    Error::Refused { message, .. } if is_new => Error::NotSent(message),
+                    other => other,
+                });
             }
         };
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
@@ -328,7 +333,13 @@ impl PostgresSession {
                 drop(transaction);
                 // A trigger of the whole statement may have refused it before it took a row, too.
                 self.is_out_of_step = self.client.query_typed("SELECT", &[]).is_err();
-                return Err(before_commit(error));
+                return Err(match before_commit(error) {
+                    // No row was looked at, and to look for one would take a session for each half.
+                    Error::Refused { message, blame: Blame::Row } if self.is_out_of_step => {
+                        Error::Refused { message, blame: Blame::Server }
+                    }
+                    other => other,
+                });
             }
         };
         all_stored(stored, lines)?;
