@@ -19,6 +19,7 @@ use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::{Client, Config, NoTls};
 use columns::column;
+use copy::Spoilt;
 use parking_lot::Mutex;
 pub use session::PostgresSession;
 use std::fmt::{self, Write as _};
@@ -53,6 +54,7 @@ pub struct Postgres {
     /// The newest timeline that any session has seen. A server on an older one was left behind by a failover: it may
     /// take connections and even writes, but what it says is not true any more.
     newest_timeline: Arc<AtomicU32>,
+    spoilt: Spoilt,
     /// What is void when there is a newer one. Held while that is found out, so that no session on it is used before.
     cache: Arc<Mutex<Option<Cache>>>,
 }
@@ -108,6 +110,7 @@ impl Postgres {
             application_name,
             statement_timeout,
             newest_timeline: Arc::default(),
+            spoilt: Spoilt::default(),
             cache: Arc::default(),
         })
     }
@@ -287,7 +290,7 @@ impl Connector for Postgres {
     fn connect(&self) -> Result<PostgresSession, Error> {
         let opened = self.open()?;
         let answer_limit = self.statement_timeout + Duration::from_millis(ANSWER_MARGIN_MS);
-        Ok(PostgresSession::new(opened, answer_limit))
+        Ok(PostgresSession::new(opened, answer_limit, self.spoilt.clone()))
     }
 }
 

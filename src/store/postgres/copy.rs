@@ -1,8 +1,11 @@
 //! Rows as the text that COPY takes, and when it is worth a try. COPY stores new rows fastest, and fails where one is
 //! there; then the piece has to be stored once more by an upsert. Pure. Called by [`super::session`].
 
-use crate::limits::COPY_PAUSE;
+use crate::limits::{COPY_PAUSE, COPY_SPOILT_MS};
 use crate::store::load::{End, Row};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Whether the next piece may be all new rows: every refusal doubles the pause until the next try.
 #[derive(Debug, Default)]
@@ -28,6 +31,20 @@ impl Hope {
     pub(super) fn disappointed(&mut self) {
         self.pause = (2 * self.pause).clamp(2, COPY_PAUSE);
         self.left = self.pause;
+    }
+}
+
+/// When a COPY has last ended its session, whoever's: the load is tried again, and not by another one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spoilt(Arc<Mutex<Option<Instant>>>);
+
+impl Spoilt {
+    pub(super) fn now(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    pub(super) fn lately(&self) -> bool {
+        self.0.lock().is_some_and(|at| at.elapsed() < Duration::from_millis(COPY_SPOILT_MS))
     }
 }
 

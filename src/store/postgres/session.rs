@@ -2,8 +2,8 @@
 //! [`crate::store::Session`].
 
 use super::columns::{check_statement, column, committed};
-use super::copy::{self, Hope};
-use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, sort, strange, wait_for_end};
+use super::copy::{self, Hope, Spoilt};
+use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, describe, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
 use crate::limits::LOCK_WAIT_MS;
 use crate::store::judge::{Before, Change, Expiry, To};
@@ -31,8 +31,9 @@ pub struct PostgresSession {
     copies: Hope,
     /// Row security applies to it, and COPY is not for such tables. Asked when it is needed.
     has_row_security: Option<bool>,
-    /// Its answers belong to questions that were asked before.
+    /// Its answers may belong to questions that were asked before.
     is_out_of_step: bool,
+    spoilt: Spoilt,
 }
 
 /// The statements on data, by the numbers below.
@@ -144,6 +145,7 @@ impl Session for PostgresSession {
     fn load(&mut self, rows: &[&Loading<'_>]) -> Result<(), Error> {
         if let Some(text) = copy::text(rows)
             && self.copies.any()
+            && !self.spoilt.lately()
             && !self.has_row_security()?
         {
             match self.copy(&text, rows.len()) {
@@ -152,8 +154,12 @@ impl Session for PostgresSession {
                     return Ok(());
                 }
                 // A row was there, most likely: the upsert's word is the last.
-                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) if !self.is_out_of_step => {
-                    self.copies.disappointed();
+                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) => self.copies.disappointed(),
+                // So it is where the session has ended by it: the next one's.
+                Err(Error::NotSent(message)) => {
+                    self.is_out_of_step = true;
+                    self.spoilt.now();
+                    return Err(Error::NotSent(message));
                 }
                 Err(error) => return Err(error),
             }
@@ -268,7 +274,7 @@ impl Session for PostgresSession {
 }
 
 impl PostgresSession {
-    pub(super) fn new(opened: Opened, answer_limit: Duration) -> PostgresSession {
+    pub(super) fn new(opened: Opened, answer_limit: Duration, spoilt: Spoilt) -> PostgresSession {
         let Opened { client, backend, timeline, patience } = opened;
         PostgresSession {
             client,
@@ -280,6 +286,7 @@ impl PostgresSession {
             copies: Hope::default(),
             has_row_security: None,
             is_out_of_step: false,
+            spoilt,
         }
     }
 
@@ -315,15 +322,7 @@ impl PostgresSession {
         transaction.batch_execute(include_str!("../../../sql/lock.sql")).map_err(before_commit)?;
         let mut writer = match transaction.copy_in(&statement) {
             Ok(writer) => writer,
-            Err(error) => {
-                self.is_out_of_step = true;
-                // It has got row security since that was asked for. The next session will ask.
-                let is_new = error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED);
-                return Err(match before_commit(error) {
-                    Error::Refused { message, .. } if is_new => Error::NotSent(message),
-                    other => other,
-                });
-            }
+            Err(error) => return Err(Error::NotSent(describe(&error))),
         };
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
@@ -331,15 +330,11 @@ impl PostgresSession {
             Ok(stored) => stored,
             Err(error) => {
                 drop(transaction);
-                // A trigger of the whole statement may have refused it before it took a row, too.
-                self.is_out_of_step = self.client.query_typed("SELECT", &[]).is_err();
-                return Err(match before_commit(error) {
-                    // No row was looked at, and to look for one would take a session for each half.
-                    Error::Refused { message, blame: Blame::Row } if self.is_out_of_step => {
-                        Error::Refused { message, blame: Blame::Server }
-                    }
-                    other => other,
-                });
+                // It may have been refused before it took a row after all, by a trigger of the statement.
+                if self.client.query_typed("SELECT", &[]).is_err() {
+                    return Err(Error::NotSent(describe(&error)));
+                }
+                return Err(before_commit(error));
             }
         };
         all_stored(stored, lines)?;

@@ -105,10 +105,6 @@ impl<C: Connector> Writer<C> {
             let result = session.timed(these.len(), |session| session.load(&rows));
             self.last_used = Instant::now();
             self.lock_waits.count(&result);
-            if matches!(result, Err(Error::Refused { .. })) && session.is_broken() {
-                // Refused in a way that ends it: the next piece is not to meet it.
-                self.session = None;
-            }
             match result {
                 Ok(()) => {
                     self.refusals.done("writes");
