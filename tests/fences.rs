@@ -80,7 +80,7 @@ fn a_request_that_arrives_when_its_hotrow_was_killed_and_started_again_changes_n
     fenced.release(&server);
 }
 
-/// Its commit was never asked for, so that nothing can come of it; but its backend waits for the rest of its rows, and has
+/// Its commit was never asked for, so that nothing can come of it; but its backend waits for what comes next, and has
 /// the table locked against whoever wants to change it.
 #[test]
 fn a_load_that_is_cut_off_in_its_middle_leaves_no_lock_behind() {
@@ -98,7 +98,7 @@ fn a_load_that_is_cut_off_in_its_middle_leaves_no_lock_behind() {
             fields,
             format!("{{\"key\":\"{round}\",\"value\":\"\"}}").as_bytes(),
         ));
-        let waiting = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%COPY kv_store%' AND wait_event_type = 'Lock'";
+        let waiting = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%LOCK TABLE kv_store IN ROW EXCLUSIVE%' AND wait_event_type = 'Lock'";
         let mut pid = 0;
         wait_until("its backend has begun", || {
             observer.query_opt(waiting, &[]).unwrap().map(|row| pid = row.get::<_, i32>(0)).is_some()
