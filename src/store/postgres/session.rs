@@ -31,8 +31,6 @@ pub struct PostgresSession {
     copies: Hope,
     /// Row security applies to it, and COPY is not for such tables. Asked when it is needed.
     has_row_security: Option<bool>,
-    /// Its answers may belong to questions that were asked before.
-    is_out_of_step: bool,
     spoilt: Spoilt,
 }
 
@@ -155,13 +153,13 @@ impl Session for PostgresSession {
                 }
                 // A row was there, most likely: the upsert's word is the last.
                 Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) => self.copies.disappointed(),
-                // So it is where the session has ended by it: the next one's.
-                Err(Error::NotSent(message)) => {
-                    self.is_out_of_step = true;
-                    self.spoilt.now();
-                    return Err(Error::NotSent(message));
+                Err(error) => {
+                    // So it is where that has ended the session, which whoever has it gives up now: the next one's.
+                    if matches!(error, Error::NotSent(_)) {
+                        self.spoilt.now();
+                    }
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
             }
         }
         self.begin()?;
@@ -269,7 +267,7 @@ impl Session for PostgresSession {
         // of stream. Nothing is waited for.
         self.patience.end();
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed() || self.is_out_of_step || self.timeline.is_left_behind()
+        self.client.is_closed() || self.timeline.is_left_behind()
     }
 }
 
@@ -285,7 +283,6 @@ impl PostgresSession {
             prepared: Default::default(),
             copies: Hope::default(),
             has_row_security: None,
-            is_out_of_step: false,
             spoilt,
         }
     }
@@ -320,10 +317,7 @@ impl PostgresSession {
         // Who waits for the table is to wait here. A COPY that is refused before it takes a row leaves the session an answer that
         // nobody has asked for: the crate asks for the end of it twice.
         transaction.batch_execute(include_str!("../../../sql/lock.sql")).map_err(before_commit)?;
-        let mut writer = match transaction.copy_in(&statement) {
-            Ok(writer) => writer,
-            Err(error) => return Err(Error::NotSent(describe(&error))),
-        };
+        let mut writer = transaction.copy_in(&statement).map_err(|error| Error::NotSent(describe(&error)))?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
         let stored = match writer.finish() {
@@ -369,7 +363,6 @@ impl PostgresSession {
         let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
         match () {
             () if self.client.is_closed() => unsent("the connection was closed"),
-            () if self.is_out_of_step => unsent("its answers are out of step"),
             () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
             () => Ok(()),
         }
