@@ -27,6 +27,7 @@ mod outage;
 mod package;
 mod private_postgres;
 mod readme;
+mod refusals;
 mod restart;
 mod security;
 mod startup;

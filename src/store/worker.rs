@@ -125,19 +125,50 @@ impl<C> Shared<C> {
 }
 
 /// Says once that statements are refused, and once that they are not any more: a full disk refuses every one of them.
+/// One row may be what it refuses, in the midst of others that it takes: the same reason is said once a minute.
 #[derive(Debug, Default)]
 pub struct Refusals {
+    /// The last statement was.
     refused: bool,
+    /// How many were, in all.
+    times: u64,
+    /// Its reason.
+    last: String,
+    /// When it was said.
+    said: Option<Instant>,
+    /// Nothing was said of its end.
+    is_open: bool,
     /// What was said last of a row.
     row: String,
 }
 
+/// How long a reason that was said is not said again, when statements are taken in between.
+const SAID_LATELY: Duration = Duration::from_secs(60);
+
 impl Refusals {
     /// PostgreSQL has refused what a worker does, for a reason that lies with the server.
     pub fn refused(&mut self, what: &str, message: &str) {
-        let level =
-            if std::mem::replace(&mut self.refused, true) { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "PostgreSQL refuses {what}: {message}");
+        self.times += 1;
+        let was_refused = std::mem::replace(&mut self.refused, true);
+        let lately = self.said.is_some_and(|said| said.elapsed() < SAID_LATELY) && self.last == message;
+        message.clone_into(&mut self.last);
+        if was_refused || lately {
+            log::debug!("PostgreSQL refuses {what}: {message}");
+        } else {
+            log::warn!("PostgreSQL refuses {what}: {message}");
+            self.said = Some(Instant::now());
+            self.is_open = true;
+        }
+    }
+
+    /// How many statements were refused for a reason that lies with the server.
+    pub fn times(&self) -> u64 {
+        self.times
+    }
+
+    /// The last such reason.
+    pub fn last(&self) -> &str {
+        &self.last
     }
 
     /// A row cannot be read. Whoever wants it asks again, and others are read in between: said once for each cause in turn.
@@ -149,7 +180,7 @@ impl Refusals {
 
     /// It has not refused.
     pub fn done(&mut self, what: &str) {
-        if std::mem::take(&mut self.refused) {
+        if std::mem::take(&mut self.refused) && std::mem::take(&mut self.is_open) {
             log::info!("PostgreSQL takes {what} again");
         }
     }

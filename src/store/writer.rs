@@ -3,7 +3,8 @@
 //!
 //! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
 //! `writer/judged.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
-//! Nothing waits for long for what somebody else has locked: `writer/aside.rs`.
+//! Nothing waits for long for what somebody else has locked: `writer/aside.rs`. Of a batch that is refused for one row, or lost for one,
+//! each key goes by itself: `writer/each.rs`.
 //!
 //! A write has three endings:
 //!
@@ -19,6 +20,7 @@
 //! ```
 
 mod aside;
+mod each;
 mod judged;
 mod load;
 
@@ -32,7 +34,7 @@ use crate::engine::shard::Writes;
 use crate::limits::{BROKEN_OFF_RETRIES, LOST_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
-use aside::{Aside, Behind, Held, LockWaits};
+use aside::{Aside, Behind, LockWaits};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -310,7 +312,13 @@ impl<C: Connector> Writer<C> {
                         let failure = self.shared.down();
                         return self.fail(&batch, attempt, &failure);
                     }
-                    Attempt::First => {}
+                    Attempt::First => {
+                        // That may have taken a while.
+                        let now_ms = self.shared.clock.now_ms();
+                        let (rest, over) = batch.part(|job| job.deadline_ms > now_ms);
+                        self.fail(&over, attempt, &Failure::NotStarted);
+                        batch = rest;
+                    }
                     Attempt::AfterDoubt if !connected => {
                         // Nobody may be told anything before the old backend is gone, however long it takes. The
                         // clients' own deadlines end their waiting.
@@ -378,6 +386,12 @@ impl<C: Connector> Writer<C> {
                 Err(Error::Refused { blame: Blame::Row, .. }) if batch.keys().nth(1).is_some() => {
                     return self.execute_each(batch, attempt);
                 }
+                // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
+                Err(Error::Refused { blame: Blame::Server, .. })
+                    if attempt == Attempt::First && batch.keys().nth(1).is_some() =>
+                {
+                    return self.execute_each(batch, attempt);
+                }
                 Err(Error::Refused { blame: Blame::Held, message })
                     if attempt == Attempt::First || batch.keys().nth(1).is_some() =>
                 {
@@ -397,90 +411,6 @@ impl<C: Connector> Writer<C> {
                     }
                     return self.fail(&batch, attempt, &Failure::Refused(message.into()));
                 }
-            }
-        }
-    }
-
-    /// A batch that was lost again, and is settled: it may be one of its rows that ends backends, as a bug in a trigger does, or a
-    /// lack of memory, for which all of PostgreSQL starts anew. Each is sent once more, alone; what has been alone is not.
-    fn execute_suspects(&mut self, batch: Batch, was_alone: bool) {
-        if was_alone {
-            self.fail(&batch, Attempt::AfterDoubt, &Failure::Unknown);
-        } else {
-            self.execute_each(batch, Attempt::AfterDoubt);
-        }
-    }
-
-    /// A batch in which one row is at fault: the others must not suffer for it, nor wait for many that are locked.
-    fn execute_each(&mut self, batch: Batch, attempt: Attempt) {
-        for single in batch.split() {
-            match attempt {
-                Attempt::First if self.down => {
-                    let failure = self.shared.down();
-                    self.fail(&single, attempt, &failure);
-                }
-                // While PostgreSQL started anew the time of some has passed: their clients were told that nobody knows, and have
-                // gone on.
-                _ if single.keys().all(|key| key.all_expired(self.shared.clock.now_ms())) => {
-                    self.fail(&single, attempt, &Failure::NotStarted);
-                }
-                _ if self.lock_waits.are_few() => self.execute_single(single, attempt),
-                Attempt::First => self.put_aside(Held::Key(single), Failure::NotStarted, Vec::new()),
-                Attempt::AfterDoubt => self.fail(&single, attempt, &Failure::Unknown),
-            }
-        }
-    }
-
-    /// A batch that waited for a lock: those whose rows are locked are put aside, and the others done.
-    fn execute_unlocked(&mut self, batch: Batch, attempt: Attempt, why: Failure) {
-        let keys: Vec<&str> = batch.keys().map(|key| key.key()).collect();
-        let asked = if attempt == Attempt::First { self.locked(&keys) } else { None };
-        match asked {
-            Some(locked) if locked.contains(&true) => {
-                let mut locked = locked.into_iter();
-                let (locked, free) = batch.partition(|_| locked.next().expect("one for each"));
-                for single in locked.split() {
-                    let key = single.keys().map(|key| key.key().into()).collect();
-                    self.put_aside(Held::Key(single), why.clone(), key);
-                }
-                if self.lock_waits.are_few() {
-                    self.execute(free);
-                } else {
-                    self.execute_each(free, attempt);
-                }
-            }
-            _ if batch.keys().nth(1).is_some() => self.execute_each(batch, attempt),
-            _ => self.put_aside(Held::Key(batch), why, Vec::new()),
-        }
-    }
-
-    /// A batch of one key out of a refused one. An earlier doubt about it is not forgotten: if it is refused alone
-    /// as well, its outcome stays unknown.
-    fn execute_single(&mut self, batch: Batch, attempt: Attempt) {
-        if attempt == Attempt::First {
-            return self.execute(batch);
-        }
-        let Some(session) = self.session.as_mut() else {
-            return self.fail(&batch, attempt, &Failure::Unknown);
-        };
-        let (sets, deletes) = arguments(&batch);
-        let now_s = seconds(self.shared.clock.now_ms());
-        let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
-        self.lock_waits.count(&result);
-        match result {
-            Ok(written) => self.committed(&batch, &written, attempt, now_s),
-            Err(Error::Refused { .. }) => self.fail(&batch, attempt, &Failure::Unknown),
-            Err(Error::NotSent(_)) => {
-                self.session = None;
-                self.fail(&batch, attempt, &Failure::Unknown);
-            }
-            Err(Error::Lost(_)) => {
-                // In doubt once more, and by another backend: settle that one too before the key is let go.
-                self.lose_session();
-                while !self.connect() {
-                    self.wait_while_down();
-                }
-                self.fail(&batch, attempt, &Failure::Unknown);
             }
         }
     }

@@ -46,6 +46,11 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A write whose worker has to connect first, which may take longer on a busy machine than a request may.
+pub fn put_in_the_end(client: &mut Client, key: &str, value: &str) {
+    wait_until("it is written", || client.put(key, value).status < 300);
+}
+
 /// Text that does not compress and that no two seeds share: ASCII, so that bytes and characters are the same.
 pub fn random_text(bytes: usize, seed: u64) -> String {
     const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";

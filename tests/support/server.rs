@@ -1,6 +1,6 @@
 //! The real binary, on ports of its own. Started by tests, stopped when its [`Server`] is dropped.
 
-use super::client::Client;
+use super::client::{Client, request};
 use super::database::Database;
 use super::{DEADLINE, process, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -153,6 +153,13 @@ impl Server {
     /// A connection to its data.
     pub fn connect(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// Sends a request about a key, on a connection of its own, and does not wait for its answer.
+    pub fn ask(&self, method: &str, key: &str, body: &str) -> Client {
+        let mut client = self.connect();
+        client.send(request(method, &format!("/kv/{key}"), "", body.as_bytes()));
+        client
     }
 
     /// A connection to its operations.

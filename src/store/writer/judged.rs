@@ -14,7 +14,9 @@
 
 use super::super::judge::{Before, Change, Judged, To};
 use super::super::{Answer, Blame, Connector, Error, Failure, ManyJob, NO_VERSION, Reply, Session, Step};
-use super::{Attempt, Batch, Held, LockWaits, Pause, Writer};
+use super::aside::Held;
+use super::each::Fault;
+use super::{Attempt, Batch, LockWaits, Pause, Writer};
 use crate::clock::seconds;
 use crate::engine::shard::Writes;
 use crate::engine::{Record, Row};
@@ -52,7 +54,7 @@ enum Round {
     /// Nothing happened; the same again may work. If it never does, this is why.
     Again(Failure),
     Failed(Failure),
-    /// One row may be at fault.
+    /// One row may be at fault, or the server for all of them.
     Row(Failure),
     /// Somebody else has a row locked, of those parts that were to be changed.
     Locked(Failure, Vec<bool>),
@@ -290,7 +292,14 @@ impl<C: Connector> Writer<C> {
         may_wait: &[bool],
     ) {
         let mut surprised = false;
+        let mut fault = Fault::default();
         for (at, may_wait) in std::mem::take(left).into_iter().zip(may_wait) {
+            let refused = self.refusals.times();
+            if fault.is_the_servers() {
+                let failure = Failure::Refused(self.refusals.last().into());
+                self.give_up(parts, &mut vec![at], endings, &failure);
+                continue;
+            }
             if self.down {
                 let failure = self.shared.down();
                 self.give_up(parts, &mut vec![at], endings, &failure);
@@ -305,6 +314,7 @@ impl<C: Connector> Writer<C> {
                 // What was not to wait has: the whole table is locked by now.
                 surprised |= !may_wait && self.lock_waits != waits;
             }
+            fault.note(self.refusals.times() != refused);
         }
     }
 
@@ -407,9 +417,9 @@ impl<C: Connector> Writer<C> {
         let failure = Failure::Refused(message.into());
         match blame {
             Blame::Conflict => Round::Again(failure),
-            Blame::Row => Round::Row(failure),
+            Blame::Row | Blame::Server => Round::Row(failure),
             Blame::Held => Round::Locked(failure, changed),
-            Blame::Server | Blame::ReadOnly => Round::Failed(failure),
+            Blame::ReadOnly => Round::Failed(failure),
         }
     }
 

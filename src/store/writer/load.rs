@@ -7,7 +7,8 @@
 
 use super::super::load::{LoadJob, Loaded, Row};
 use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
-use super::{Held, IDLE_CHECK, Writer};
+use super::aside::Held;
+use super::{IDLE_CHECK, Writer};
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
 use crate::limits::BROKEN_OFF_RETRIES;
