@@ -4,7 +4,7 @@
 
 use crate::support::client::{Client, Response};
 use crate::support::database::{Database, has_met_a_lock};
-use crate::support::postgresql::{Postgresql, url_at};
+use crate::support::postgresql::{Postgresql, stand_still, url_at};
 use crate::support::proxy::Proxy;
 use crate::support::{Server, put_in_the_end, wait_until};
 
@@ -326,4 +326,43 @@ fn a_server_that_freezes_before_a_worker_has_its_session_is_as_good_as_none() {
     drop(frozen);
     wait_until("it is taken for there again", || !is_down(&server));
     wait_until("writes are taken again", || client.put("other", "value").status < 300);
+}
+
+/// Where commits are acknowledged before they are on the disk, a crash takes the last of them back. The cache is not to keep them.
+#[test]
+fn what_a_crash_has_taken_back_is_not_served() {
+    let postgresql = Postgresql::start_new();
+    let mut sql = postgresql.connect();
+    // Each by itself: not in a transaction.
+    for setting in ["synchronous_commit = off", "wal_writer_delay = '10s'"] {
+        sql.batch_execute(&format!("ALTER SYSTEM SET {setting}")).unwrap();
+    }
+    sql.batch_execute("SELECT pg_reload_conf()").unwrap();
+    wait_until("it is so", || {
+        let shown: String = postgresql.connect().query_one("SHOW synchronous_commit", &[]).unwrap().get(0);
+        shown == "off"
+    });
+    let server = Server::start_on(&postgresql.database(), &[]);
+    let mut client = server.connect();
+    assert_eq!(client.put("kept", "v").status, 201);
+    sql.batch_execute("CHECKPOINT").unwrap();
+    let writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+    stand_still(sql.query_one(writer, &[]).unwrap().get::<_, i32>(0) as u32);
+    assert_eq!(client.put("lost", "v").status, 201);
+    assert!(is_hit(&client.get("lost")));
+    assert!(postgresql.kill_a_backend());
+    // Until somebody has found that out, hits are served.
+    let mut asked = 0;
+    wait_until("a reader has a database again", || {
+        asked += 1;
+        client.get(&format!("cold-{asked}")).status == 404
+    });
+    let table = postgresql.database();
+    for key in ["lost", "kept"] {
+        let served = client.get(key);
+        let served = (served.status == 200).then(|| served.text());
+        assert_eq!(served, table.value(key), "{key}");
+    }
+    assert_eq!(table.value("lost"), None, "the crash came too late to show anything");
+    assert!(server.stderr().contains("PostgreSQL has started anew and may have lost commits"));
 }

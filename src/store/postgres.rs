@@ -55,8 +55,16 @@ pub struct Postgres {
     /// take connections and even writes, but what it says is not true any more.
     newest_timeline: Arc<AtomicU32>,
     spoilt: Spoilt,
-    /// What is void when there is a newer one. Held while that is found out, so that no session on it is used before.
-    cache: Arc<Mutex<Option<Cache>>>,
+    /// What is void when commits may have been lost. Held while that is found out, so that no session is used before.
+    known: Arc<Mutex<Known>>,
+}
+
+/// What was made of a server whose commits may be lost.
+#[derive(Debug, Default)]
+struct Known {
+    /// Its life, where it may lose what it has acknowledged whenever that ends.
+    life: Option<String>,
+    cache: Option<Cache>,
 }
 
 /// Where rows are cached, and how whoever waits for a change of one is told.
@@ -111,14 +119,14 @@ impl Postgres {
             statement_timeout,
             newest_timeline: Arc::default(),
             spoilt: Spoilt::default(),
-            cache: Arc::default(),
+            known: Arc::default(),
         })
     }
 
-    /// What these sessions read and write is cached there: it is told when a failover has made that void.
+    /// What these sessions read and write is cached there: it is told when a failover, or a crash, has made that void.
     #[must_use]
     pub fn cached_in(self, engine: Arc<Engine>, deliver: Arc<dyn Deliver>) -> Postgres {
-        *self.cache.lock() = Some(Cache { engine, deliver });
+        self.known.lock().cache = Some(Cache { engine, deliver });
         self
     }
 
@@ -216,12 +224,11 @@ impl Postgres {
         };
         let backend = Backend { pid: row.get("pid"), started };
         // What is not PostgreSQL itself may not know it: then nothing is compared.
-        let timeline = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
-        let timeline = timeline.and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
-        let timeline =
-            Timeline { own: timeline.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
-        if timeline.own != u32::MAX {
-            self.found(timeline.own);
+        let history = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
+        let own = history.as_ref().and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
+        let timeline = Timeline { own: own.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
+        if let (Some(own), Some(row)) = (own, &history) {
+            self.found(own, row.try_get(1).ok().flatten());
         }
         if timeline.is_left_behind() {
             return unusable(format!(
@@ -235,19 +242,32 @@ impl Postgres {
     }
 
     /// A server writes on this timeline. Where that is a newer one than any before, its server may have been promoted
-    /// without the last commits of the other: rows that were cached of them are rows that are not there.
-    fn found(&self, timeline: u32) {
-        let cache = self.cache.lock();
+    /// without the last commits of the other: rows that were cached of them are rows that are not there. So may be those of a
+    /// server that acknowledges what it may yet lose, and has started anew: it lives another `life`.
+    fn found(&self, timeline: u32, life: Option<String>) {
+        let mut known = self.known.lock();
         // First this, so that no session with the old server begins anything any more; then what they have left.
         let newest = self.newest_timeline.fetch_max(timeline, Ordering::Relaxed);
+        if timeline < newest {
+            return;
+        }
+        let another_life = life.is_some() && known.life.is_some() && known.life != life;
+        known.life = life.or_else(|| known.life.take());
         if newest != 0 && newest < timeline {
             log::warn!(
                 "another server was promoted (timeline {timeline} after {newest}): what was cached before is forgotten"
             );
-            if let Some(Cache { engine, deliver }) = &*cache {
-                let changed = |ticket| Reply { ticket, answer: Answer::Changed };
-                deliver.deliver(&mut engine.forget_all().into_iter().map(changed).collect());
-            }
+        } else if another_life {
+            log::warn!(
+                "PostgreSQL has started anew and may have lost commits (synchronous_commit or fsync is off): what was \
+                 cached before is forgotten"
+            );
+        } else {
+            return;
+        }
+        if let Some(Cache { engine, deliver }) = &known.cache {
+            let changed = |ticket| Reply { ticket, answer: Answer::Changed };
+            deliver.deliver(&mut engine.forget_all().into_iter().map(changed).collect());
         }
     }
 }
