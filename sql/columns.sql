@@ -1,8 +1,9 @@
 -- What holds keys and values in a table that is there already; nothing where there is none. A type of the category S is some kind
 -- of text; so is a domain over one. `keeps`: any 255 characters stay what they are there, where others cut, pad or equate them.
+-- `equates`: the collation that takes different characters for the same, if it does.
 WITH RECURSIVE held AS (
     SELECT attname::text AS name, atttypid AS type, atttypmod AS length, typcategory = 'S' AS is_text,
-        NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
+        attcollation AS collation, NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
     FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
     WHERE attrelid = to_regclass('kv_store') AND attname IN ('key', 'value') AND NOT attisdropped
 ), base AS (
@@ -17,6 +18,7 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
         WHERE base.name = wanted.name
             -- A length is counted with the four bytes before it; none is -1.
             AND (type = 'text'::regtype OR type = 'varchar'::regtype AND (length = -1 OR length >= 255 + 4))
-    ) AS keeps
+    ) AS keeps,
+    (SELECT collname::text FROM pg_collation WHERE oid = held.collation AND NOT collisdeterministic) AS equates
 FROM (VALUES ('key'), ('value')) AS wanted (name) LEFT JOIN held ON held.name = wanted.name
 WHERE to_regclass('kv_store') IS NOT NULL;

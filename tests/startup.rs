@@ -203,6 +203,12 @@ fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
         make(&format!("key {kind} PRIMARY KEY, value text"));
         refused(&with_database(&database.url), &[], 1, &["the column key", "varchar(255), or text"]);
     }
+    // Nor may another one be taken for it.
+    let collation =
+        "CREATE COLLATION alike (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+    database.connect().batch_execute(collation).unwrap();
+    make("key text COLLATE alike PRIMARY KEY, value text");
+    refused(&with_database(&database.url), &[], 1, &["the column key", "collation alike", "deterministic"]);
     make("key text PRIMARY KEY, content text");
     refused(&with_database(&database.url), &[], 1, &["kv_store has no column value"]);
     let columns =

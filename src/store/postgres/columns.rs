@@ -24,6 +24,15 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
                 "the column key of kv_store is of type {kind}, which does not keep every key as it is: it is to be \
                  varchar(255), or text"
             ),
+            Some(_)
+                if name == "key"
+                    && let Some(collation) = column::<Option<&str>>(&row, 5)? =>
+            {
+                format!(
+                    "the column key of kv_store has the collation {collation}, for which different keys are the same: it \
+                     is to have a deterministic one"
+                )
+            }
             Some(_) => {
                 if column(&row, 3)? {
                     log::warn!("the column {name} of kv_store may be NULL: a row in which it is is refused");
