@@ -13,12 +13,12 @@ WITH given AS (
     FROM given
     WHERE kv_store.key = given.key AND kv_store.xmin::text = given.had
         AND COALESCE(kv_store.expires_at <= now(), false) = given.ended
-    RETURNING kv_store.key, kv_store.xmin::text
+    RETURNING kv_store.key, kv_store.xmin
 ), inserted AS (
     INSERT INTO kv_store (key, value, expires_at)
     SELECT key, value, now() + make_interval(secs => ttl_s) FROM given WHERE had IS NULL
     ON CONFLICT (key) DO NOTHING
-    RETURNING key, xmin::text
+    RETURNING key, xmin
 ), deleted AS (
     DELETE FROM kv_store
     USING unnest($7::varchar[], $8::text[], $9::boolean[]) AS gone (key, had, ended)

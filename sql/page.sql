@@ -9,7 +9,7 @@ FROM (
         count(*) OVER () AS found,
         sum(octet_length(value)) OVER (in_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
     FROM (
-        SELECT key, value, xmin::text AS version,
+        SELECT key, value, xmin AS version,
             CASE WHEN isfinite(expires_at)
                 THEN to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END AS expires_at
         FROM kv_store

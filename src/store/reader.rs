@@ -88,11 +88,11 @@ impl<C: Connector> Reader<C> {
             let full = jobs.len() >= READ_BATCH || page.is_some();
             next = if full { None } else { self.queue.try_recv().ok() };
         }
+        let started = Instant::now();
         for job in &jobs {
-            self.work.queue_wait.observe_duration(job.queued.elapsed());
+            self.work.queue_wait.observe_duration(started.saturating_duration_since(job.queued));
         }
         if !jobs.is_empty() {
-            let started = Instant::now();
             self.execute(&jobs);
             self.shared.health.read_pace.observe(jobs.len(), READ_BATCH, started.elapsed());
         }

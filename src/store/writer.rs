@@ -180,11 +180,11 @@ impl<C: Connector> Writer<C> {
     /// many keys, or a piece of a load, ends it: what was queued before it is executed before it.
     fn collect(&mut self, first: Job) -> Collected {
         let (mut jobs, mut bytes, mut taken, mut large) = (Vec::new(), 0, 0, None);
-        let now_ms = self.shared.clock.now_ms();
+        let (now, now_ms) = (Instant::now(), self.shared.clock.now_ms());
         let mut next = Some(first);
         while let Some(job) = next.take() {
             taken += 1;
-            self.work.queue_wait.observe_duration(job.queued().elapsed());
+            self.work.queue_wait.observe_duration(now.saturating_duration_since(job.queued()));
             match job {
                 Job::One(job) if !job.claim.take() => self.withdrawn(&Batch::fold(vec![job])),
                 Job::One(job) if job.deadline_ms <= now_ms => {

@@ -5,7 +5,7 @@
 
 use super::{describe, sort};
 use crate::store::{Blame, Error};
-use ::postgres::types::{FromSql, WasNull};
+use ::postgres::types::{FromSql, Type, WasNull};
 use ::postgres::{Client, Column, Row, Statement};
 use std::fmt::Display;
 
@@ -52,6 +52,19 @@ pub(super) fn check_statement(statement: &Statement) -> Result<(), Error> {
     match statement.columns().iter().find(is_wrong) {
         Some(column) => Err(refused(not_text(column.name(), column.type_()), Blame::Server)),
         None => Ok(()),
+    }
+}
+
+/// The number of a transaction: as `xmin`, a row's version.
+pub(super) struct Xid(pub(super) u32);
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(_: &Type, bytes: &'a [u8]) -> Result<Xid, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Xid(u32::from_be_bytes(bytes.try_into()?)))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::XID
     }
 }
 

@@ -1,7 +1,7 @@
 //! One session: the statements on data, and what their answers mean. Opened by [`super`], used by the workers through
 //! [`crate::store::Session`].
 
-use super::columns::{check_statement, column, committed};
+use super::columns::{Xid, check_statement, column, committed};
 use super::copy::{self, Hope, Spoilt};
 use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, describe, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
@@ -98,7 +98,7 @@ impl Session for PostgresSession {
             Ok(PageRow {
                 key: column::<&str>(row, 0)?.into(),
                 value: value.map(Into::into),
-                version: version(column(row, 2)?)?,
+                version: column::<Xid>(row, 2)?.0,
                 expires_at: column::<Option<&str>>(row, 3)?.map(Into::into),
             })
         };
@@ -124,12 +124,12 @@ impl Session for PostgresSession {
         let mut written = Written { stored: vec![None; sets.len()], deleted: vec![false; deletes.len()] };
         for (at, row) in rows.iter().enumerate() {
             let key: &str = committed(row, 0)?;
-            let stored: Option<&str> = if number == DELETE { None } else { committed(row, 1)? };
-            if let Some(xmin) = stored {
+            let stored: Option<Xid> = if number == DELETE { None } else { committed(row, 1)? };
+            if let Some(Xid(version)) = stored {
                 // In practice the rows come back as they were sent; nothing promises it.
                 let at = if keys.get(at) == Some(&key) { Ok(at) } else { keys.binary_search(&key) };
                 let at = at.map_err(|_| strange("a key came back that was not sent"))?;
-                written.stored[at] = Some((version(xmin)?, committed(row, 2)?));
+                written.stored[at] = Some((version, committed(row, 2)?));
             } else {
                 let at =
                     deletes.binary_search(&key).map_err(|_| strange("a key came back that was not sent"))?;
@@ -234,7 +234,7 @@ impl Session for PostgresSession {
             let at = changes
                 .binary_search_by_key(&committed(row, 0)?, |change| change.key)
                 .map_err(|_| strange("a key came back that was not sent"))?;
-            changed[at] = Some(committed::<Option<&str>>(row, 1)?.map_or(Ok(0), version)?);
+            changed[at] = Some(committed::<Option<Xid>>(row, 1)?.map_or(0, |xmin| xmin.0));
         }
         Ok(changed)
     }
@@ -476,7 +476,7 @@ fn record(row: &::postgres::Row, now_ms: u64) -> Result<Record, Error> {
         // Rounded down, so that nothing is kept too long. What is past any clock of ours becomes NEVER.
         (now_ms as f64 / 1_000.0 + left_s).max(0.0) as u32
     });
-    Ok(Record { value: value.into(), version: version(column(row, 2)?)?, expires_s })
+    Ok(Record { value: value.into(), version: column::<Xid>(row, 2)?.0, expires_s })
 }
 
 /// An error before a commit was asked for: nothing has happened, and nothing will.
@@ -490,8 +490,4 @@ fn unsent(error: Error) -> Error {
         Error::Lost(message) => Error::NotSent(message),
         other @ (Error::NotSent(_) | Error::Refused { .. }) => other,
     }
-}
-
-fn version(xmin: &str) -> Result<u32, Error> {
-    xmin.parse().map_err(|_| strange("xmin is no number"))
 }
