@@ -4,6 +4,7 @@
 use super::health::Health;
 use super::list::{PageJob, Range};
 use super::load::{LoadJob, Loads, Parse, Permit};
+use super::pace::Line;
 use super::{Claim, Job, ManyJob, Op, ReadJob, ReadWork, Step, WriteJob};
 use crate::engine::Engine;
 use crate::engine::shard::{Freshness, Get, Known, ReadId, Shard, Writes};
@@ -155,7 +156,10 @@ impl Backend {
             );
             self.asked(got, down)
         };
-        keys.enumerate().map(look_up).collect()
+        let asked = keys.enumerate().map(look_up).collect();
+        // Its reader waits for the list, and takes them off after that.
+        self.health.reads.rows_enter(jobs.len());
+        asked
     }
 
     /// Sends for a page of a list.
@@ -164,12 +168,19 @@ impl Backend {
             return Err(self.down());
         }
         let job = || ReadWork::Page(PageJob { range, ticket, queued: Instant::now() });
-        if self.send_read(job) { Ok(()) } else { Err(Refusal::QueueFull) }
+        if self.reads_too_slow() {
+            return Err(Refusal::QueueFull);
+        }
+        send_large(&self.health.reads, &self.reads, job())
     }
 
     /// Puts this into the readers' queue, unless it would wait there for too long.
     fn send_read(&self, work: impl FnOnce() -> ReadWork) -> bool {
-        !self.health.reads_too_slow(self.reads.len()) && self.reads.try_send(work()).is_ok()
+        !self.reads_too_slow() && self.reads.try_send(work()).is_ok()
+    }
+
+    fn reads_too_slow(&self) -> bool {
+        self.health.reads_too_slow(self.reads.len())
     }
 
     fn asked<R>(&self, got: Get<R>, down: bool) -> Asked<R> {
@@ -276,10 +287,11 @@ impl Backend {
         let counted = keys.iter().position(|key| !may(key)).unwrap_or(keys.len());
         let refusal = if counted < keys.len() {
             Refusal::InDoubt
-        } else if self.writes[writer].try_send(Job::Many(job)).is_ok() {
-            return Ok(claim);
         } else {
-            Refusal::QueueFull
+            match send_large(&self.health.writes[writer], &self.writes[writer], Job::Many(job)) {
+                Ok(()) => return Ok(claim),
+                Err(refusal) => refusal,
+            }
         };
         for (hash, key) in &keys[..counted] {
             self.engine.shard(*hash).refused(*hash, key, Writes::Foreign);
@@ -305,10 +317,7 @@ impl Backend {
             queued,
             permit,
         };
-        match self.writes[writer].try_send(Job::Load(job)) {
-            Ok(()) => Ok(claim),
-            Err(_) => Err(Refusal::QueueFull),
-        }
+        send_large(&self.health.writes[writer], &self.writes[writer], Job::Load(job)).map(|()| claim)
     }
 
     /// Whether a writer can do anything in time.
@@ -325,4 +334,13 @@ impl Backend {
     fn down(&self) -> Refusal {
         Refusal::Down { retry_after_seconds: self.health.retry_after_seconds() }
     }
+}
+
+/// Puts what is executed alone into a queue, and counts it there: before its worker can take it.
+fn send_large<T>(line: &Line, queue: &Sender<T>, job: T) -> Result<(), Refusal> {
+    line.large_enters();
+    queue.try_send(job).map_err(|_| {
+        line.large_leaves();
+        Refusal::QueueFull
+    })
 }

@@ -1,7 +1,7 @@
 //! Which workers have a database, and how fast it is, for those who must refuse at once when there is none. Written by the workers, read
 //! by [`super::backend`] on every miss and write and by the admin socket.
 
-use super::pace::Pace;
+use super::pace::Line;
 use crate::clock::Clock;
 use crate::metrics::{Work, Workers};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ pub struct Health {
     writers_down: Box<[AtomicBool]>,
     retry_after_seconds: AtomicU32,
     reconnects: AtomicU64,
-    /// How fast each reader gets on.
-    pub read_pace: Pace,
-    /// How fast each writer gets on.
-    pub write_paces: Box<[Pace]>,
+    /// The readers' queue, and how fast each reader gets on.
+    pub reads: Line,
+    /// Each writer's.
+    pub writes: Box<[Line]>,
     longest_wait: Duration,
     answer_limit: Option<AnswerLimit>,
     unanswered: AtomicBool,
@@ -52,8 +52,8 @@ impl Health {
             writers_down: (0..writers).map(|_| AtomicBool::new(false)).collect(),
             retry_after_seconds: AtomicU32::new(1),
             reconnects: AtomicU64::new(0),
-            read_pace: Pace::default(),
-            write_paces: (0..writers).map(|_| Pace::default()).collect(),
+            reads: Line::default(),
+            writes: (0..writers).map(|_| Line::default()).collect(),
             longest_wait: Duration::MAX,
             answer_limit: None,
             unanswered: AtomicBool::new(false),
@@ -72,12 +72,12 @@ impl Health {
 
     /// A miss behind so many others would wait for too long.
     pub fn reads_too_slow(&self, queued: usize) -> bool {
-        self.read_pace.wait(queued / self.readers) > self.longest_wait
+        self.reads.wait(queued) / self.readers as u32 > self.longest_wait
     }
 
     /// A write behind so many others of this writer would.
     pub fn writes_too_slow(&self, writer: usize, queued: usize) -> bool {
-        self.write_paces[writer].wait(queued) > self.longest_wait
+        self.writes[writer].wait(queued) > self.longest_wait
     }
 
     /// No reader has a database that answers.
@@ -170,8 +170,8 @@ mod tests {
         for too_slow in [health.reads_too_slow(1_000_000), health.writes_too_slow(1, 1_000_000)] {
             assert!(!too_slow, "nothing is known yet");
         }
-        health.read_pace.observe(100, 100, second);
-        health.write_paces[1].observe(100, 100, second);
+        health.reads.rows.observe(100, 100, second);
+        health.writes[1].rows.observe(100, 100, second);
         assert!(!health.reads_too_slow(200) && health.reads_too_slow(202), "two readers take from one queue");
         assert!(!health.writes_too_slow(1, 100) && health.writes_too_slow(1, 101));
         assert!(!health.writes_too_slow(0, 1_000_000), "each writer has a pace of its own");

@@ -83,7 +83,7 @@ impl<C: Connector> Reader<C> {
         let (mut jobs, mut page) = (Vec::new(), None);
         let mut next = Some(first);
         while let Some(work) = next {
-            page = add_rows(work, &mut jobs);
+            page = self.taken(work, &mut jobs);
             // One page at a time, and behind the rows that were asked for before it: a long list is no reason to wait.
             let full = jobs.len() >= READ_BATCH || page.is_some();
             next = if full { None } else { self.queue.try_recv().ok() };
@@ -94,12 +94,32 @@ impl<C: Connector> Reader<C> {
         }
         if !jobs.is_empty() {
             self.execute(&jobs);
-            self.shared.health.read_pace.observe(jobs.len(), READ_BATCH, started.elapsed());
+            self.shared.health.reads.rows.observe(jobs.len(), READ_BATCH, started.elapsed());
         }
         if let Some(page) = page {
-            self.work.queue_wait.observe_duration(page.queued.elapsed());
+            let started = Instant::now();
+            self.work.queue_wait.observe_duration(started.saturating_duration_since(page.queued));
             self.execute_page(&page);
+            self.shared.health.reads.large.observe(1, 1, started.elapsed());
         }
+    }
+
+    /// What was taken from the queue, and stands there no more: rows are added, a page is returned.
+    fn taken(&self, work: ReadWork, jobs: &mut Vec<ReadJob>) -> Option<PageJob> {
+        let line = &self.shared.health.reads;
+        match work {
+            ReadWork::Row(job) => jobs.push(job),
+            ReadWork::Rows(list) => {
+                let mut rows = list.lock();
+                line.rows_leave(rows.len());
+                jobs.append(&mut rows);
+            }
+            ReadWork::Page(page) => {
+                line.large_leaves();
+                return Some(page);
+            }
+        }
+        None
     }
 
     fn connect(&mut self) -> bool {
@@ -143,7 +163,7 @@ impl<C: Connector> Reader<C> {
             match self.queue.recv_timeout(left.min(Pause::STEP)) {
                 Ok(work) => {
                     let mut jobs = Vec::new();
-                    if let Some(page) = add_rows(work, &mut jobs) {
+                    if let Some(page) = self.taken(work, &mut jobs) {
                         self.answer_page(&page, Answer::Failed(self.shared.down()));
                     }
                     self.fail(&jobs, &self.shared.down());
@@ -279,15 +299,6 @@ impl<C: Connector> Reader<C> {
 }
 
 /// The reads that are asked for; a page is given back.
-fn add_rows(work: ReadWork, jobs: &mut Vec<ReadJob>) -> Option<PageJob> {
-    match work {
-        ReadWork::Row(job) => jobs.push(job),
-        ReadWork::Rows(list) => jobs.append(&mut list.lock()),
-        ReadWork::Page(page) => return Some(page),
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

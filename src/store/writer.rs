@@ -26,6 +26,7 @@ mod load;
 
 use super::batch::{Batch, Before, KeyWrites};
 use super::load::LoadJob;
+use super::pace::Line;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, Written};
 use crate::clock::seconds;
@@ -164,15 +165,29 @@ impl<C: Connector> Writer<C> {
             self.execute_judged(judged);
         }
         if jobs > 0 {
-            self.shared.health.write_paces[self.number].observe(jobs, most, started.elapsed());
+            self.line().rows.observe(jobs, most, started.elapsed());
         }
+        let Some(large) = large else { return };
+        let started = Instant::now();
         match large {
-            Some(Large::Many(many)) if many.deadline_ms <= self.shared.clock.now_ms() => {
-                self.fail_many(&many, Attempt::First, &Failure::NotStarted);
+            Large::Many(many) if many.deadline_ms <= self.shared.clock.now_ms() => {
+                return self.fail_many(&many, Attempt::First, &Failure::NotStarted);
             }
-            Some(Large::Many(many)) => self.execute_many(many),
-            Some(Large::Load(load)) => self.execute_load(load),
-            None => {}
+            Large::Many(many) => self.execute_many(many),
+            Large::Load(load) => self.execute_load(load),
+        }
+        self.line().large.observe(1, 1, started.elapsed());
+    }
+
+    fn line(&self) -> &Line {
+        &self.shared.health.writes[self.number]
+    }
+
+    /// It stands in the queue no more.
+    fn left_queue(&self, job: &Job) {
+        match job {
+            Job::One(_) => {}
+            Job::Many(_) | Job::Load(_) => self.line().large_leaves(),
         }
     }
 
@@ -184,6 +199,7 @@ impl<C: Connector> Writer<C> {
         let mut next = Some(first);
         while let Some(job) = next.take() {
             taken += 1;
+            self.left_queue(&job);
             self.work.queue_wait.observe_duration(now.saturating_duration_since(job.queued()));
             match job {
                 Job::One(job) if !job.claim.take() => self.withdrawn(&Batch::fold(vec![job])),
@@ -270,7 +286,11 @@ impl<C: Connector> Writer<C> {
         self.fail_aside(&self.shared.down());
         let until = self.pause.next(&self.shared.health);
         while let Some(left) = until.left() {
-            match self.queue.recv_timeout(left) {
+            let next = self.queue.recv_timeout(left);
+            if let Ok(job) = &next {
+                self.left_queue(job);
+            }
+            match next {
                 Ok(Job::One(job)) if job.claim.take() => {
                     let failure = self.shared.down();
                     self.fail(&Batch::fold(vec![job]), Attempt::First, &failure);
