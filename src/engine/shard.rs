@@ -102,10 +102,13 @@ struct Flight {
     writes: u32,
     /// Writes of others, sent and not ended.
     foreign: u32,
-    /// A foreign write has overlapped with another one since the key was last without any.
+    /// A foreign write that is not ended has overlapped with another one, or with a moment in which everything was forgotten.
     mixed: bool,
-    /// Everything was forgotten since the key was last without a write.
-    void: bool,
+    /// Writes of its own writer that may have come before a foreign one or behind it: so many are to be committed before the
+    /// order is known again, for they are in theirs.
+    unclear: u32,
+    /// Those that were on their way when everything was forgotten.
+    void: u32,
     /// Writes of unknown outcome that may still happen.
     doubts: u32,
 }
@@ -118,7 +121,8 @@ impl Flight {
             writes: 0,
             foreign: 0,
             mixed: false,
-            void: false,
+            unclear: 0,
+            void: 0,
             doubts: 0,
         }
     }
@@ -358,7 +362,7 @@ impl Shard {
         if self.planted == Some(PlantedBug::TriedAgainBehindOthers) {
             return true;
         }
-        find_flight(&mut self.flights, hash, key).is_none_or(|flight| !flight.mixed)
+        find_flight(&mut self.flights, hash, key).is_none_or(|flight| !flight.mixed && flight.unclear == 0)
     }
 
     /// A write has been sent; call it where the write is queued, under the same lock, or before.
@@ -391,8 +395,14 @@ impl Shard {
             self.write_ended(hash, key, writes);
             return Vec::new();
         }
-        let (mixed, void) = find_flight(&mut self.flights, hash, key)
-            .map_or((false, false), |flight| (flight.mixed, flight.void));
+        let (mut mixed, mut void) = (false, false);
+        if let Some(flight) = find_flight(&mut self.flights, hash, key) {
+            (mixed, void) = (flight.mixed || flight.unclear > 0, flight.void > 0);
+            if let Writes::Own(count) = writes {
+                flight.unclear = flight.unclear.saturating_sub(count);
+                flight.void = flight.void.saturating_sub(count);
+            }
+        }
         #[cfg(test)]
         let mixed = mixed && self.planted != Some(PlantedBug::MixedWritesAreCached);
         if mixed || void {
@@ -475,7 +485,8 @@ impl Shard {
     pub fn forget_all(&mut self) -> (Cache, Vec<Ticket>) {
         for flight in &mut self.flights {
             detach(flight);
-            flight.void = flight.is_written();
+            flight.mixed |= flight.foreign > 0;
+            flight.void = flight.writes;
         }
         (self.cache.forget_all(), self.watchers.take_all())
     }
@@ -501,8 +512,12 @@ impl Shard {
         };
         debug_assert!(*sent >= ended, "more writes ended than were sent");
         *sent -= ended;
-        flight.mixed &= flight.is_written();
-        flight.void &= flight.is_written();
+        if flight.foreign == 0 && std::mem::take(&mut flight.mixed) {
+            flight.unclear = flight.writes;
+        }
+        if !flight.is_written() {
+            (flight.unclear, flight.void) = (0, 0);
+        }
         #[cfg(test)]
         let keep_flight = self.planted == Some(PlantedBug::LateRefill);
         #[cfg(not(test))]
