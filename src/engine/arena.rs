@@ -30,8 +30,8 @@ const UNITS: usize = CHUNK_BYTES / UNIT;
 pub const CHUNK_BYTES: usize = 32 << 10;
 /// Chunks that are kept for the next log that needs one.
 const SPARE_CHUNKS: usize = 3;
-/// The most bytes of records that every arena can have, whatever the chunks lose: positions reach 32 GiB.
-pub const MOST_BYTES: usize = 28 << 30;
+/// The most bytes of records that every arena can have, whatever the chunks lose: positions reach 32 GiB, a sixth of which is 5.
+pub const MOST_BYTES: usize = 26 << 30;
 
 type Chunk = [u8; CHUNK_BYTES];
 
