@@ -12,6 +12,7 @@
 use super::json::{self, Object};
 use super::list::NDJSON;
 use super::{answer, collection, key, query, value};
+use crate::access_log::RequestId;
 use crate::http::conditional::Preconditions;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
@@ -211,16 +212,22 @@ impl Asked {
         Asked { steps: steps.iter().map(remember).collect(), all_or_nothing }
     }
 
+    /// It was to be done as a whole, and the server could not.
+    pub fn has_failed(&self, answers: &[Answer]) -> bool {
+        self.all_or_nothing && answers.iter().any(|answer| matches!(answer, Answer::Failed(_)))
+    }
+
     /// `{"items":[…]}`, an item for each operation, in their order. 200, unless a batch that was to be done as a whole
     /// could not: then the status of the operation that could not. Values that were read make at most `most_bytes`, as
     /// JSON; an item that would pass that has 413 in place of its value.
+    /// Of a failure, its name.
     pub fn answer(
         &self,
         encoder: &Encoder,
         out: &mut Output,
         answers: &[Answer],
         most_bytes: usize,
-        frame: Frame,
+        (frame, request_id): (Frame, Option<RequestId>),
     ) {
         let mut left = most_bytes;
         let items: Vec<Item<'_>> = self
@@ -238,8 +245,9 @@ impl Asked {
                 answer => item(key, *tells, answer),
             })
             .collect();
-        // What failed as a whole is told by its items, as it is of any other batch.
-        let could_not = |answer: &Answer| matches!(answer, Answer::PreconditionFailed | Answer::NotANumber);
+        let could_not = |answer: &Answer| {
+            matches!(answer, Answer::PreconditionFailed | Answer::NotANumber | Answer::Failed(_))
+        };
         let failed = answers.iter().position(could_not).filter(|_| self.all_or_nothing);
         let status = failed.map_or(200, |at| items[at].status);
         #[derive(Serialize)]
@@ -250,6 +258,9 @@ impl Asked {
         json.push(b'\n');
         let retry_after_seconds = answers.iter().filter_map(retry_after).max();
         let mut fields = encoder.start(out, status, frame);
+        if let Some(id) = request_id {
+            fields.field("X-Request-Id", id.as_str());
+        }
         if let Some(seconds) = retry_after_seconds {
             fields.field("Retry-After", &seconds.to_string());
         }
@@ -403,7 +414,7 @@ mod tests {
         let (encoder, mut out) = (Encoder::new(0, std::time::SystemTime::UNIX_EPOCH), Output::default());
         let frame =
             Frame { head_only: false, reuse: crate::http::response::Reuse::Silent, audience: Audience::NONE };
-        Asked::new(&steps, false).answer(&encoder, &mut out, &answers, 13, frame);
+        Asked::new(&steps, false).answer(&encoder, &mut out, &answers, 13, (frame, None));
         let text = String::from_utf8(out.bytes).unwrap();
         let json: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
         let statuses: Vec<u64> =

@@ -6,6 +6,7 @@ use super::incoming::{self, Incoming, Owned, Purpose, Setting, own};
 use super::list::Listing;
 use super::watch::Watch;
 use super::{Connection, Context, Role, State, Workspace};
+use crate::access_log::RequestId;
 use crate::api::answer::Forward;
 use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
@@ -478,7 +479,9 @@ impl Connection {
                 answer::found(encoder, output, row, forward, conditions.as_deref(), frame);
             }
             (Job::Batch(_, asked), Answer::Many(answers)) => {
-                asked.answer(encoder, output, answers, cx.bounds.items_bytes(), frame);
+                let request_id = asked.has_failed(answers).then(|| self.name_failure(ws, cx));
+                let Workspace { encoder, output, .. } = ws;
+                asked.answer(encoder, output, answers, cx.bounds.items_bytes(), (frame, request_id));
             }
             (Job::Batch(..), other) => answer::written(encoder, output, other, false, frame),
             (Job::Read(..) | Job::Items(_), other) => answer::written(encoder, output, other, false, frame),
@@ -508,16 +511,21 @@ impl Connection {
 
     #[cold]
     pub(super) fn refuse(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
-        self.note_unknown(ws, cx);
         if problem.status() >= 500 {
-            // Who asks for help can name it, and is found in the log.
-            let request_id = Some(Connection::request_id(ws).as_str().into());
+            let request_id = Some(self.name_failure(ws, cx).as_str().into());
             let problem = Problem { request_id, ..problem.clone() };
             ws.encoder.problem(&mut ws.output, &problem, frame);
         } else {
+            self.note_unknown(ws, cx);
             ws.encoder.problem(&mut ws.output, problem, frame);
         }
         self.answered(frame, ws, cx);
+    }
+
+    /// A failure has a name: who asks for help can tell it, and is found in the log.
+    fn name_failure(&self, ws: &mut Workspace, cx: &Context<'_>) -> RequestId {
+        self.note_unknown(ws, cx);
+        Connection::request_id(ws)
     }
 
     /// A job is over, with a reply or without.
