@@ -91,6 +91,8 @@ pub const ACCEPTS_A_TURN: usize = 64;
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Events taken from one poll.
 pub const EVENTS_A_TURN: usize = 1024;
+/// Connections whose deadline is looked at in one turn; the rest waits for the next turn.
+pub const DEADLINES_A_TURN: usize = 256;
 /// Replies taken from the inbox in one turn.
 pub const REPLIES_A_TURN: usize = 1024;
 

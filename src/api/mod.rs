@@ -52,11 +52,14 @@ pub const KEY_METHODS: &str = "GET, HEAD, PUT, SET, DELETE, OPTIONS";
 /// What there is to a key as a counter, by a query of its own.
 const COUNTER_METHODS: &str = "POST, OPTIONS";
 
+/// What the path of every key begins with.
+pub const KEYS: &str = "/kv/";
+
 /// The key that a GET of this literal path asks for: one that stands for itself as text, without escape or query. Where
 /// it says nothing, [`route`] has the word; where it says a key, [`route`] would say the same.
 #[inline(always)]
 pub fn literal_key(path: &[u8]) -> Option<&[u8]> {
-    path.strip_prefix(b"/kv/").filter(|key| !key.is_empty() && key.len() <= KEY_CHARS)
+    path.strip_prefix(KEYS.as_bytes()).filter(|key| !key.is_empty() && key.len() <= KEY_CHARS)
 }
 
 /// What a method and a target on the data socket ask for.
@@ -68,7 +71,7 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
     if target == "*" {
         return Ok(Command::Options(KEY_METHODS));
     }
-    let Some(rest) = target.strip_prefix("/kv/") else {
+    let Some(rest) = target.strip_prefix(KEYS) else {
         return route_other(verb, method, target);
     };
     match verb {

@@ -76,7 +76,8 @@ impl Connection {
                     // By reference: a head is large enough that moving it would be noticed.
                     match &request::parse_next(&bytes[used..], repeat) {
                         Ok(Parsed::Complete(head)) => {
-                            *requests -= 1;
+                            // What is not of one key may cost more than it sends: one a turn.
+                            *requests = if head.target.starts_with(api::KEYS) { *requests - 1 } else { 0 };
                             used += head.bytes;
                             if cx.access_log.is_some() || head.extras.request_id.is_some() {
                                 self.note(head, ws, cx);
@@ -139,7 +140,7 @@ impl Connection {
             && api::literal_key(head.target.as_bytes()).is_some()
         {
             // Text already: looking again whether it is UTF-8 would cost a hundred instructions.
-            return self.get(&head.target["/kv/".len()..], frame, ws, cx);
+            return self.get(&head.target[api::KEYS.len()..], frame, ws, cx);
         }
         self.begin_any(head, more_follows, frame, ws, cx);
     }

@@ -294,6 +294,18 @@ fn a_hit_costs_one_read_and_one_write_and_so_do_sixteen() {
     }
 }
 
+/// A page of `/metrics`, or values that are escaped and then not told, cost far more than the bytes that are sent for them.
+#[test]
+fn what_may_cost_more_than_it_sends_has_a_turn_of_its_own() {
+    let mut world = World::knowing("a", "value");
+    world.io.pieces.push_back(b"HEAD /kv?key=a HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3));
+    world.connection.set_readable(false);
+    let turns = [Turn::Again, Turn::Again, Turn::Wait];
+    for (at, expected) in turns.into_iter().enumerate() {
+        assert_eq!((world.turn(None), world.statuses()), (expected, vec![200; at + 1]));
+    }
+}
+
 #[test]
 fn an_idle_connection_owns_no_buffer() {
     assert!(size_of::<Connection>() <= 128, "{}", size_of::<Connection>());

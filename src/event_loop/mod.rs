@@ -26,8 +26,8 @@ use crate::connection::{Connection, Crowd, Role, Turn};
 use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
 use crate::limits::{
-    ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN,
-    TURNED_AWAY,
+    ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, DEADLINES_A_TURN, DRAIN_LOOK_MS, EVENTS_A_TURN,
+    LISTEN_BACKLOG, REPLIES_A_TURN, TURNED_AWAY,
 };
 use crate::metrics::{Counters, Phase};
 use crate::store::Reply;
@@ -512,7 +512,7 @@ impl EventLoop {
 
     fn look_at_deadlines(&mut self) {
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.take_due(self.here.now_ms, &mut due);
+        self.wheel.take_due(self.here.now_ms, DEADLINES_A_TURN, &mut due);
         for slot in due.drain(..) {
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
             if connection.deadline_ms() > self.here.now_ms {
@@ -555,11 +555,8 @@ impl EventLoop {
         for listener in &mut self.listeners {
             listener.ready = listener.queue == Queue::Own;
         }
-        while self
-            .listeners
-            .iter()
-            .any(|listener| listener.ready && listener.paused_until_ms <= self.here.now_ms)
-        {
+        // As many as a queue holds, whoever else comes meanwhile.
+        for _ in 0..=LISTEN_BACKLOG as usize / ACCEPTS_A_TURN {
             self.accept();
         }
         self.listeners.retain(|listener| listener.role == Role::Admin);

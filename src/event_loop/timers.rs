@@ -74,14 +74,19 @@ impl Wheel {
         self.links[slot as usize] = UNARMED;
     }
 
-    /// Takes out every slot that is to be looked at by now; the caller looks, and arms again what is not due.
-    pub fn take_due(&mut self, now_ms: u64, due: &mut Vec<u32>) {
+    /// Takes out the slots that are to be looked at by now, so many at most: the next call takes the others, and
+    /// [`Wheel::next_ms`] is in the past until then. The caller looks, and arms again what is not due.
+    pub fn take_due(&mut self, now_ms: u64, most: usize, due: &mut Vec<u32>) {
         let now = now_ms / TICK_MS;
         // After a long sleep one round over all buckets has seen everything.
         let rounds = (now + 1).saturating_sub(self.cursor).min(BUCKETS as u64);
         for tick in self.cursor..self.cursor + rounds {
             let bucket = (tick % BUCKETS as u64) as usize;
             while self.heads[bucket] != NONE {
+                if due.len() >= most {
+                    self.cursor = tick;
+                    return;
+                }
                 let slot = self.heads[bucket];
                 self.disarm(slot);
                 due.push(slot);
@@ -153,7 +158,7 @@ mod tests {
                 prop_assert_eq!(next_ms.is_some(), deadlines.iter().any(|d| d.is_some()));
                 now_ms = if sleep_ms > 400 { next_ms.unwrap_or(now_ms).max(now_ms) } else { now_ms + sleep_ms };
                 let mut due = Vec::new();
-                wheel.take_due(now_ms, &mut due);
+                wheel.take_due(now_ms, usize::MAX, &mut due);
                 for slot in due {
                     match deadlines[slot as usize] {
                         Some(deadline) if deadline <= now_ms => deadlines[slot as usize] = None,
@@ -166,5 +171,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_many_that_are_due_together_some_are_taken_at_a_time() {
+        let mut wheel = Wheel::new(0);
+        for slot in 0..1_000 {
+            wheel.arm(slot, 100 + u64::from(slot / 400) * TICK_MS);
+        }
+        let (now_ms, mut seen) = (1_000, Vec::new());
+        while let Some(next_ms) = wheel.next_ms().filter(|next_ms| *next_ms <= now_ms) {
+            let mut due = Vec::new();
+            wheel.take_due(now_ms, 256, &mut due);
+            assert!((1..=256).contains(&due.len()), "{next_ms}");
+            seen.extend(due);
+        }
+        // The sooner ones first, in their order of ticks.
+        assert!(seen.is_sorted_by_key(|slot| slot / 400));
+        seen.sort_unstable();
+        assert_eq!(seen, (0..1_000).collect::<Vec<u32>>());
+        assert_eq!(wheel.next_ms(), None);
     }
 }
