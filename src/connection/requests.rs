@@ -76,13 +76,15 @@ impl Connection {
                     // By reference: a head is large enough that moving it would be noticed.
                     match &request::parse_next(&bytes[used..], repeat) {
                         Ok(Parsed::Complete(head)) => {
-                            // What is not of one key may cost more than it sends: one a turn.
-                            *requests = if head.target.starts_with(api::KEYS) { *requests - 1 } else { 0 };
+                            *requests -= 1;
                             used += head.bytes;
                             if cx.access_log.is_some() || head.extras.request_id.is_some() {
                                 self.note(head, ws, cx);
                             }
-                            self.begin(head, used < bytes.len(), ws, cx);
+                            if !self.begin(head, used < bytes.len(), ws, cx) {
+                                // It may cost more than it sends: one a turn.
+                                *requests = 0;
+                            }
                         }
                         Ok(Parsed::Partial) => {
                             if matches!(self.state, State::Idle) {
@@ -120,9 +122,9 @@ impl Connection {
         used
     }
 
-    /// A head is whole. Decides what is done with it before any content is read.
+    /// A head is whole. Decides what is done with it before any content is read. False: it is not of one key.
     #[inline]
-    fn begin(&mut self, head: &Head<'_>, more_follows: bool, ws: &mut Workspace, cx: &Context<'_>) {
+    fn begin(&mut self, head: &Head<'_>, more_follows: bool, ws: &mut Workspace, cx: &Context<'_>) -> bool {
         let reuse = match head.version {
             _ if !head.keep_alive || cx.draining => Reuse::Close,
             Version::Http10 => Reuse::KeepAlive,
@@ -140,9 +142,11 @@ impl Connection {
             && api::literal_key(head.target.as_bytes()).is_some()
         {
             // Text already: looking again whether it is UTF-8 would cost a hundred instructions.
-            return self.get(&head.target[api::KEYS.len()..], frame, ws, cx);
+            self.get(&head.target[api::KEYS.len()..], frame, ws, cx);
+            return true;
         }
         self.begin_any(head, more_follows, frame, ws, cx);
+        head.target.starts_with(api::KEYS)
     }
 
     /// The same for every other request. Not inlined: what it needs would be kept ready on the way of most requests.
