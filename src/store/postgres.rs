@@ -62,15 +62,35 @@ pub struct Postgres {
 /// What was made of a server whose commits may be lost.
 #[derive(Debug, Default)]
 struct Known {
-    /// Its life, where it may lose what it has acknowledged whenever that ends.
-    life: Option<String>,
+    life: Option<Life>,
     cache: Option<Cache>,
+}
+
+/// A server's, which ends when it starts anew.
+#[derive(Debug)]
+struct Life {
+    name: String,
+    /// What it has acknowledged.
+    may_lose: bool,
 }
 
 /// Where rows are cached, and how whoever waits for a change of one is told.
 struct Cache {
     engine: Arc<Engine>,
     deliver: Arc<dyn Deliver>,
+}
+
+impl Known {
+    /// Sees this life. True: it is another one than before, and commits of that one may be lost.
+    fn goes_on(&mut self, life: Life) -> bool {
+        // Each session has its own setting, and may have had another one before.
+        let (is_same, may_lose) = match &self.life {
+            Some(before) => (before.name == life.name, before.may_lose || life.may_lose),
+            None => (true, life.may_lose),
+        };
+        self.life = Some(Life { may_lose: if is_same { may_lose } else { life.may_lose }, ..life });
+        !is_same && may_lose
+    }
 }
 
 impl fmt::Debug for Cache {
@@ -224,11 +244,15 @@ impl Postgres {
         };
         let backend = Backend { pid: row.get("pid"), started };
         // What is not PostgreSQL itself may not know it: then nothing is compared.
-        let history = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
-        let own = history.as_ref().and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
+        let own = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
+        let own = own.and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
         let timeline = Timeline { own: own.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
-        if let (Some(own), Some(row)) = (own, &history) {
-            self.found(own, row.try_get(1).ok().flatten());
+        if let Some(own) = own {
+            // Not everybody may see it, where somebody has seen to that.
+            let life = client.query_one(include_str!("../../sql/life.sql"), &[]).ok();
+            let life = life
+                .and_then(|row| Some(Life { name: row.try_get(0).ok()?, may_lose: row.try_get(1).ok()? }));
+            self.found(own, life);
         }
         if timeline.is_left_behind() {
             return unusable(format!(
@@ -244,20 +268,19 @@ impl Postgres {
     /// A server writes on this timeline. Where that is a newer one than any before, its server may have been promoted
     /// without the last commits of the other: rows that were cached of them are rows that are not there. So may be those of a
     /// server that acknowledges what it may yet lose, and has started anew: it lives another `life`.
-    fn found(&self, timeline: u32, life: Option<String>) {
+    fn found(&self, timeline: u32, life: Option<Life>) {
         let mut known = self.known.lock();
         // First this, so that no session with the old server begins anything any more; then what they have left.
         let newest = self.newest_timeline.fetch_max(timeline, Ordering::Relaxed);
         if timeline < newest {
             return;
         }
-        let another_life = life.is_some() && known.life.is_some() && known.life != life;
-        known.life = life.or_else(|| known.life.take());
+        let lost = life.is_some_and(|life| known.goes_on(life));
         if newest != 0 && newest < timeline {
             log::warn!(
                 "another server was promoted (timeline {timeline} after {newest}): what was cached before is forgotten"
             );
-        } else if another_life {
+        } else if lost {
             log::warn!(
                 "PostgreSQL has started anew and may have lost commits (synchronous_commit or fsync is off): what was \
                  cached before is forgotten"
