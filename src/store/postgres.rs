@@ -406,8 +406,11 @@ fn strange(what: &str) -> Error {
 /// What a worker can do about an error.
 fn sort(error: ::postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else { return Error::Lost(describe(&error)) };
-    // A session that is being ended may have committed before it says so: only ERROR means rolled back.
-    let ended = matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+    // A session that is being ended may have committed before it says so: only ERROR means rolled back. Who stands in between, as a pooler does, may say it in one field alone, as servers before 9.6 did.
+    let ended = match db.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        None => db.severity() != "ERROR",
+    };
     if ended || db.code().code().starts_with("57P") {
         return Error::Lost(describe(&error));
     }

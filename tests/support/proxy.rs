@@ -24,6 +24,8 @@ struct Shared {
     accepted: AtomicUsize,
     /// Answers still to be cut off.
     cut_answers: AtomicU32,
+    /// What is said in place of them.
+    last_words: Mutex<Vec<u8>>,
     /// Requests still to be held back, each kind by itself.
     hold: [AtomicU32; 3],
     /// How often held requests were released.
@@ -80,6 +82,11 @@ impl Proxy {
     /// Cuts the next answers off: PostgreSQL has done what it was asked, and hotrow does not hear of it.
     pub fn cut_answers(&self, count: u32) {
         self.shared.cut_answers.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// In place of an answer that is cut off this is said from now on, as a pooler would.
+    pub fn say_instead(&self, bytes: &[u8]) {
+        bytes.clone_into(&mut self.shared.last_words.lock().expect("nobody panics with it"));
     }
 
     /// Holds the next requests back. PostgreSQL is asked after hotrow has given up.
@@ -215,7 +222,12 @@ impl Shared {
             }
             self.delay();
             let aimed_at = link.aimed_at.load(Ordering::Relaxed);
-            if (aimed_at && take(&self.cut_answers)) || (&link.client).write_all(&buffer[..n]).is_err() {
+            if aimed_at && take(&self.cut_answers) {
+                let last_words = self.last_words.lock().expect("nobody panics with it").clone();
+                let _ = (&link.client).write_all(&last_words);
+                break;
+            }
+            if (&link.client).write_all(&buffer[..n]).is_err() {
                 break;
             }
         }
