@@ -1,11 +1,12 @@
--- What holds keys and values in a table that is there already; nothing where there is none. A type of the category S is some kind
+-- What a table that is there already has of what is needed; nothing where there is none. A type of the category S is some kind
 -- of text; so is a domain over one. `keeps`: any 255 characters stay what they are there, where others cut, pad or equate them.
--- `equates`: the collation that takes different characters for the same, if it does.
+-- `equates`: the collation that takes different characters for the same, if it does. `is_unique`: there is what ON CONFLICT (key) asks
+-- for. `is_table`: PostgreSQL tells xmin of a row that is written, as it does not of a partitioned table's or a view's.
 WITH RECURSIVE held AS (
     SELECT attname::text AS name, atttypid AS type, atttypmod AS length, typcategory = 'S' AS is_text,
         attcollation AS collation, NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
     FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-    WHERE attrelid = to_regclass('kv_store') AND attname IN ('key', 'value') AND NOT attisdropped
+    WHERE attrelid = to_regclass('kv_store') AND attname IN ('key', 'value', 'created_at') AND NOT attisdropped
 ), base AS (
     SELECT name, type, length FROM held
     UNION ALL
@@ -19,6 +20,13 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
             -- A length is counted with the four bytes before it; none is -1.
             AND (type = 'text'::regtype OR type = 'varchar'::regtype AND (length = -1 OR length >= 255 + 4))
     ) AS keeps,
-    (SELECT collname::text FROM pg_collation WHERE oid = held.collation AND NOT collisdeterministic) AS equates
-FROM (VALUES ('key'), ('value')) AS wanted (name) LEFT JOIN held ON held.name = wanted.name
-WHERE to_regclass('kv_store') IS NOT NULL;
+    (SELECT collname::text FROM pg_collation WHERE oid = held.collation AND NOT collisdeterministic) AS equates,
+    EXISTS (
+        SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+        WHERE indrelid = to_regclass('kv_store') AND attname = wanted.name AND indnkeyatts = 1
+            AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL
+    ) AS is_unique,
+    EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('kv_store') AND relkind = 'r') AS is_table
+FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name
+WHERE to_regclass('kv_store') IS NOT NULL
+ORDER BY number;

@@ -209,6 +209,30 @@ fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
     database.connect().batch_execute(collation).unwrap();
     make("key text COLLATE alike PRIMARY KEY, value text");
     refused(&with_database(&database.url), &[], 1, &["the column key", "collation alike", "deterministic"]);
+    // Without it no statement could say which row is to be replaced.
+    for table in [
+        "key text, value text",
+        "key text, value text, PRIMARY KEY (key, value)",
+        "key text UNIQUE DEFERRABLE, value text",
+    ] {
+        make(table);
+        refused(
+            &with_database(&database.url),
+            &[],
+            1,
+            &["neither a primary key nor a unique index", "ADD PRIMARY KEY (key)"],
+        );
+    }
+    make("key text PRIMARY KEY, value text");
+    refused(&with_database(&database.url), &[], 1, &["kv_store has no column created_at"]);
+    database
+        .connect()
+        .batch_execute("DROP TABLE kv_store; CREATE VIEW kv_store AS SELECT 'a' AS key, 'b' AS value")
+        .unwrap();
+    refused(&with_database(&database.url), &[], 1, &["no plain table"]);
+    let parts = "DROP VIEW kv_store; CREATE TABLE kv_store (key text PRIMARY KEY, value text, created_at timestamp) PARTITION BY HASH (key)";
+    database.connect().batch_execute(parts).unwrap();
+    refused(&with_database(&database.url), &[], 1, &["no plain table"]);
     make("key text PRIMARY KEY, content text");
     refused(&with_database(&database.url), &[], 1, &["kv_store has no column value"]);
     let columns =
@@ -226,12 +250,14 @@ fn every_kind_of_text_is_accepted() {
         ("words", "words"),
         ("longer", "name"),
     ];
+    let keys = ["PRIMARY KEY", "UNIQUE", "NOT NULL UNIQUE"];
     let domains = "CREATE DOMAIN words AS text CHECK (VALUE <> 'none'); CREATE DOMAIN long AS varchar(255); CREATE DOMAIN longer AS long";
     database.connect().batch_execute(domains).unwrap();
-    for (key, value) in kinds {
+    for (at, (key, value)) in kinds.into_iter().enumerate() {
+        let unique = keys[at % keys.len()];
         let table = format!(
             "DROP TABLE IF EXISTS kv_store, hotrow_migrations;
-             CREATE TABLE kv_store (key {key} PRIMARY KEY, value {value}, created_at timestamp DEFAULT now())"
+             CREATE TABLE kv_store (key {key} {unique}, value {value}, created_at timestamp DEFAULT now())"
         );
         database.connect().batch_execute(&table).unwrap();
         let server = Server::start_on(&database, &[]);
