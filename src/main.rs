@@ -43,18 +43,24 @@ fn main() -> ExitCode {
         return ExitCode::from(USAGE);
     }
     // Before there is a thread.
-    let inherited = server::inherited();
+    let inherited = match server::inherited(&config) {
+        Ok(inherited) => inherited,
+        Err(line) => return failed(&line, USAGE),
+    };
     logging::start(config.log_level, config.log_format);
-    let result = inherited.and_then(|inherited| serve(&config, inherited));
+    let result = serve(&config, inherited);
     log::logger().flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(line) => {
-            service::failed(&line);
-            say(format_args!("hotrow: {line}"));
-            ExitCode::from(FAILED)
-        }
+        Err(line) => failed(&line, FAILED),
     }
+}
+
+/// The service has not been, or is no more: its manager is told, too.
+fn failed(line: &str, code: u8) -> ExitCode {
+    service::failed(line);
+    say(format_args!("hotrow: {line}"));
+    ExitCode::from(code)
 }
 
 /// Everyone can read a process's arguments (`ps`); its environment only its owner. So a URL with a password moves from

@@ -204,7 +204,7 @@ fn refused(setup: &str, flags: &[&str], parts: &[&str]) {
     command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--admin-listen", "off"]).args(flags);
     let output = command.output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap();
     for part in parts {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
@@ -227,7 +227,7 @@ fn a_socket_that_strangers_reach_is_refused_without_tokens() {
         command.args(["-c", script, "sh", name, env!("CARGO_BIN_EXE_hotrow"), "--listen", "127.0.0.1:0"]);
         command.stdin(std::os::fd::OwnedFd::from(data.try_clone().unwrap()));
         let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(2));
         String::from_utf8(output.stderr).unwrap()
     };
     let stderr = run("http", &mut command);

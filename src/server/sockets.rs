@@ -6,7 +6,7 @@ use crate::config::{Config, Listen, exposure};
 use crate::event_loop::listener::{self, Queue};
 use listenfd::ListenFd;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// Listening sockets that this process was started with.
 #[derive(Debug, Default)]
@@ -34,8 +34,8 @@ pub(super) struct Sockets {
 type Dealt = Vec<(TcpListener, Queue)>;
 
 /// Takes what was handed over, once: a second call finds nothing. It changes the environment, so nobody else may look at
-/// that: no thread may have been started.
-pub fn inherited() -> Result<Inherited, String> {
+/// that: no thread may have been started. An error is one line about how it was handed over: another try would find the same.
+pub fn inherited(config: &Config) -> Result<Inherited, String> {
     let mut given = ListenFd::from_env();
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
@@ -56,7 +56,23 @@ pub fn inherited() -> Result<Inherited, String> {
             }
         }
     }
-    Ok(inherited)
+    match inherited.exposure(config)? {
+        Some(line) => Err(line),
+        None => Ok(inherited),
+    }
+}
+
+impl Inherited {
+    /// What flags would have said of these addresses.
+    fn exposure(&self, config: &Config) -> Result<Option<String>, String> {
+        let (data, admin) = (addresses(&self.data)?, addresses(&self.admin)?);
+        let of =
+            |data, admin| exposure(data, admin, config.auth_tokens_file.is_some(), config.allow_anonymous);
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut lines =
+            data.into_iter().map(|at| of(at, None)).chain(admin.into_iter().map(|at| of(nowhere, Some(at))));
+        Ok(lines.find_map(|line| line))
+    }
 }
 
 /// Opens what was not handed over. An error is one line with the flag and the remedy.
@@ -76,15 +92,8 @@ pub(super) fn open(config: &Config, given: Inherited, loops: usize) -> Result<So
     };
     let (addresses, admin_addresses) =
         (addresses(data.iter().flatten().map(|(socket, _)| socket))?, addresses(&admin)?);
-    // What flags would have said of those that were handed over.
-    let has_tokens = config.auth_tokens_file.is_some();
-    for at in &addresses {
-        for admin in admin_addresses.iter().copied().map(Some).chain([None]) {
-            if let Some(line) = exposure(*at, admin, has_tokens, config.allow_anonymous) {
-                return Err(line);
-            }
-        }
-        if inherited {
+    if inherited {
+        for at in &addresses {
             log::info!("data is served on the socket at {at} that was handed over, not at --listen");
         }
     }
