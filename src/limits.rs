@@ -129,6 +129,9 @@ pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// How long an idle connection may still send one last request once draining has begun.
 pub const DRAIN_IDLE_MS: u64 = 250;
 
+/// The private PostgreSQL's log is put beside at a start where it has more bytes.
+pub const POSTGRES_LOG_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Origins in `--cors-allow-origin`: more are refused at the start. Each has its heads of hits prepared in every loop.
 pub const CORS_ORIGINS: usize = 32;
 /// How long a browser may remember the answer to its preflight, in seconds.

@@ -203,6 +203,13 @@ fn its_durability_is_full_and_it_is_not_on_the_network() {
     let mode = fs::metadata(data.join("run")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "nobody else gets to the socket");
     drop(server);
+    // What has become long is put beside at the next start.
+    let log = data.join("postgres.log");
+    fs::File::options().write(true).open(&log).unwrap().set_len(17 << 20).unwrap();
+    drop(Server::spawn(command(&data, &[])));
+    let bytes = |name: &str| fs::metadata(data.join(name)).unwrap().len();
+    assert_eq!(bytes("postgres.log.old"), 17 << 20);
+    assert!(bytes("postgres.log") < 1 << 20);
 }
 
 /// It can speak to service managers, too: in hotrow's name it must not.

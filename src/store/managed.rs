@@ -5,7 +5,7 @@
 //!  DATA_DIR/
 //!    hotrow.lock     held (flock) by the one hotrow that may use this folder; the kernel lets go when it dies
 //!    postgres/       the cluster
-//!    postgres.log    what PostgreSQL says
+//!    postgres.log    what PostgreSQL says, and postgres.log.old what it said before that had become long
 //!    run/            its socket: no network, and nobody but its user and root gets in
 //! ```
 //!
@@ -14,6 +14,7 @@
 
 pub mod binaries;
 
+use crate::limits::POSTGRES_LOG_BYTES;
 use binaries::{Binaries, Owner};
 use postgres::error::SqlState;
 use postgres::{Config, NoTls};
@@ -244,7 +245,18 @@ impl Shared {
         stop("fast").or_else(|_| stop("immediate"))
     }
 
+    /// A log that has become long is put beside, in place of the one before it. Nobody else does it; a few lines an hour are what
+    /// PostgreSQL says where nothing is wrong, and it holds on to the file that it was started with.
+    fn part_log(&self) {
+        if fs::metadata(&self.log).is_ok_and(|log| log.len() > POSTGRES_LOG_BYTES)
+            && let Err(error) = fs::rename(&self.log, self.log.with_extension("log.old"))
+        {
+            log::warn!("{} is long, and goes on: {error}", self.log.display());
+        }
+    }
+
     fn spawn(&self) -> Result<Child, String> {
+        self.part_log();
         let log = OpenOptions::new()
             .create(true)
             .append(true)
