@@ -21,6 +21,7 @@ use crate::limits::{ANSWER_MARGIN_MS, QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
 use crate::metrics::{Counters, Workers};
 use crate::process::Process;
+use crate::secrets;
 use crate::store::backend::Backend;
 use crate::store::conninfo::URL_FORM;
 use crate::store::health::{AnswerLimit, Health};
@@ -133,6 +134,15 @@ pub fn start(
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));
     let renewer = Renewer::load(config)?;
+    // That it can be read is known already.
+    if let Some(file) = &config.database_url_file
+        && secrets::is_exposed(file).unwrap_or(false)
+    {
+        log::warn!(
+            "other users of this machine can read --database-url-file {}; chmod 600 it",
+            file.display()
+        );
+    }
     // Addresses first: whoever has mistyped one need not wait for a database.
     let sockets = sockets::open(config, inherited, loops)?;
     let (address, admin_address) = (sockets.address, sockets.admin_address);
