@@ -53,13 +53,13 @@ families! {
     ADMIN_REQUESTS: Counter "hotrow_admin_requests_total" []
         "Requests answered on the admin socket."
     PROBLEMS: Counter "hotrow_problems_total" ["problem"]
-        "Requests answered with a problem, by its name: every bound that a client can hit has one."
+        "Requests answered with a problem, by its name: every bound that a client can hit has one. Absent keys are none here; nor are items and lines of an answer."
     PARSE_ERRORS: Counter "hotrow_parse_errors_total" ["reason"]
         "Connections closed because their bytes were no proper request."
     REQUEST_DURATION: Histogram "hotrow_request_duration_seconds" ["kind"]
         "Time of a request in the server: of a miss and a write from its head or content to its reply; of a hit the whole turn of the event loop that answered it, which is never too little."
     CACHE_REQUESTS: Counter "hotrow_cache_requests_total" ["result"]
-        "Reads by what the cache knew: hit, the value; absent, that there is no such key; miss, nothing."
+        "Reads by what the cache knew: hit, the value; absent, that there is no such key; miss, nothing, or nothing that the request would take."
     CACHE_ENTRIES: Gauge "hotrow_cache_entries" []
         "Keys in the cache, absent ones included."
     CACHE_BYTES: Gauge "hotrow_cache_bytes" []
@@ -129,7 +129,7 @@ families! {
     READY: Gauge "hotrow_ready" []
         "1 while /readyz says 200."
     LOG_DROPPED: Counter "hotrow_log_lines_dropped_total" ["log"]
-        "Lines dropped because whoever reads the log is too slow."
+        "Lines dropped because whoever reads the log is too slow, or the disk has no room for them."
     BUILD_INFO: Gauge "hotrow_build_info" ["version", "commit", "postgresql"]
         "1; the labels say what runs: hotrow's version and commit, and PostgreSQL's version at the start."
     PROCESS_CPU: Counter "process_cpu_seconds_total" []
