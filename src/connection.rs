@@ -9,6 +9,8 @@
 //!    │                                     │ miss or write
 //!    └───────────── reply ────────────── Waiting
 //!
+//!   a bulk load:    Head ──► Loading (content and jobs at the same time) ──► Idle
+//!   a list of rows: Waiting ──page──► Exporting ──sent──► Waiting for the next page; behind the last one Idle
 //!   from anywhere, once the connection is to end:  Closing ──flushed──► Lingering ──► gone
 //! ```
 //!
@@ -194,17 +196,17 @@ impl Connection {
         }
     }
 
-    /// Something below has to be done by then, whatever the state would allow.
+    /// The TLS handshake has to be done by then, whatever the state would allow.
     pub fn cap_deadline(&mut self, until_ms: u64) {
         self.deadline_ms = self.deadline_ms.min(until_ms);
     }
 
-    /// What had to be done below is done.
+    /// The TLS handshake is done.
     pub fn established(&mut self, cx: &Context<'_>) {
         self.deadline_ms = self.own_deadline_ms(cx);
     }
 
-    /// Below, some of what was handed over before has left: its client takes what waits, however slowly.
+    /// The socket has taken ciphertext of earlier answers: the client still reads, however slowly.
     pub fn has_sent(&mut self, cx: &Context<'_>) {
         if self.backlog.is_some() {
             self.deadline_ms = cx.now_ms + cx.bounds.idle_timeout_ms;
@@ -223,7 +225,7 @@ impl Connection {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
         debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
         if let Some(reply) = reply {
-            // While its client takes nothing, it is waited for that, whatever the reply leads to.
+            // While something is left over for its client to take, that has its own deadline, whatever the reply leads to.
             let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
             self.take_reply(reply, ws, cx);
             self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
@@ -232,15 +234,8 @@ impl Connection {
         if let Some(turn) = self.send_backlog(io, ws, cx) {
             return turn;
         }
-        let turn = self.advance(io, ws, cx);
-        self.keep_asker(ws);
-        match self.flush(io, ws, cx) {
-            Flush::Closed => Turn::Close,
-            // Room to write is what it waits for now; the rest of its input stays where it is.
-            Flush::WouldBlock => Turn::Wait,
-            Flush::Again => Turn::Again,
-            Flush::Done => self.after_flush(io, cx).unwrap_or(turn),
-        }
+        let then = self.advance(io, ws, cx);
+        self.flush_and(then, io, ws, cx)
     }
 
     /// True when this reply is for the job that is out.
@@ -258,13 +253,15 @@ impl Connection {
             }
     }
 
-    fn turn_flushed(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+    /// Sends what was encoded; once the kernel has all of it, `then` says what comes next.
+    fn flush_and(&mut self, then: Turn, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         self.keep_asker(ws);
         match self.flush(io, ws, cx) {
             Flush::Closed => Turn::Close,
+            // Room to write is what it waits for now; the rest of its input stays where it is.
             Flush::WouldBlock => Turn::Wait,
             Flush::Again => Turn::Again,
-            Flush::Done => self.after_flush(io, cx).unwrap_or(Turn::Again),
+            Flush::Done => self.after_flush(io, cx).unwrap_or(then),
         }
     }
 
@@ -302,7 +299,7 @@ impl Connection {
             State::Idle if cx.draining => cx.now_ms + DRAIN_IDLE_MS,
             State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
             State::Head => cx.now_ms + cx.bounds.header_timeout_ms,
-            // They have nothing new, or may go on for ever, and nobody has the time to wait for it.
+            // A wait without news and a load between two pieces may go on for ever: they end now.
             State::Waiting(_, Job::Watch(watch)) if cx.draining && watch.look_at_ms().is_some() => cx.now_ms,
             State::Loading(load) if cx.draining && !load.is_out() => cx.now_ms,
             // A look that is under way is a read like any other.
@@ -331,13 +328,13 @@ impl Connection {
             if self.unparsed {
                 // Its share of requests is used up, or a bound on unsent answers is reached.
                 return match self.is_waiting() {
-                    true if self.has_gone_home() => Turn::Close,
+                    true if self.is_abandoned_watch() => Turn::Close,
                     true => Turn::Wait,
                     false => Turn::Again,
                 };
             }
             match self.state {
-                State::Waiting(..) if self.has_gone_home() => return Turn::Close,
+                State::Waiting(..) if self.is_abandoned_watch() => return Turn::Close,
                 State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
                 State::Loading(ref load) if load.is_blocked() => return Turn::Wait,
                 State::Idle
@@ -372,8 +369,8 @@ impl Connection {
     ) -> Option<Turn> {
         let bytes = match result {
             Ok(0) => {
-                // Half-closed in the middle of a request: nothing to answer, unless what is left over, which is
-                // looked at by lines, is none. Elsewhere: it is over.
+                // The client sends no more. A head that is not whole gets no answer; but its last bytes were not looked at, for no
+                // line had ended: if they are no part of one, that is said.
                 if matches!(self.state, State::Head) {
                     let bytes = std::mem::take(&mut self.input);
                     self.serve(&bytes, requests, ws, cx);
@@ -423,8 +420,9 @@ impl Connection {
         }
     }
 
-    /// A client that has gone home needs no news. One that only sends no more, and still waits for some, is not told from it.
-    fn has_gone_home(&self) -> bool {
+    /// It waits for a change, and its client sends no more. One that has gone, and one that still waits, cannot be told apart: it is
+    /// taken for gone.
+    fn is_abandoned_watch(&self) -> bool {
         self.half_closed && self.is_watching()
     }
 

@@ -28,7 +28,7 @@ pub const BATCH_STEPS: usize = 1_000;
 pub const WATCH_SECONDS: u32 = 300;
 /// The pause before a client that waits for a change is looked for again, where the database could not be asked, in milliseconds.
 pub const LOOK_PAUSE_MS: u64 = 1_000;
-/// Rows past their time that are deleted at once, and the pause before the next ones are looked for.
+/// Rows past their time that are deleted at once.
 pub const SWEEP_ROWS: u32 = 500;
 /// The pause between two looks for rows past their time, in milliseconds.
 pub const SWEEP_PAUSE_MS: u64 = 1_000;

@@ -155,7 +155,7 @@ pub fn start(
     // The workers' and the sweeper's.
     let sessions = readers + writers + 1;
     let (database, managed) = open_database(config, address, sessions, &mut takes_longer)?;
-    let about = about(&database, takes_longer)?;
+    let about = prepare_in_time(&database, takes_longer)?;
     let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
 
     let clock = Clock::start();
@@ -402,7 +402,7 @@ enum Preparing {
 }
 
 /// Makes the database ready. A server that takes the connection and then says nothing is an error, not a hang.
-fn about(database: &Postgres, takes_longer: impl FnMut(Duration) -> bool) -> Result<About, String> {
+fn prepare_in_time(database: &Postgres, takes_longer: impl FnMut(Duration) -> bool) -> Result<About, String> {
     let (sender, receiver) = mpsc::channel();
     let database = database.clone();
     thread::Builder::new()

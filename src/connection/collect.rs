@@ -89,9 +89,7 @@ impl Connection {
         if collect.waiting == 0 {
             return self.answer_items(&collect, frame, ws, cx);
         }
-        self.state = State::Waiting(frame, Job::Items(collect));
-        self.sent_ns = cx.now_ns;
-        self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
+        self.wait(frame, Job::Items(collect), cx);
     }
 
     /// One of the keys that are waited for.

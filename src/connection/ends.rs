@@ -60,15 +60,15 @@ impl Connection {
             }
             State::Waiting(frame, job) => {
                 let frame = frame.closing_if(cx.draining);
-                self.took(&job, cx);
+                self.observe_job(&job, cx);
                 let problem = match job {
                     Job::Page(listing) => {
                         self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.turn_flushed(io, ws, cx);
+                        return self.flush_and(Turn::Again, io, ws, cx);
                     }
                     Job::Items(collect) => {
                         self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.turn_flushed(io, ws, cx);
+                        return self.flush_and(Turn::Again, io, ws, cx);
                     }
                     Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
                     Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
@@ -79,7 +79,7 @@ impl Connection {
                 self.refuse(&problem, frame, ws, cx);
             }
         }
-        self.turn_flushed(io, ws, cx)
+        self.flush_and(Turn::Again, io, ws, cx)
     }
 
     /// The server drains, and the client was silent for long enough. Its next request may have come since poll has looked:
@@ -103,7 +103,7 @@ impl Connection {
         }
         if let State::Loading(_) = self.state {
             self.abandon_load(ws, cx);
-            self.turn_flushed(io, ws, cx);
+            self.flush_and(Turn::Again, io, ws, cx);
             return;
         }
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) else { return };
@@ -112,7 +112,7 @@ impl Connection {
         let problem = match job {
             Job::Page(listing) => {
                 self.end_page(&listing, &answer::draining(), frame, ws, cx);
-                self.turn_flushed(io, ws, cx);
+                self.flush_and(Turn::Again, io, ws, cx);
                 return;
             }
             Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => answer::outcome_unknown(),
@@ -121,7 +121,7 @@ impl Connection {
             }
         };
         self.refuse(&problem, frame, ws, cx);
-        self.turn_flushed(io, ws, cx);
+        self.flush_and(Turn::Again, io, ws, cx);
     }
 
     /// Tells a client that there is no room for it.
@@ -139,7 +139,7 @@ impl Connection {
         };
         let problem = Problem::new(Kind::TooManyConnections, detail).retry_after(1);
         self.refuse(&problem, self.last(ws), ws, cx);
-        self.turn_flushed(io, ws, cx)
+        self.flush_and(Turn::Again, io, ws, cx)
     }
 }
 

@@ -73,7 +73,7 @@ impl Connection {
             Answer::Failed(failure) => {
                 return self.end_page(&listing, &answer::failed(failure), frame, ws, cx);
             }
-            other => return answer::written(&ws.encoder, &mut ws.output, other, false, frame),
+            other => unreachable!("{other:?} is no page"),
         };
         let Listing { list, sent } = listing;
         let version = match list.form {
@@ -141,6 +141,7 @@ impl Connection {
             }
         }
         ws.piece = piece;
+        // More of this page, or the next one: that is asked for when the kernel has all of this.
         if !done || !ws.output.is_empty() && export.more {
             self.state = State::Exporting(frame, export);
             return Turn::Again;

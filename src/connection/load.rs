@@ -80,7 +80,7 @@ impl Load {
 
     /// Takes content from the front of `bytes`; returns how much.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
-        // Lent to each other: the decoder to this, and this to what it finds.
+        // Taken out meanwhile: what it finds goes into the rest of the load.
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Framing::None));
         let used = decoder.decode(bytes, |piece| {
             self.speaks = self.speaks || !piece.trim_ascii_start().is_empty();
@@ -164,7 +164,7 @@ impl Connection {
             }
             Err(problem) => {
                 cx.counters.parse_error(super::requests::reason(&problem));
-                self.end_load(&problem, ws, cx);
+                self.fail_load(&problem, ws, cx);
                 bytes.len()
             }
         }
@@ -177,7 +177,7 @@ impl Connection {
             return;
         }
         if load.lines.is_empty() {
-            return self.end_of_load(ws, cx);
+            return self.answer_stored(ws, cx);
         }
         self.send_piece(ws, cx);
     }
@@ -203,7 +203,7 @@ impl Connection {
                 self.sent_ns = cx.now_ns;
                 self.deadline_ms = deadline_ms;
             }
-            Err(refusal) => self.end_load(&answer::refused(refusal), ws, cx),
+            Err(refusal) => self.fail_load(&answer::refused(refusal), ws, cx),
         }
     }
 
@@ -220,17 +220,17 @@ impl Connection {
                 load.done = lines;
                 self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
                 if cx.draining && !load.decoder.is_done() {
-                    return self.end_load(&load::draining(), ws, cx);
+                    return self.fail_load(&load::draining(), ws, cx);
                 }
                 self.load_on(ws, cx);
             }
-            Answer::Failed(failure) => self.end_load(&answer::failed(failure), ws, cx),
+            Answer::Failed(failure) => self.fail_load(&answer::failed(failure), ws, cx),
             other => unreachable!("{other:?} is no answer to a piece of a load"),
         }
     }
 
     /// All is stored.
-    fn end_of_load(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+    fn answer_stored(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Loading(load) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let frame = load.frame.closing_if(cx.draining);
         self.bring_asker(ws);
@@ -239,7 +239,7 @@ impl Connection {
     }
 
     /// The rest will not be stored, for this reason. What still comes of the content is not looked at.
-    pub(super) fn end_load(&mut self, problem: &Problem, ws: &mut Workspace, cx: &Context<'_>) {
+    pub(super) fn fail_load(&mut self, problem: &Problem, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Loading(load) = std::mem::replace(&mut self.state, State::Idle) else { return };
         let whole = load.decoder.is_done() && !cx.draining;
         let frame = load.frame.closing_if(!whole);
@@ -260,7 +260,7 @@ impl Connection {
             None if cx.draining => load::draining(),
             None => too_slow("--request-timeout"),
         };
-        self.end_load(&problem, ws, cx);
+        self.fail_load(&problem, ws, cx);
     }
 
     /// The server cannot wait any longer.
@@ -270,7 +270,7 @@ impl Connection {
             Some((claim, _)) if !claim.withdraw() => answer::outcome_unknown(),
             Some(_) | None => load::draining(),
         };
-        self.end_load(&problem, ws, cx);
+        self.fail_load(&problem, ws, cx);
     }
 }
 

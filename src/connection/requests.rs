@@ -54,7 +54,7 @@ impl Connection {
     ) -> usize {
         let mut used = 0;
         self.unparsed = false;
-        // Where nobody need be known and nothing noted.
+        // It knows no tokens and notes nothing.
         let short_way = self.role == Role::Data && cx.tokens.is_none() && cx.access_log.is_none();
         while used < bytes.len() {
             match &mut self.state {
@@ -122,7 +122,7 @@ impl Connection {
         used
     }
 
-    /// A head is whole. Decides what is done with it before any content is read. False: it is not of one key.
+    /// A head is whole. Decides what is done with it before any content is read. False: it may cost more than it sends, for it is not of one key.
     #[inline]
     fn begin(&mut self, head: &Head<'_>, more_follows: bool, ws: &mut Workspace, cx: &Context<'_>) -> bool {
         let reuse = match head.version {
@@ -132,7 +132,7 @@ impl Connection {
         };
         let audience = self.audience(head.extras.origin, ws);
         let frame = Frame { head_only: head.method == "HEAD", reuse, audience };
-        // The way of most requests: a hit has no need of its method either.
+        // The short way again, for a GET whose fields had to be read: the first with them, or one that is logged.
         if self.role != Role::Admin
             && cx.tokens.is_none()
             && head.extras.lists.is_empty()
@@ -149,7 +149,7 @@ impl Connection {
         head.target.starts_with(api::KEYS)
     }
 
-    /// The same for every other request. Not inlined: what it needs would be kept ready on the way of most requests.
+    /// The same for every other request. Not inlined: what it needs would be kept ready on the short way, too.
     #[inline(never)]
     fn begin_any(
         &mut self,
@@ -473,7 +473,7 @@ impl Connection {
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Idle) else { return };
         // Draining may have begun since the request was taken.
         let frame = frame.closing_if(cx.draining);
-        self.took(&job, cx);
+        self.observe_job(&job, cx);
         self.bring_asker(ws);
         let Workspace { encoder, output, .. } = ws;
         match (job, &reply.answer) {
@@ -488,8 +488,9 @@ impl Connection {
                 let Workspace { encoder, output, .. } = ws;
                 asked.answer(encoder, output, answers, cx.bounds.items_bytes(), (frame, request_id));
             }
-            (Job::Batch(..), other) => answer::written(encoder, output, other, false, frame),
-            (Job::Read(..) | Job::Items(_), other) => answer::written(encoder, output, other, false, frame),
+            (Job::Batch(..) | Job::Read(..) | Job::Items(_), other) => {
+                unreachable!("{other:?} is no answer to this job")
+            }
             (Job::Write { minimal, .. }, written) => {
                 answer::written(encoder, output, written, minimal, frame);
             }
@@ -533,8 +534,8 @@ impl Connection {
         Connection::request_id(ws)
     }
 
-    /// A job is over, with a reply or without.
-    pub(super) fn took(&self, job: &Job, cx: &Context<'_>) {
+    /// A job is over, with a reply or without: how long it took is counted.
+    pub(super) fn observe_job(&self, job: &Job, cx: &Context<'_>) {
         let duration = match job {
             Job::Read(..) | Job::Items(_) => &cx.counters.miss_duration,
             Job::Write { .. } | Job::Batch(..) => &cx.counters.write_duration,

@@ -132,7 +132,7 @@ impl Arena {
         &self.record(at)[HEADER_BYTES..][..self.header(at).key_bytes.into()]
     }
 
-    /// Whether a record's key is this one. Without a word of what cannot be, so that a look-up has it in place.
+    /// Whether a record's key is this one. It cannot panic, so that it is inlined into the look-up.
     #[inline(always)]
     pub fn has_key(&self, at: Position, key: &[u8]) -> bool {
         let (chunk, offset) = place(at);

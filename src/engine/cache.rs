@@ -227,13 +227,14 @@ impl Cache {
         self.tell(hash, at, now_s)
     }
 
-    /// The same, but for what is not found at first sight, while the index grows: [`Cache::get`] finds it.
+    /// The same, but it looks into the current table of the index alone: while that grows, [`Cache::get`] may find what this does not.
     #[inline(always)]
     pub fn glance(&mut self, hash: u64, key: &[u8], now_s: u32) -> Option<Known<'_>> {
         let at = self.index.find_current(hash, |at| self.arena.has_key(at, key))?;
         self.tell(hash, at, now_s)
     }
 
+    /// What a record says, which is a use of it; one past its time is taken out.
     #[inline(always)]
     fn tell(&mut self, hash: u64, at: Position, now_s: u32) -> Option<Known<'_>> {
         let header = self.arena.header(at);
@@ -242,11 +243,11 @@ impl Cache {
             return None;
         }
         let tag = Tag(header.tag);
-        // Written only if it changes: what is hit all the time stays in the caches of all cores.
+        // The count is the tag's lowest bits, and below its most: one more stays in them. Written only if it changes: what is hit all the time stays in the caches of all cores.
         if tag.hits() < HITS_MAX {
             self.arena.set_tag(at, header.tag + 1);
         }
-        // A worker's clock may be a second ahead of the time of a loop's turn.
+        // A worker may have put it in after the time of this turn was read.
         let age_s = now_s.saturating_sub(header.known_s);
         if tag.queue() == QueueName::Absent {
             return Some(Known::Absent { age_s });

@@ -39,7 +39,7 @@ impl Index {
         [&self.current, &self.former].into_iter().find_map(|t| t.find(hash, |at| is_it(*at)).copied())
     }
 
-    /// The same, but for one that was put in long ago, while others are being moved.
+    /// The same, in the current table alone: while the index grows, what is not found here may be there.
     #[inline(always)]
     pub fn find_current(&self, hash: u64, mut is_it: impl FnMut(Position) -> bool) -> Option<Position> {
         self.current.find(hash, |at| is_it(*at)).copied()

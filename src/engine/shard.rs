@@ -2,7 +2,7 @@
 //! outcomes, gives back decisions. Called under its lock by [`crate::store::backend`] (requests) and by the workers
 //! (outcomes).
 //!
-//! The rules it keeps (DESIGN: "The cache never lies"):
+//! The rules it keeps, so that the cache never lies:
 //!
 //! - One read a key at a time that others may join. What it brings is cached only if it still *owns its flight*.
 //! - The end of a write, however it ended, takes the flight from every read of the key: its waiters get what it read
@@ -104,10 +104,10 @@ struct Flight {
     foreign: u32,
     /// A foreign write that is not ended has overlapped with another one, or with a moment in which everything was forgotten.
     mixed: bool,
-    /// Writes of its own writer that may have come before a foreign one or behind it: so many are to be committed before the
-    /// order is known again, for they are in theirs.
+    /// Own writes that were on their way when the last foreign one that overlapped with them ended: each may have come before it or
+    /// behind it. They are committed in their order: once so many are, what comes next came behind it.
     unclear: u32,
-    /// Those that were on their way when everything was forgotten.
+    /// Own writes that were on their way when everything was forgotten: what they leave is not cached.
     void: u32,
     /// Writes of unknown outcome that may still happen.
     doubts: u32,
@@ -223,7 +223,7 @@ impl Shard {
         }
     }
 
-    /// What the cache knows of a key at first sight: nothing, as a rule where it knows nothing.
+    /// What the cache knows of a key, as far as the current table of its index tells ([`Cache::glance`]).
     #[inline(always)]
     pub fn glance<R>(
         &mut self,

@@ -22,7 +22,8 @@ pub enum Mail {
     Drain,
 }
 
-/// The sending side. Unbounded, because what is in it is bounded elsewhere: a connection has one job out.
+/// Both sides of the queue. It has no bound of its own: replies are bounded by the workers' queues, by the shards' waiters and watchers, and
+/// by the keys of a request.
 #[derive(Debug)]
 pub struct Inbox {
     sender: Sender<Mail>,
@@ -65,7 +66,7 @@ impl Inbox {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// It has.
+    /// True once the loop has ended in good order.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
@@ -97,6 +98,7 @@ impl Deliver for Inboxes {
         let mut to_wake = 0u64;
         for reply in replies.drain(..) {
             let event_loop = usize::from(reply.ticket.event_loop);
+            // A bit for each: there are 64 loops at most.
             to_wake |= 1 << event_loop;
             self.0[event_loop].push(Mail::Reply(reply));
         }

@@ -7,7 +7,10 @@
 //!  poll ─► mark what is ready ─► drain the inbox ─► accept ─► turn every ready connection ─► look at deadlines ─► poll
 //! ```
 //!
-//! Readiness is edge-triggered: it is told once, and must be remembered until the socket has said "would block".
+//! Readiness is edge-triggered: it is told once. That there is something to read is remembered until a read gives less than it was
+//! offered, or "would block"; that there is room to write is not: a connection with something left over tries in each of its turns.
+//! What a socket is polled for is said once, when it is opened, and never changed.
+//!
 //! Whatever stops before that, for the sake of others, goes on the ready list, and then poll does not sleep.
 
 pub mod inbox;
@@ -374,7 +377,7 @@ impl EventLoop {
         }
     }
 
-    /// It has more connections than the other loops have on average.
+    /// It has more connections than the average of all loops, by more than one.
     fn has_many(&self) -> bool {
         let loops = self.here.shared.status.counters.len();
         (self.clients.len() - self.admin) * loops

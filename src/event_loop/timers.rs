@@ -1,7 +1,7 @@
 //! A wheel of deadlines, one for each slot of a slab: pure, no clock. Used by [`super`].
 //!
-//! Deadlines move all the time (every answer pushes one back) and hardly ever pass. So the wheel only keeps *when to
-//! look*: a deadline that moves back costs nothing, and the look finds out that it is not due and goes in again.
+//! Deadlines move all the time (every answer makes one later) and hardly ever pass. So the wheel only keeps *when to
+//! look*: a deadline that becomes later costs nothing, and the look finds out that it is not due and goes in again.
 //!
 //! ```text
 //!  buckets   0   1   2   3   …   511      each one tick wide; a doubly linked list of slots in each

@@ -190,6 +190,7 @@ fn bare_lf(head: &[u8]) -> Option<usize> {
 /// version, behind each value, and at the end. A search for every LF took three times as many instructions; it is left
 /// to the heads for which this says false.
 fn is_plain(head: &[u8], request: &httparse::Request<'_, '_>) -> bool {
+    // httparse lends every part out of `head`: these are addresses of one buffer.
     let end_of = |part: &[u8]| part.as_ptr() as usize + part.len() - head.as_ptr() as usize;
     // The target, a blank and eight bytes of version.
     let line_end = end_of(request.path.unwrap_or_default().as_bytes()) + 9;

@@ -1,4 +1,4 @@
-//! Answers into bytes. The answer to a hit is one copy of a prepared block, two numbers and the value; everything
+//! Answers into bytes. The answer to a hit is one copy of a prepared block, three numbers and the value; everything
 //! else is written field by field. Knows no connection. Called by [`crate::connection`] through [`crate::api`].
 
 use crate::http::cors::{Audience, Audiences};

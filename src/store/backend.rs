@@ -193,7 +193,7 @@ impl Backend {
         }
     }
 
-    /// The way of most hits: what the cache knows of a key at first sight. Where that is nothing, [`Backend::get`] is to be asked.
+    /// The way of most hits: what the cache knows of a key, as far as the current tables tell. Where that is nothing, [`Backend::get`] is to be asked.
     #[inline]
     pub fn glance<R>(&self, key: &[u8], now_s: u32, hit: impl FnOnce(Known<'_>) -> R) -> Option<R> {
         let hash = self.engine.hash_bytes(key);

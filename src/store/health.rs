@@ -75,7 +75,7 @@ impl Health {
         self.reads.wait(queued) / self.readers as u32 > self.longest_wait
     }
 
-    /// A write behind so many others of this writer would.
+    /// A write behind so many others of this writer would wait for too long.
     pub fn writes_too_slow(&self, writer: usize, queued: usize) -> bool {
         self.writes[writer].wait(queued) > self.longest_wait
     }

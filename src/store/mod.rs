@@ -199,7 +199,7 @@ const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 impl Claim {
-    /// The writer is about to send it. False: it was withdrawn and must not be sent.
+    /// The writer is about to send it. The exchange alone decides; nothing else is read on its strength. False: it was withdrawn and must not be sent.
     pub fn take(&self) -> bool {
         self.0.compare_exchange(OPEN, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -258,7 +258,7 @@ pub enum Answer {
     Page(Page),
     /// A key that was watched may have another row now: look again.
     Changed,
-    /// Neither; see [`Failure`].
+    /// There is no result; see [`Failure`].
     Failed(Failure),
 }
 

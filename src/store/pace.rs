@@ -24,7 +24,7 @@ impl Line {
         self.large_waiting.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It does not any more, or there was no room for it.
+    /// Such an entry was taken, or there was no room for it.
     pub fn large_leaves(&self) {
         self.large_waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -34,7 +34,7 @@ impl Line {
         self.more_rows.fetch_add(rows.saturating_sub(1), Ordering::Relaxed);
     }
 
-    /// It was taken.
+    /// Such an entry was taken.
     pub fn rows_leave(&self, rows: usize) {
         self.more_rows.fetch_sub(rows.saturating_sub(1), Ordering::Relaxed);
     }
@@ -59,9 +59,10 @@ impl Pace {
     /// A batch of so many jobs, of the most that could have been in it, took so long.
     pub fn observe(&self, jobs: usize, most: usize, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let (least, most) = (took_ns / most.max(1) as u64, took_ns / jobs.max(1) as u64);
-        // One worker writes it, or several that take turns: what one of them has seen is as good as the other's.
-        self.0.store(self.0.load(Ordering::Relaxed).clamp(least, most.max(least)), Ordering::Relaxed);
+        let (least_ns, most_ns) = (took_ns / most.max(1) as u64, took_ns / jobs.max(1) as u64);
+        // A load and a store: of two readers that tell it at once, one is lost. The next batch says it again.
+        self.0
+            .store(self.0.load(Ordering::Relaxed).clamp(least_ns, most_ns.max(least_ns)), Ordering::Relaxed);
     }
 
     /// How long so many jobs take that stand before another one.

@@ -63,7 +63,7 @@ pub struct Tls {
     pub direct: bool,
 }
 
-/// One host's.
+/// Opens the stream to one host.
 pub struct Opener {
     patiently: Patiently,
     secure: Option<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect>,

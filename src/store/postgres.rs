@@ -66,11 +66,11 @@ struct Known {
     cache: Option<Cache>,
 }
 
-/// A server's, which ends when it starts anew.
+/// One run of a server, from one start to the next.
 #[derive(Debug)]
 struct Life {
     name: String,
-    /// What it has acknowledged.
+    /// It may lose what it has acknowledged.
     may_lose: bool,
 }
 

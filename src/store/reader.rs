@@ -298,7 +298,6 @@ impl<C: Connector> Reader<C> {
     }
 }
 
-/// The reads that are asked for; a page is given back.
 #[cfg(test)]
 mod tests {
     use super::*;

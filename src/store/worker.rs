@@ -34,7 +34,7 @@ pub struct Counted<S> {
     session: S,
     work: Arc<Work>,
     clock: Clock,
-    /// Goes after the session.
+    /// Dropped after the session, for fields are dropped in this order.
     _last: NoMoreAsked,
 }
 
@@ -128,15 +128,15 @@ impl<C> Shared<C> {
 /// One row may be what it refuses, in the midst of others that it takes: the same reason is said once a minute.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    /// The last statement was.
+    /// The last statement was refused.
     refused: bool,
-    /// How many were, in all.
+    /// How many statements were, in all.
     times: u64,
-    /// Its reason.
+    /// The last reason.
     last: String,
-    /// When it was said.
+    /// When one was last said as a warning.
     said: Option<Instant>,
-    /// Nothing was said of its end.
+    /// It was said, and nothing yet of its end.
     is_open: bool,
     /// What was said last of a row.
     row: String,

@@ -306,6 +306,7 @@ impl<C: Connector> Writer<C> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
+                    // Who settles a doubt calls this again at once.
                     std::thread::sleep(left.min(Pause::STEP));
                     return false;
                 }

@@ -154,7 +154,7 @@ impl Session for PostgresSession {
                 // A row was there, most likely: the upsert's word is the last.
                 Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) => self.copies.disappointed(),
                 Err(error) => {
-                    // So it is where that has ended the session, which whoever has it gives up now: the next one's.
+                    // COPY has ended this session: for a while every session loads by the upsert.
                     if matches!(error, Error::NotSent(_)) {
                         self.spoilt.now();
                     }

@@ -55,7 +55,7 @@ enum Round {
     Again(Failure),
     Failed(Failure),
     /// One row may be at fault, or the server for all of them.
-    Row(Failure),
+    Suspect(Failure),
     /// Somebody else has a row locked, of those parts that were to be changed.
     Locked(Failure, Vec<bool>),
     Lost,
@@ -245,7 +245,7 @@ impl<C: Connector> Writer<C> {
                     continue;
                 }
                 Round::Again(failure) => failure,
-                Round::Row(_) if left.len() > 1 && !all_or_nothing => {
+                Round::Suspect(_) if left.len() > 1 && !all_or_nothing => {
                     // One row is at fault; the others must not suffer for it.
                     let may_wait = vec![true; left.len()];
                     self.judge_and_change_each(parts, &mut left, &mut endings, &may_wait);
@@ -266,7 +266,7 @@ impl<C: Connector> Writer<C> {
                     }
                     continue;
                 }
-                Round::Row(failure) | Round::Failed(failure) => {
+                Round::Suspect(failure) | Round::Failed(failure) => {
                     self.give_up(parts, &mut left, &mut endings, &failure);
                     continue;
                 }
@@ -417,7 +417,7 @@ impl<C: Connector> Writer<C> {
         let failure = Failure::Refused(message.into());
         match blame {
             Blame::Conflict => Round::Again(failure),
-            Blame::Row | Blame::Server => Round::Row(failure),
+            Blame::Row | Blame::Server => Round::Suspect(failure),
             Blame::Held => Round::Locked(failure, changed),
             Blame::ReadOnly => Round::Failed(failure),
         }
