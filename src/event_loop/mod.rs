@@ -13,6 +13,8 @@
 //!
 //! Whatever stops before that, for the sake of others, goes on the ready list, and then poll does not sleep.
 
+mod accept;
+mod drain;
 pub mod inbox;
 pub mod listener;
 pub mod places;
@@ -25,34 +27,28 @@ use crate::api::admin::Status;
 use crate::api::auth::Tokens;
 use crate::clock::{Clock, seconds};
 use crate::connection::context::{Bounds, Context, Workspace};
-use crate::connection::{Connection, Crowd, Role, Turn};
+use crate::connection::{Connection, Role, Turn};
 use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
-use crate::limits::{
-    ACCEPTS_A_TURN, ADMIN_CONNECTIONS, ADMIN_DESCRIPTORS, DEADLINES_A_TURN, DRAIN_LOOK_MS, EVENTS_A_TURN,
-    LISTEN_BACKLOG, REPLIES_A_TURN, TURNED_AWAY,
-};
+use crate::limits::{DEADLINES_A_TURN, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN};
 use crate::metrics::{Counters, Phase};
 use crate::store::Reply;
 use crate::store::backend::Backend;
 use crate::token::Id;
 use inbox::{Inbox, Mail};
-use listener::{Accept, Listener, Queue};
+use listener::Listener;
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use places::{Place, Places};
 use rustls::ServerConfig;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use stream::Stream;
 use timers::Wheel;
-use tls::TlsStream;
 
 /// The token of the waker. Connections' tokens do not reach up to these: no slot does.
 pub const WAKER: Token = Token(usize::MAX);
@@ -268,14 +264,6 @@ impl EventLoop {
         }
     }
 
-    /// The time to drain is over: whoever still waits is told so.
-    fn abandon_all(&mut self) {
-        let cx = self.here.context();
-        for (_, Client { stream, connection, .. }) in &mut self.clients {
-            connection.abandon(stream, &mut self.ws, &cx);
-        }
-    }
-
     /// How long poll may sleep: not at all while something is left to do.
     fn time_to_sleep(&self, now_ms: u64) -> Option<Duration> {
         let accepting = |listener: &&Listener| listener.ready;
@@ -340,133 +328,6 @@ impl EventLoop {
             }
         }
         self.mail_left = left == 0;
-    }
-
-    /// Takes new connections, so many a turn.
-    fn accept(&mut self) {
-        for at in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_A_TURN {
-                let has_many = self.has_many();
-                let listener = &mut self.listeners[at];
-                if !listener.ready || listener.paused_until_ms > self.here.now_ms {
-                    break;
-                }
-                if listener.defers(self.here.now_ms, has_many) {
-                    break;
-                }
-                let role = listener.role;
-                let reserve = if role == Role::Admin { ADMIN_DESCRIPTORS } else { 0 };
-                let accept = if self.here.shared.sockets.load(Ordering::Relaxed)
-                    < self.here.shared.max_sockets + reserve
-                {
-                    listener.accept(self.here.now_ms)
-                } else {
-                    Accept::OutOfDescriptors
-                };
-                match accept {
-                    Accept::Stream(stream, address) => self.open(stream, address, role),
-                    Accept::Gone => {}
-                    Accept::None => break,
-                    Accept::OutOfDescriptors => {
-                        let pauses = listener.starve(self.poll.registry(), self.here.now_ms);
-                        self.here.counters.accept_pauses.add(u64::from(pauses));
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    /// It has more connections than the average of all loops, by more than one.
-    fn has_many(&self) -> bool {
-        let loops = self.here.shared.status.counters.len();
-        (self.clients.len() - self.admin) * loops
-            > self.here.shared.connections.load(Ordering::Relaxed) + loops
-    }
-
-    /// Gives a new connection its slot, or turns it away.
-    fn open(&mut self, socket: TcpStream, address: IpAddr, role: Role) {
-        let mut place = None;
-        let crowd = match role {
-            Role::Data
-                if self.here.shared.connections.fetch_add(1, Ordering::Relaxed)
-                    >= self.here.shared.max_connections =>
-            {
-                self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
-                Some(Crowd::Server)
-            }
-            Role::Admin if self.admin >= ADMIN_CONNECTIONS => Some(Crowd::Admin),
-            Role::Data if let Some(places) = &self.here.shared.places => {
-                place = places.enter(address);
-                place.is_none().then(|| {
-                    self.here.shared.connections.fetch_sub(1, Ordering::Relaxed);
-                    Crowd::Address
-                })
-            }
-            Role::Data | Role::Admin => None,
-        };
-        // It counts among the connections, until it leaves.
-        let is_counted = role == Role::Data && crowd.is_none();
-        if crowd.is_some() {
-            self.here.counters.connections_refused.add(1);
-            if self.turned_away >= TURNED_AWAY {
-                return;
-            }
-        }
-        let mut stream = match &self.here.credentials.tls {
-            Some(config) if role != Role::Admin => {
-                let until_ms = self.here.now_ms + self.here.shared.bounds.header_timeout_ms;
-                match TlsStream::new(socket, Arc::clone(config), until_ms) {
-                    Ok(stream) => Stream::Tls(Box::new(stream)),
-                    Err(error) => {
-                        if is_counted {
-                            self.here.shared.leave(place.as_ref());
-                        }
-                        return log::warn!("a TLS session cannot begin: {error}");
-                    }
-                }
-            }
-            _ => Stream::Plain(socket),
-        };
-        let entry = self.clients.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("descriptors are bounded far below 2^32");
-        let id = Id { slot, generation: self.next_generation };
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let registered = self.poll.registry().register(
-            stream.source(),
-            Token(id.to_token()),
-            Interest::READABLE | Interest::WRITABLE,
-        );
-        if let Err(error) = registered {
-            if is_counted {
-                self.here.shared.leave(place.as_ref());
-            }
-            log::warn!("a connection cannot be polled: {error}");
-            return;
-        }
-        let cx = self.here.context();
-        let mut connection = Connection::new(id, role, &cx);
-        if cx.access_log.is_some() {
-            connection.set_peer(Some(address));
-        }
-        let turned_away = crowd.is_some();
-        entry.insert(Client { stream, connection, place, turned_away, queued: false, phase: Phase::Idle });
-        self.here.shared.sockets.fetch_add(1, Ordering::Relaxed);
-        self.here.counters.connections_accepted.add(1);
-        self.here.counters.phase(None, Some(Phase::Idle));
-        match role {
-            _ if turned_away => self.turned_away += 1,
-            Role::Data => {}
-            Role::Admin => self.admin += 1,
-        }
-        // Often the first request is here already.
-        self.enqueue(id);
-        if let Some(crowd) = crowd {
-            let cx = self.here.context();
-            let Client { stream, connection, .. } = &mut self.clients[slot as usize];
-            let turn = connection.turn_away(stream, crowd, &mut self.ws, &cx);
-            self.settle(id, turn);
-        }
     }
 
     /// Turns everything that is ready once; what wants another turn goes behind the others.
@@ -546,42 +407,5 @@ impl EventLoop {
             Role::Data => self.here.shared.leave(client.place.as_ref()),
             Role::Admin => self.admin -= 1,
         }
-    }
-
-    fn begin_to_drain(&mut self) {
-        if self.here.draining.is_some() {
-            return;
-        }
-        self.here.draining = Some(self.here.now_ms + self.here.shared.drain_timeout_ms);
-        // Whoever the kernel has let in is served; nobody new is let in. The admin socket stays to the end. A socket that
-        // was handed over keeps its queue, and is given up at once.
-        for listener in &mut self.listeners {
-            listener.ready = listener.queue == Queue::Own;
-        }
-        // As many as a queue holds, whoever else comes meanwhile.
-        for _ in 0..=LISTEN_BACKLOG as usize / ACCEPTS_A_TURN {
-            self.accept();
-        }
-        self.listeners.retain(|listener| listener.role == Role::Admin);
-        let cx = self.here.context();
-        for (slot, client) in &mut self.clients {
-            client.connection.drain(&cx);
-            self.wheel.arm(slot as u32, client.connection.deadline_ms());
-        }
-    }
-
-    /// Nobody is left to be served, or it has taken too long. Whoever has the admin socket waits for the other loops, too:
-    /// what they still do is to be seen.
-    fn has_drained(&self) -> bool {
-        let others_have =
-            || self.listeners.is_empty() || self.here.shared.connections.load(Ordering::Relaxed) == 0;
-        self.here
-            .draining
-            .is_some_and(|until_ms| self.is_served_out() && others_have() || self.here.now_ms >= until_ms)
-    }
-
-    /// Nobody is left to be served here.
-    fn is_served_out(&self) -> bool {
-        self.clients.len() == self.admin
     }
 }

@@ -2,7 +2,7 @@
 //! the engine, then answers everyone. One thread each, blocking. Started by [`super::pool`].
 //!
 //! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
-//! `writer/judged.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
+//! `writer/judged.rs` and `writer/many.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
 //! Nothing waits for long for what somebody else has locked: `writer/aside.rs`. Of a batch that is refused for one row, or lost for one,
 //! each key goes by itself: `writer/each.rs`.
 //!
@@ -23,6 +23,7 @@ mod aside;
 mod each;
 mod judged;
 mod load;
+mod many;
 
 use super::batch::{Batch, Before, KeyWrites};
 use super::load::LoadJob;
@@ -274,6 +275,22 @@ impl<C: Connector> Writer<C> {
         }
     }
 
+    /// A session, and every lost backend gone, however long it takes: nobody may be told anything before.
+    fn connect_at_last(&mut self) {
+        while !self.connect() {
+            self.wait_while_down();
+        }
+    }
+
+    /// A session that was idle is looked at before anything is sent on it.
+    fn drop_if_broken(&mut self) {
+        if self.last_used.elapsed() > IDLE_CHECK
+            && self.session.as_mut().is_some_and(|session| session.is_broken())
+        {
+            self.session = None;
+        }
+    }
+
     /// The session has broken in the middle of something. Until its backend is gone, that may happen yet; and of what certainly
     /// will not, for its commit was never asked for, rows and tables may stay locked.
     fn lose_session(&mut self) {
@@ -320,11 +337,7 @@ impl<C: Connector> Writer<C> {
         let mut attempt = Attempt::First;
         let (mut conflicts, mut unsent, mut lost, mut unsettled) = (0, 0, 0, 0);
         let mut was_alone = false;
-        if self.last_used.elapsed() > IDLE_CHECK
-            && self.session.as_mut().is_some_and(|session| session.is_broken())
-        {
-            self.session = None;
-        }
+        self.drop_if_broken();
         while !batch.is_empty() {
             if self.session.is_none() {
                 let connected = self.connect();

@@ -113,9 +113,7 @@ impl<C: Connector> Writer<C> {
             Err(Error::Lost(_)) => {
                 // In doubt once more, and by another backend: settle that one too before the key is let go.
                 self.lose_session();
-                while !self.connect() {
-                    self.wait_while_down();
-                }
+                self.connect_at_last();
                 self.fail(&batch, attempt, &Failure::Unknown);
             }
         }

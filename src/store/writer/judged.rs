@@ -13,10 +13,10 @@
 //! backend is gone, and then its outcome is unknown.
 
 use super::super::judge::{Before, Change, Judged, To};
-use super::super::{Answer, Blame, Connector, Error, Failure, ManyJob, NO_VERSION, Reply, Session, Step};
+use super::super::{Answer, Blame, Connector, Error, Failure, NO_VERSION, Session, Step};
 use super::aside::Held;
 use super::each::Fault;
-use super::{Attempt, Batch, LockWaits, Pause, Writer};
+use super::{Batch, Writer};
 use crate::clock::seconds;
 use crate::engine::shard::Writes;
 use crate::engine::{Record, Row};
@@ -24,17 +24,17 @@ use crate::limits::OVERTAKEN_RETRIES;
 use std::time::Instant;
 
 /// One key's part of what is judged together.
-struct Part<'a> {
-    key: &'a str,
-    hash: u64,
-    writes: Writes,
-    steps: Vec<&'a Step>,
+pub(super) struct Part<'a> {
+    pub(super) key: &'a str,
+    pub(super) hash: u64,
+    pub(super) writes: Writes,
+    pub(super) steps: Vec<&'a Step>,
     /// When nobody waits for them any more.
-    deadline_ms: u64,
+    pub(super) deadline_ms: u64,
 }
 
 /// What became of one [`Part`].
-enum Ending {
+pub(super) enum Ending {
     /// It was judged, and its change is committed, if it has one.
     Done(Judged, u32),
     Failed(Failure),
@@ -86,122 +86,6 @@ impl<C: Connector> Writer<C> {
         self.shared.deliver.deliver(&mut self.replies);
     }
 
-    /// Takes a batch of many keys, unless its time is over.
-    pub(super) fn start_many(&mut self, job: ManyJob, now_ms: u64) -> Option<ManyJob> {
-        if !job.claim.take() {
-            self.withdrawn_many(&job);
-            return None;
-        }
-        if job.deadline_ms <= now_ms {
-            self.fail_many(&job, Attempt::First, &Failure::NotStarted);
-            return None;
-        }
-        Some(job)
-    }
-
-    /// A batch that its connection has withdrawn: nobody waits for it.
-    pub(super) fn withdrawn_many(&self, job: &ManyJob) {
-        for (hash, key) in job.keys() {
-            self.shared.engine.shard(hash).refused(hash, &key, Writes::Foreign);
-        }
-    }
-
-    pub(super) fn fail_many(&mut self, job: &ManyJob, attempt: Attempt, failure: &Failure) {
-        let failure = attempt.failure(failure);
-        for (hash, key) in job.keys() {
-            let watching = self.ended(hash, &key, Writes::Foreign, failure);
-            self.tell(watching);
-        }
-        self.replies.push(Reply { ticket: job.ticket, answer: Answer::Failed(failure.clone()) });
-        self.shared.deliver.deliver(&mut self.replies);
-    }
-
-    /// Brings a batch of many keys to its ending, one answer with those of all its steps; or puts it aside.
-    pub(super) fn execute_many(&mut self, job: ManyJob) {
-        match self.many(&job) {
-            Ok(answers) => {
-                self.replies.push(Reply { ticket: job.ticket, answer: Answer::Many(answers) });
-                self.shared.deliver.deliver(&mut self.replies);
-            }
-            Err((why, locked)) => self.put_aside(Held::Many(job), why, locked),
-        }
-    }
-
-    /// The answers to all steps. `Err`: nothing is done, because somebody else has rows locked; these, as far as is known.
-    fn many(&mut self, job: &ManyJob) -> Result<Vec<Answer>, (Failure, Vec<Box<str>>)> {
-        // Steps by key, each key's in their order; and where each step's answer belongs.
-        let mut order: Vec<usize> = (0..job.steps.len()).collect();
-        order.sort_by(|a, b| job.steps[*a].key.cmp(&job.steps[*b].key));
-        let groups: Vec<&[usize]> = order.chunk_by(|a, b| job.steps[*a].key == job.steps[*b].key).collect();
-        let part = |group: &&[usize]| {
-            let steps: Vec<&Step> = group.iter().map(|at| &job.steps[*at]).collect();
-            let (key, hash, deadline_ms) = (&*steps[0].key, steps[0].hash, job.deadline_ms);
-            Part { key, hash, writes: Writes::Foreign, steps, deadline_ms }
-        };
-        let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
-        let mut endings = self.judge_and_change(&parts, job.all_or_nothing);
-        self.wait_for_locked(&parts, job.deadline_ms, &mut endings);
-        // Where one is locked now, all are.
-        if let Some(Ending::Locked { why, .. }) = endings.first() {
-            let is_known = |ending: &Ending| matches!(ending, Ending::Locked { is_known: true, .. });
-            let known = parts.iter().zip(&endings).filter(|(_, ending)| is_known(ending));
-            let mut locked: Vec<Box<str>> = known.map(|(part, _)| part.key.into()).collect();
-            if !job.all_or_nothing && locked.len() < parts.len() {
-                // Of the others some may be free: it is not for those that are known that it has to wait.
-                locked.clear();
-            }
-            return Err((why.clone(), locked));
-        }
-        let mut answers = vec![Answer::NotDone; job.steps.len()];
-        for (group, ending) in groups.iter().zip(endings) {
-            let group_answers = match ending {
-                Ending::Done(judged, _) if job.all_or_nothing && judged.is_undone() => judged.not_done(),
-                Ending::Done(judged, version) => judged.answers(version),
-                Ending::Failed(why) | Ending::Locked { why, .. } => vec![Answer::Failed(why); group.len()],
-            };
-            for (at, answer) in group.iter().zip(group_answers) {
-                answers[*at] = answer;
-            }
-        }
-        Ok(answers)
-    }
-
-    /// Some of a batch is done, and the rest locked: while that keeps nobody else waiting, it is waited for.
-    fn wait_for_locked(&mut self, parts: &[Part<'_>], deadline_ms: u64, endings: &mut [Ending]) {
-        loop {
-            let is_locked = |at: &usize| matches!(endings[*at], Ending::Locked { .. });
-            let locked: Vec<usize> = (0..parts.len()).filter(is_locked).collect();
-            if locked.is_empty() || locked.len() == parts.len() {
-                return;
-            }
-            // Who watches what is done has waited for long enough, whatever the rest waits for.
-            self.shared.deliver.deliver(&mut self.replies);
-            let may_wait = self.nobody_waits() && self.has_time(deadline_ms);
-            let keys: Vec<&str> = locked.iter().map(|at| parts[*at].key).collect();
-            let still = if may_wait { self.locked(&keys) } else { None };
-            let Some(still) = still else { return self.refuse_locked(parts, endings) };
-            if still.iter().all(|still| *still) {
-                std::thread::sleep(Pause::STEP);
-            }
-            self.lock_waits = LockWaits::default();
-            for (at, still) in locked.into_iter().zip(still) {
-                if !still && self.lock_waits.are_few() {
-                    endings[at] = self.judge_and_change_one(&parts[at]);
-                }
-            }
-        }
-    }
-
-    fn refuse_locked(&self, parts: &[Part<'_>], endings: &mut [Ending]) {
-        for (part, ending) in parts.iter().zip(endings) {
-            if let Ending::Locked { why, .. } = ending {
-                let failure = why.clone();
-                self.ended(part.hash, part.key, part.writes, &failure);
-                *ending = Ending::Failed(failure);
-            }
-        }
-    }
-
     /// Gives their ending to those of what is left whose rows are locked, so far as can be known. Only what was to be `changed`
     /// waits for a lock. False: there are none.
     fn part_locked(
@@ -222,7 +106,7 @@ impl<C: Connector> Writer<C> {
     }
 
     /// Judges and changes until every part has its ending, and tells the engine.
-    fn judge_and_change(&mut self, parts: &[Part<'_>], all_or_nothing: bool) -> Vec<Ending> {
+    pub(super) fn judge_and_change(&mut self, parts: &[Part<'_>], all_or_nothing: bool) -> Vec<Ending> {
         let mut endings: Vec<Option<Ending>> = parts.iter().map(|_| None).collect();
         let (mut left, mut retries): (Vec<usize>, usize) = ((0..parts.len()).collect(), 0);
         while !left.is_empty() {
@@ -318,7 +202,7 @@ impl<C: Connector> Writer<C> {
         }
     }
 
-    fn judge_and_change_one(&mut self, part: &Part<'_>) -> Ending {
+    pub(super) fn judge_and_change_one(&mut self, part: &Part<'_>) -> Ending {
         let endings = self.judge_and_change(std::slice::from_ref(part), false);
         endings.into_iter().next().expect("every part has an ending")
     }
@@ -488,9 +372,7 @@ impl<C: Connector> Writer<C> {
         for at in left.iter() {
             self.shared.engine.shard(parts[*at].hash).doubt(parts[*at].hash, parts[*at].key);
         }
-        while !self.connect() {
-            self.wait_while_down();
-        }
+        self.connect_at_last();
         self.give_up(parts, left, endings, &Failure::Unknown);
     }
 }

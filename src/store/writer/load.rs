@@ -7,8 +7,8 @@
 
 use super::super::load::{LoadJob, Loaded, Row};
 use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
+use super::Writer;
 use super::aside::Held;
-use super::{IDLE_CHECK, Writer};
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
 use crate::limits::BROKEN_OFF_RETRIES;
@@ -81,11 +81,7 @@ impl<C: Connector> Writer<C> {
 
     /// Stores rows until all have their ending. An error ends those that have none yet.
     fn load(&mut self, keys: &[Key<'_>], deadline_ms: u64, loaded: &mut Loaded) -> Result<(), Stopped> {
-        if self.last_used.elapsed() > IDLE_CHECK
-            && self.session.as_mut().is_some_and(|session| session.is_broken())
-        {
-            self.session = None;
-        }
+        self.drop_if_broken();
         // Next ones last: where one row is at fault, halves are tried, then halves of a half.
         let mut left = vec![keys];
         let (mut conflicts, mut unsent, mut stored) = (0, 0, false);
@@ -201,9 +197,7 @@ impl<C: Connector> Writer<C> {
         for key in keys {
             self.shared.engine.shard(key.hash).doubt(key.hash, &key.row.key);
         }
-        while !self.connect() {
-            self.wait_while_down();
-        }
+        self.connect_at_last();
         for key in keys {
             let watching =
                 self.shared.engine.shard(key.hash).unknown(key.hash, &key.row.key, Writes::Foreign);
