@@ -133,7 +133,7 @@ fn the_unit_of_the_readme_is_that_of_the_package() {
     let (_, rest) = readme.split_once("# hotrow.service\n").unwrap();
     let (unit, _) = rest.split_once("```").unwrap();
     // Who it runs as, and where its flags and sockets are.
-    let own = ["Wants", "After", "Sockets", "EnvironmentFile", "DynamicUser"];
+    let own = ["Wants", "PartOf", "After", "Sockets", "EnvironmentFile", "DynamicUser"];
     for line in unit.lines().filter(|line| !line.starts_with('[')) {
         let (name, value) = line.split_once('=').unwrap();
         if !own.contains(&name) {
