@@ -11,7 +11,9 @@ use signal_hook::iterator::Signals;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{self, ExitCode};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 /// It could not start, or it failed.
 const FAILED: u8 = 1;
@@ -59,8 +61,20 @@ fn main() -> ExitCode {
 /// The service has not been, or is no more: its manager is told, too.
 fn failed(line: &str, code: u8) -> ExitCode {
     service::failed(line);
-    say(format_args!("hotrow: {line}"));
+    say_in_time(format!("hotrow: {line}"));
     ExitCode::from(code)
+}
+
+/// Says a line, but goes on after a second: a stderr that is stuck, as a full pipe is that nobody reads, is to hold nobody up.
+fn say_in_time(line: String) {
+    let (done, wait) = mpsc::channel();
+    let said = thread::Builder::new().name("say".into()).spawn(move || {
+        say(line);
+        let _ = done.send(());
+    });
+    if said.is_ok() {
+        let _ = wait.recv_timeout(Duration::from_secs(1));
+    }
 }
 
 /// Everyone can read a process's arguments (`ps`); its environment only its owner. So a URL with a password moves from
@@ -122,12 +136,19 @@ fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), St
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
     service::starting(server::longest_start(config));
+    let mut renew_first = false;
     let mut running = server::start(config, inherited, |longest| {
         service::starting(longest);
         // Kept signals are followed here, too: a migration may take longer than whoever sends them wants to wait.
-        signals.pending().all(|signal| signal == SIGHUP)
+        let mut goes_on = true;
+        for signal in signals.pending() {
+            match signal {
+                SIGHUP => renew_first = true,
+                _ => goes_on = false,
+            }
+        }
+        goes_on
     })?;
-    say(&running.ready_line);
     service::ready(&running.ready_line);
     service::watch(Pulse::new(running.inboxes()));
     let (ready_line, longest_stop) = (running.ready_line.clone(), running.longest_stop());
@@ -135,7 +156,8 @@ fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), St
     let reopen_logs = running.log_reopener();
     let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
         let mut stopping = false;
-        for signal in signals.forever() {
+        // One that came while it started is followed now: files may have been opened before it.
+        for signal in renew_first.then_some(SIGHUP).into_iter().chain(signals.forever()) {
             match signal {
                 SIGHUP => {
                     if !stopping {
@@ -165,5 +187,6 @@ fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), St
         process::exit(i32::from(FAILED));
     });
     spawned.map_err(|e| format!("cannot start a thread: {e}"))?;
+    say_in_time(running.ready_line.clone());
     running.join()
 }

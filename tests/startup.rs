@@ -4,7 +4,9 @@
 use crate::support::database::Database;
 use crate::support::postgresql::free_port;
 use crate::support::{Server, wait_until};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -71,28 +73,44 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
     assert!(Server::spawn(command).address.ip().is_loopback());
 }
 
-/// Nobody reads what it says: it ends as it would have, or serves.
-#[test]
-fn a_stderr_that_is_gone_changes_nothing() {
-    let nobody = || {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        writer
-    };
-    let hotrow = |flags: &[&str]| {
-        let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
-        command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(nobody());
-        command
-    };
-    assert_eq!(hotrow(&["--lissten"]).status().unwrap().code(), Some(2));
+/// What hotrow says goes there; it ends as it would have with anybody, or serves.
+fn speaks_to(stderr: &std::io::PipeWriter, flags: &[&str]) -> Command {
+    let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.try_clone().unwrap());
+    command
+}
+
+fn starts_and_stops(stderr: &std::io::PipeWriter) {
     let database = Database::new();
     let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let listen = free.to_string();
     let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", "off"];
-    let mut server = hotrow(&flags).spawn().unwrap();
+    let mut server = speaks_to(stderr, &flags).spawn().unwrap();
     wait_until("it serves", || TcpStream::connect(free).is_ok());
     kill_process(Pid::from_raw(server.id() as i32).unwrap(), Signal::TERM).unwrap();
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    let mut status = None;
+    wait_until("it has stopped", || {
+        status = server.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_stderr_that_is_gone_changes_nothing() {
+    let (reader, stderr) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(speaks_to(&stderr, &["--lissten"]).status().unwrap().code(), Some(2));
+    starts_and_stops(&stderr);
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_holds_nobody_up() {
+    let (_reader, mut stderr) = std::io::pipe().unwrap();
+    fcntl_setfl(&stderr, OFlags::NONBLOCK).unwrap();
+    while stderr.write(&[b'\n'; 4096]).is_ok() {}
+    fcntl_setfl(&stderr, OFlags::empty()).unwrap();
+    starts_and_stops(&stderr);
 }
 
 #[test]
