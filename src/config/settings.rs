@@ -68,7 +68,11 @@ fn masked(id: &str, value: String) -> String {
 /// The URL of a database, `postgresql://…` or `key=value …`, without the password in it. What cannot be understood is
 /// masked altogether: a password that is not found would be shown.
 pub fn mask_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return mask_pairs(url) };
+    let Some((scheme, rest)) =
+        url.split_once("://").filter(|(scheme, _)| ["postgresql", "postgres"].contains(scheme))
+    else {
+        return mask_pairs(url);
+    };
     let (rest, query) = match rest.split_once('?') {
         Some((rest, query)) => (rest, Some(query)),
         None => (rest, None),
@@ -171,6 +175,9 @@ mod tests {
             ("password = 'a secret' host = h", "password=*** host=h"),
             (r"host=h PASSWORD='it\'s a secret'", "host=h PASSWORD=***"),
             (r"password=a\ secret host=h", "password=*** host=h"),
+            // Only a URL is one.
+            ("host=h user=me password=secret://b dbname=d", "host=h user=me password=*** dbname=d"),
+            ("http://me:secret@h", "***"),
             ("password='secret", "***"),
             ("secret", "***"),
         ] {

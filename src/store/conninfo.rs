@@ -115,7 +115,10 @@ fn take_words(text: &str) -> Result<(String, HashMap<&'static str, String>), Str
     let ours = |name: &str| OURS.into_iter().find(|word| *word == name);
     let mut words = HashMap::new();
     if text.starts_with("postgresql://") || text.starts_with("postgres://") {
-        let Some((front, query)) = text.split_once('?') else { return Ok((text.to_owned(), words)) };
+        // Behind the credentials: a password may have one in it, if its owner forgot to encode it.
+        let credentials = text.find('@').map_or(0, |at| at + 1);
+        let Some(at) = text[credentials..].find('?') else { return Ok((text.to_owned(), words)) };
+        let (front, query) = (&text[..credentials + at], &text[credentials + at + 1..]);
         let mut others = Vec::new();
         for pair in query.split('&') {
             match pair.split_once('=').and_then(|(name, value)| Some((ours(name)?, value))) {
@@ -263,6 +266,10 @@ mod tests {
             assert_eq!((config.get_user(), config.get_dbname()), (Some("me"), Some("db")), "{text}");
             assert_eq!(config.get_connect_timeout().unwrap().as_secs(), 3, "{text}");
         }
+        // A ? that belongs to the password begins no words.
+        let Conninfo { config, tls } =
+            with(&[], "postgresql://me:p?w@h/db?sslmode=verify-full&sslrootcert=/a").unwrap();
+        assert_eq!((tls.mode, config.get_password()), (Mode::VerifyFull, Some(&b"p?w"[..])));
         assert_eq!(with(&[], "postgresql://h/db").unwrap().tls.mode, Mode::Prefer);
         assert_eq!(with(&[("PGSSLMODE", "require")], "host=h").unwrap().tls.mode, Mode::Require);
         assert_eq!(
