@@ -47,6 +47,8 @@ pub const LONGEST_STOP: Duration = Duration::from_secs(30 + 15 + 5);
 pub const LONGEST_START: Duration = Duration::from_secs(120 + 2 * 30 + 30);
 /// How often it is looked at while something is expected of it, and the shortest pause before it is started again.
 const STEP: Duration = Duration::from_millis(20);
+/// One that has lived for so long is started again at once.
+const LIVED: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts to start it again.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
 /// A socket's path has at most 107 bytes (unix(7)); this leaves room for the file's name.
@@ -387,6 +389,7 @@ impl Shared {
     /// Starts it again whenever it has ended unasked.
     fn watch(&self) {
         let mut pause = STEP;
+        let mut started = Instant::now();
         loop {
             self.wait_for_end();
             let mut state = self.state();
@@ -408,9 +411,14 @@ impl Shared {
                 Err(error) => log::error!("{error}"),
             }
             drop(state);
-            // It can fail again at once, as long as backends of the dead one are still going.
+            // It can fail again at once, as long as backends of the dead one are still going; or a little later, again and again, as on a
+            // full disk.
+            if started.elapsed() > LIVED {
+                pause = STEP;
+            }
             thread::sleep(pause);
-            pause = if self.is_running() { STEP } else { (pause * 2).min(RESTART_PAUSE) };
+            pause = (pause * 2).min(RESTART_PAUSE);
+            started = Instant::now();
         }
     }
 

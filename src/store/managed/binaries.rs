@@ -32,6 +32,8 @@ impl Binaries {
         };
         let mut found: Vec<(u32, PathBuf)> = dirs
             .into_iter()
+            // They are run in another folder than this one.
+            .filter_map(|dir| std::path::absolute(dir).ok())
             .filter(|dir| PROGRAMS.iter().all(|program| dir.join(program).is_file()))
             .filter_map(|dir| Some((major_version(&dir.join("postgres"))?, dir)))
             .filter(|(version, _)| *version >= OLDEST && needed.is_none_or(|needed| needed == *version))
