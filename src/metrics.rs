@@ -206,9 +206,10 @@ const STATUSES: usize = 512;
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Counters {
-    /// Reads that the cache answered: values and absences.
+    /// Reads that the cache answered with a value. Apart from absences: a difference of two counters that are read one after the other
+    /// could go backwards.
     pub cache_hits: Counter,
-    /// Of these: absences.
+    /// Reads that the cache answered: there is none.
     pub cache_absent: Counter,
     /// Reads that had to ask the database.
     pub cache_misses: Counter,
@@ -300,11 +301,13 @@ impl Counters {
     /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed.
     #[inline]
     pub fn hit(&self, method: Method, status: u16) {
-        self.cache_hits.add(1);
-        if status == 404 {
-            self.cache_absent.add(1);
-        }
+        if status == 404 { &self.cache_absent } else { &self.cache_hits }.add(1);
         self.answered(method, status);
+    }
+
+    /// Reads that the cache has answered.
+    pub fn cache_known(&self) -> u64 {
+        self.cache_hits.get() + self.cache_absent.get()
     }
 
     /// Answers with this method, as status and number, where there were any.

@@ -63,13 +63,15 @@ impl Connection {
         let mut collect =
             Box::new(Collect { first: first.job, keys: Vec::new(), items, waiting: 0, bytes: 0 });
         let asked = cx.backend.get_many(keys.iter().map(|key| &**key), cx.now_s, ticket, |at, known| {
-            cx.counters.cache_hits.add(1);
             let row = match known {
-                Known::Value(held) => Some(Record {
-                    value: owned(held.value),
-                    version: held.version,
-                    expires_s: held.expires_s,
-                }),
+                Known::Value(held) => {
+                    cx.counters.cache_hits.add(1);
+                    Some(Record {
+                        value: owned(held.value),
+                        version: held.version,
+                        expires_s: held.expires_s,
+                    })
+                }
                 Known::Absent { .. } => {
                     cx.counters.cache_absent.add(1);
                     None

@@ -690,7 +690,8 @@ fn several_keys_are_one_job_and_one_answer_in_the_order_of_the_request() {
     world.send(&get_many(&["m1", "hit", "m2", "m1"]));
     assert_eq!(world.reads.len(), 0, "what was read is cached");
     assert_eq!(items(&world), [some(200, "read"), some(200, "value"), (404, None), some(200, "read")]);
-    assert_eq!((world.counters.cache_hits.get(), world.counters.cache_misses.get()), (1 + 1 + 4, 3));
+    assert_eq!((world.counters.cache_known(), world.counters.cache_misses.get()), (1 + 1 + 4, 3));
+    assert_eq!(world.counters.cache_absent.get(), 1);
 }
 
 #[test]
