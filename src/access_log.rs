@@ -6,10 +6,12 @@ use crate::config::AccessLogFormat;
 use crate::limits::{ACCESS_LOG_LINES, REQUEST_ID_BYTES};
 use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use rustix::fs::{OFlags, fcntl_setfl};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stdout, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -189,8 +191,15 @@ impl AccessLog {
         let (lines, queue) = bounded(ACCESS_LOG_LINES);
         let shared = Arc::new(Shared::default());
         let for_writer = Arc::clone(&shared);
-        let writer =
-            Writer { target, format, shared: for_writer, text: Vec::new(), lines: 0, failing: false };
+        let writer = Writer {
+            target,
+            format,
+            shared: for_writer,
+            text: Vec::new(),
+            lines: 0,
+            failing: false,
+            torn: false,
+        };
         thread::Builder::new().name("access log".into()).spawn(move || writer.run(&queue))?;
         Ok(AccessLog { lines, shared })
     }
@@ -224,8 +233,12 @@ impl AccessLog {
     }
 }
 
+/// Without waiting: a pipe that has a name and nobody who reads it is an error, where opening it would wait for ever.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let at_once = OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().append(true).create(true).custom_flags(at_once).open(path)?;
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
 }
 
 enum Target {
@@ -243,6 +256,8 @@ struct Writer {
     lines: u64,
     /// The last lines could not be written: said once, not for every line.
     failing: bool,
+    /// What the file ends with is no whole line: the disk was full in the middle of it.
+    torn: bool,
 }
 
 impl Writer {
@@ -283,9 +298,16 @@ impl Writer {
         if self.text.is_empty() {
             return;
         }
+        if std::mem::take(&mut self.torn) {
+            self.text.insert(0, b'\n');
+        }
         let result = match &mut self.target {
             Target::Stdout(out) => out.write_all(&self.text).and_then(|()| out.flush()),
-            Target::File(out, _) => out.write_all(&self.text),
+            Target::File(out, _) => {
+                let (written, result) = write_up_to(out, &self.text);
+                self.torn = result.is_err() && self.text[..written].last().is_some_and(|byte| *byte != b'\n');
+                result
+            }
         };
         self.text.clear();
         let lines = std::mem::take(&mut self.lines);
@@ -307,6 +329,7 @@ impl Writer {
             Ok(file) => {
                 log::info!("the access log goes on in a new {}", path.display());
                 self.target = Target::File(file, path.clone());
+                self.torn = false;
             }
             Err(error) => {
                 log::error!("{} cannot be opened again, the old file goes on: {error}", path.display());
@@ -315,9 +338,46 @@ impl Writer {
     }
 }
 
+/// Writes all, or as much as can be: how many bytes that are, and why not more.
+fn write_up_to(out: &mut impl Write, text: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < text.len() {
+        match out.write(&text[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes so many bytes, and then has no room.
+    struct Small(usize);
+
+    impl Write for Small {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let taken = text.len().min(3).min(self.0);
+            self.0 -= taken;
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn how_much_was_written_is_known() {
+        for (room, written) in [(0, 0), (4, 4), (9, 7)] {
+            let (up_to, result) = write_up_to(&mut Small(room), b"a line\n");
+            assert_eq!((up_to, result.is_ok()), (written, room > 7), "{room}");
+        }
+    }
 
     fn entry() -> Entry {
         Entry {

@@ -196,6 +196,16 @@ fn a_log_that_cannot_be_opened_is_refused_at_once() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("/nowhere/at/all (--access-log)"), "{stderr}");
+    // A pipe without a reader would be waited for.
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log"]).arg(&pipe);
+    let output = command.args(["--database-url", &Database::new().url]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("(--access-log)"), "{stderr}");
 }
 
 #[test]
