@@ -133,6 +133,7 @@ pub fn start(
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));
+    let process = Process::watch();
     let renewer = Renewer::load(config)?;
     // That it can be read is known already.
     if let Some(file) = &config.database_url_file
@@ -198,7 +199,7 @@ pub fn start(
         health: Arc::clone(&health),
         counters: polls.iter().map(|(_, _, counters)| Arc::clone(counters)).collect(),
         workers: worker_counters,
-        process: Process::watch(),
+        process,
         draining: AtomicBool::new(false),
         about: admin::About {
             version: format!(
@@ -474,7 +475,10 @@ fn remedy(cause: &str) -> &'static str {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
         _ if cause.contains("pg_stat_activity hides") => "then start hotrow again",
-        _ if cause.contains("the column") || cause.contains("no column") => {
+        _ if ["the column", "no column", "plain table", "unique index"]
+            .iter()
+            .any(|part| cause.contains(part)) =>
+        {
             "it is no table of hotrow's: alter it (hotrow migrate --print shows one), or choose another database"
         }
         _ if cause.contains("encoded in") => "choose another database",
