@@ -298,14 +298,15 @@ impl Writer {
         if self.text.is_empty() {
             return;
         }
-        if std::mem::take(&mut self.torn) {
+        let was_torn = std::mem::take(&mut self.torn);
+        if was_torn {
             self.text.insert(0, b'\n');
         }
         let result = match &mut self.target {
             Target::Stdout(out) => out.write_all(&self.text).and_then(|()| out.flush()),
             Target::File(out, _) => {
                 let (written, result) = write_up_to(out, &self.text);
-                self.torn = result.is_err() && self.text[..written].last().is_some_and(|byte| *byte != b'\n');
+                self.torn = self.text[..written].last().map_or(was_torn, |byte| *byte != b'\n');
                 result
             }
         };

@@ -116,7 +116,9 @@ fn take_words(text: &str) -> Result<(String, HashMap<&'static str, String>), Str
     let mut words = HashMap::new();
     if text.starts_with("postgresql://") || text.starts_with("postgres://") {
         // Behind the credentials: a password may have one in it, if its owner forgot to encode it.
-        let credentials = text.find('@').map_or(0, |at| at + 1);
+        // One behind a word of ours is in its value.
+        let is_ours = |at: &usize| OURS.iter().any(|word| text[..*at].contains(&format!("{word}=")));
+        let credentials = text.find('@').filter(|at| !is_ours(at)).map_or(0, |at| at + 1);
         let Some(at) = text[credentials..].find('?') else { return Ok((text.to_owned(), words)) };
         let (front, query) = (&text[..credentials + at], &text[credentials + at + 1..]);
         let mut others = Vec::new();
@@ -270,6 +272,9 @@ mod tests {
         let Conninfo { config, tls } =
             with(&[], "postgresql://me:p?w@h/db?sslmode=verify-full&sslrootcert=/a").unwrap();
         assert_eq!((tls.mode, config.get_password()), (Mode::VerifyFull, Some(&b"p?w"[..])));
+        let at_home =
+            with(&[], "postgresql://h/db?sslmode=verify-full&sslrootcert=/home/me@corp/ca").unwrap();
+        assert_eq!(at_home.tls.mode, Mode::VerifyFull);
         assert_eq!(with(&[], "postgresql://h/db").unwrap().tls.mode, Mode::Prefer);
         assert_eq!(with(&[("PGSSLMODE", "require")], "host=h").unwrap().tls.mode, Mode::Require);
         assert_eq!(

@@ -66,7 +66,7 @@ struct Known {
     cache: Option<Cache>,
 }
 
-/// One run of a server, from one start to the next.
+/// How long a server has lived without a crash.
 #[derive(Debug)]
 struct Life {
     name: String,
@@ -267,7 +267,7 @@ impl Postgres {
 
     /// A server writes on this timeline. Where that is a newer one than any before, its server may have been promoted
     /// without the last commits of the other: rows that were cached of them are rows that are not there. So may be those of a
-    /// server that acknowledges what it may yet lose, and has started anew: it lives another `life`.
+    /// server that acknowledges what it may yet lose, and has crashed: it lives another `life`.
     fn found(&self, timeline: u32, life: Option<Life>) {
         let mut known = self.known.lock();
         // First this, so that no session with the old server begins anything any more; then what they have left.
@@ -282,8 +282,8 @@ impl Postgres {
             );
         } else if lost {
             log::warn!(
-                "PostgreSQL has started anew and may have lost commits (synchronous_commit or fsync is off): what was \
-                 cached before is forgotten"
+                "PostgreSQL has crashed and may have lost commits (synchronous_commit is off): what was cached before is \
+                 forgotten"
             );
         } else {
             return;

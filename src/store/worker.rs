@@ -134,9 +134,9 @@ pub struct Refusals {
     times: u64,
     /// The last reason.
     last: String,
-    /// When one was last said as a warning.
-    said: Option<Instant>,
-    /// It was said, and nothing yet of its end.
+    /// The one that was last said as a warning, and when.
+    warned: Option<(String, Instant)>,
+    /// That it is refused was said, and nothing yet of the end.
     is_open: bool,
     /// What was said last of a row.
     row: String,
@@ -149,14 +149,14 @@ impl Refusals {
     /// PostgreSQL has refused what a worker does, for a reason that lies with the server.
     pub fn refused(&mut self, what: &str, message: &str) {
         self.times += 1;
-        let was_refused = std::mem::replace(&mut self.refused, true);
-        let lately = self.said.is_some_and(|said| said.elapsed() < SAID_LATELY) && self.last == message;
+        self.refused = true;
         message.clone_into(&mut self.last);
-        if was_refused || lately {
+        let is_known = |(said, at): &(String, Instant)| said == message && at.elapsed() < SAID_LATELY;
+        if self.is_open || self.warned.as_ref().is_some_and(is_known) {
             log::debug!("PostgreSQL refuses {what}: {message}");
         } else {
             log::warn!("PostgreSQL refuses {what}: {message}");
-            self.said = Some(Instant::now());
+            self.warned = Some((message.to_owned(), Instant::now()));
             self.is_open = true;
         }
     }

@@ -438,8 +438,10 @@ impl<C: Connector> Writer<C> {
                     }
                     // Of a row that breaks a rule of the table its client is told; it says nothing of the next.
                     match blame {
-                        Blame::Row | Blame::Held => log::debug!("PostgreSQL refused a row: {message}"),
-                        Blame::Conflict | Blame::Server | Blame::ReadOnly => {
+                        Blame::Row | Blame::Held | Blame::Conflict => {
+                            log::debug!("PostgreSQL refused a row: {message}");
+                        }
+                        Blame::Server | Blame::ReadOnly => {
                             self.refusals.refused("writes", &message);
                         }
                     }
