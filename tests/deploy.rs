@@ -71,10 +71,12 @@ fn check(
         let labels = known.get(name).unwrap_or_else(|| panic!("{what}: there is no {name}: {expression}"));
         labels_of_all.extend(labels.keys().map(String::as_str));
         for part in selector.split(',').filter(|part| !part.trim().is_empty()) {
-            let (label, value) = part.split_once("=~").or_else(|| part.split_once('=')).unwrap();
+            let operator = ["=~", "!~", "="].into_iter().find(|operator| part.contains(operator)).unwrap();
+            let (label, value) = part.split_once(operator).unwrap();
             let (label, value) = (label.trim(), value.trim().trim_matches('"'));
             let values = labels.get(label).unwrap_or_else(|| panic!("{what}: {name} has no label {label}"));
-            if ["instance", "job"].contains(&label) {
+            // What is left out need not be there.
+            if ["instance", "job"].contains(&label) || operator == "!~" {
                 continue;
             }
             for one in value.split('|') {

@@ -321,14 +321,14 @@ fn a_row_that_the_server_refuses_is_refused_alone() {
     server.database().connect().batch_execute(trigger).unwrap();
     // Plain writes, and those that are judged first: what waits behind one that is held is one batch.
     for fields in ["", "If-None-Match: *\r\n"] {
-        let writes = server.database().hold_writes();
+        let mut writes = server.database().hold_writes();
         let put = |key: &str, value: &str| {
             let mut client = server.connect();
             client.send(request("PUT", &format!("/kv/{key}-{}", fields.len()), fields, value.as_bytes()));
             client
         };
         let mut first = put("first", "good");
-        wait_until("it is under way", || server.metric("hotrow_keys_in_flight") == 1);
+        wait_until("it was sent", || writes.waiting() == 1);
         // In the middle, and two at the end.
         let values = ["good", "good", "bad", "good", "good", "good", "bad", "bad"];
         let mut clients: Vec<Client> =
@@ -363,9 +363,9 @@ fn what_the_server_refuses_of_everybody_is_not_tried_for_each() {
         END $$;
         CREATE TRIGGER mind BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION mind()";
     server.database().connect().batch_execute(trigger).unwrap();
-    let writes = server.database().hold_writes();
+    let mut writes = server.database().hold_writes();
     let mut first = server.ask("PUT", "first", "held");
-    wait_until("it is under way", || server.metric("hotrow_keys_in_flight") == 1);
+    wait_until("it was sent", || writes.waiting() == 1);
     let mut others: Vec<Client> = (0..8).map(|n| server.ask("PUT", &n.to_string(), "value")).collect();
     wait_until("they wait", || server.metric("hotrow_keys_in_flight") == 9);
     writes.release();
