@@ -30,9 +30,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// Looks once, and goes on to look for as long as somebody holds what this returns. Call it at the start.
-    pub fn watch() -> Arc<Process> {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    /// Looks once, and goes on to look for as long as somebody holds what this returns: of a process that `began` then.
+    pub fn watch(began: SystemTime) -> Arc<Process> {
+        let since = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let process = Arc::new(Process { start_ms: since.as_millis() as u64, ..Process::default() });
         process.look();
         let weak: Weak<Process> = Arc::downgrade(&process);
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn it_sees_memory_descriptors_and_time() {
-        let process = Process::watch();
+        let process = Process::watch(SystemTime::now());
         let file = fs::File::open("/proc/self/stat").unwrap();
         process.look();
         // Other tests of this program open files meanwhile: only what must be there is certain.

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a database may take to answer for the first time.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
@@ -133,7 +133,7 @@ pub fn start(
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));
-    let process = Process::watch();
+    let began = SystemTime::now();
     let renewer = Renewer::load(config)?;
     // That it can be read is known already.
     if let Some(file) = &config.database_url_file
@@ -199,7 +199,7 @@ pub fn start(
         health: Arc::clone(&health),
         counters: polls.iter().map(|(_, _, counters)| Arc::clone(counters)).collect(),
         workers: worker_counters,
-        process,
+        process: Process::watch(began),
         draining: AtomicBool::new(false),
         about: admin::About {
             version: format!(
