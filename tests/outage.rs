@@ -372,13 +372,14 @@ fn what_a_crash_has_taken_back_is_not_served() {
 fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
     let postgresql = Postgresql::start_new();
     let proxy = Proxy::start(postgresql.port);
+    // From the beginning: whatever a worker asked before would be aimed at, too.
+    proxy.aim_at("committed and not told");
     let server = Server::start_on(&Database { url: url_at(proxy.port) }, &["--db-writers", "1"]);
     let mut client = server.connect();
     assert_eq!(client.put("k", "old").status, 201);
     let fields = b"SFATAL\0C08P01\0Mserver conn crashed?\0\0";
     let error = [&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes(), fields].concat();
     proxy.say_instead(&error);
-    proxy.aim_at("committed and not told");
     proxy.cut_answers(1);
     // Sent again once the old backend is gone.
     assert_eq!(client.put("k", "committed and not told").status, 200);

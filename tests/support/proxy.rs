@@ -77,6 +77,10 @@ impl Proxy {
     /// From now on requests with these bytes alone are held or not answered, whatever else the server asks meanwhile.
     pub fn aim_at(&self, bytes: &str) {
         bytes.as_bytes().clone_into(&mut self.shared.aim.lock().expect("nobody panics with it"));
+        // What was asked before is meant no more, if it is not answered yet.
+        for link in self.shared.links.lock().expect("nobody panics with it").iter() {
+            link.aimed_at.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Cuts the next answers off: PostgreSQL has done what it was asked, and hotrow does not hear of it.
