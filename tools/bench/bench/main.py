@@ -15,8 +15,6 @@ import time
 from . import build, cases, database, machine, measure, report, servers
 from .processes import World, raise_file_limit
 
-# The load average of a machine where nothing else is measured along.
-QUIET = 0.3
 RESULTS = build.ROOT / "benches" / "results"
 # What tools/instructions says of requests as clients send them.
 INSTRUCTIONS = r"1 a turn, the same fields: (\d+) instructions"
@@ -78,15 +76,17 @@ def _list():
 def _run(options):
     started = datetime.datetime.now(datetime.timezone.utc)
     limit = raise_file_limit()
+    # Asked before anything is built here: that load is over when the measuring begins, and none of others'.
+    load = os.getloadavg()[0]
     tools = build.prepare(say, options.before, options.hotrow)
     chosen = [case for case in cases.CASES if not options.case or case.name in options.case]
     left_out = {}
     with World() as world:
         db = database.Database(world, tools)
         bench = measure.Bench(world, tools, db, say, options.rounds, options.seconds, options.quick)
-        facts = machine.facts(build.ROOT, world.dir)
-        if facts["load_average_before"] > QUIET:
-            say(f"the load average is {facts['load_average_before']:.1f}: others use this machine, and the figures will be noise")
+        facts = machine.facts(build.ROOT, world.dir) | {"load_average_before": load}
+        if load > machine.QUIET:
+            say(f"the load average was {load:.1f}: others use this machine, and the figures will be noise")
         bench.prepare(chosen)
         begun = time.monotonic()
         for case in chosen:

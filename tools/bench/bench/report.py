@@ -5,6 +5,7 @@ import datetime
 import json
 
 from . import cases, plot, targets
+from .machine import QUIET
 from .servers import PEERS
 
 # What a column shows, from what figure, and how.
@@ -174,7 +175,7 @@ def page(run, drawn):
     ]
     if not run["whole"]:
         lines += ["**This run was not a whole one: its figures show that the measurement works, not how fast anything is.**", ""]
-    if machine["load_average_before"] > 1:
+    if machine["load_average_before"] > QUIET:
         lines += ["**The machine was busy with something else when this run began: its figures are not to be relied on.**", ""]
     lines += ["## Where it is to be", "", *_verdict_page(results), ""]
     for heading, plots, names in SECTIONS:
