@@ -4,9 +4,19 @@
 
 use crate::event_loop::inbox::{Inbox, Mail};
 use sd_notify::NotifyState;
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+/// How long a manager that does not read what it is told is waited for. Whoever tells it has more to do: a server that stops
+/// drains after it has said so.
+const MANAGER_WAIT: Duration = Duration::from_millis(100);
 
 /// It starts, which may take so long.
 pub fn starting(longest: Duration) {
@@ -42,9 +52,25 @@ fn extend(by: Duration) -> NotifyState<'static> {
 }
 
 fn tell(what: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(what) {
+    let Some(manager) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let lines = what.iter().fold(String::new(), |mut lines, state| {
+        let _ = writeln!(lines, "{state}");
+        lines
+    });
+    if let Err(error) = send(&manager, &lines) {
         log::warn!("the service manager cannot be told what goes on: {error}");
     }
+}
+
+/// What `sd_notify::notify` does, which waits for as long as the manager's queue is full and knows no abstract addresses ("@").
+fn send(manager: &OsStr, lines: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    match manager.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(manager)?,
+    }
+    socket.set_write_timeout(Some(MANAGER_WAIT))?;
+    socket.send(lines.as_bytes()).map(drop)
 }
 
 /// Starts to tell a manager that wants to know (`WATCHDOG_USEC`) four times as often as it wants to: who has missed one
@@ -94,6 +120,29 @@ impl Pulse {
 mod tests {
     use super::*;
     use mio::{Poll, Token, Waker};
+
+    #[test]
+    fn a_manager_that_does_not_read_is_not_waited_for() {
+        let name = format!("hotrow-test-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let address = format!("@{name}");
+        let mut told = 0;
+        let error = loop {
+            match send(address.as_ref(), "WATCHDOG=1\n") {
+                Ok(()) => told += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let mut line = [0; 64];
+        for _ in 0..told {
+            let length = manager.recv(&mut line).unwrap();
+            assert_eq!(&line[..length], b"WATCHDOG=1\n");
+        }
+        send(address.as_ref(), "STOPPING=1\n").unwrap();
+        drop(manager);
+        assert!(send(address.as_ref(), "STOPPING=1\n").is_err());
+    }
 
     #[test]
     fn one_loop_that_does_not_turn_is_felt() {
