@@ -70,6 +70,10 @@ enum Bug {
     CountedTwice,
     /// A batch does not hold the row that it is done for.
     NotHeld,
+    /// Every reply comes twice.
+    AnsweredTwice,
+    /// A row is made where there is one.
+    CreatedTwice,
 }
 
 fn known(key: &str) -> &'static str {
@@ -155,6 +159,8 @@ struct State {
     started: usize,
     clients: Vec<Option<Asking>>,
     jobs: u32,
+    /// Jobs that no reply may come to any more: they had theirs, or were withdrawn.
+    replied: BTreeSet<u32>,
     /// Every state that each key ever had in the table, oldest first; the first is "absent".
     history: BTreeMap<&'static str, Vec<Option<(String, u32)>>>,
     /// The oldest state of each key that an operation which begins now may see.
@@ -313,7 +319,9 @@ impl World {
         for (key, how) in KEYS.into_iter().chain([COUNTER]).flat_map(|key| [(key, "first"), (key, "second")])
         {
             let newest = self.state().history[key].len() - 1;
-            let asking = Asking { key, wish: Wish::Read, claim: None, floor: newest, newest, job: u32::MAX };
+            self.state().jobs += 1;
+            let job = self.state().jobs;
+            let asking = Asking { key, wish: Wish::Read, claim: None, floor: newest, newest, job };
             self.state().clients[0] = Some(asking.clone());
             self.state().started = OPERATIONS;
             self.begin(0, &asking);
@@ -398,6 +406,7 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         started: 0,
         clients: vec![None; CLIENTS],
         jobs: 0,
+        replied: BTreeSet::new(),
         history: KEYS.into_iter().chain([COUNTER]).map(|key| (key, vec![None])).collect(),
         floors: KEYS.into_iter().chain([COUNTER]).map(|key| (key, 0)).collect(),
         refused: BTreeSet::new(),
@@ -471,6 +480,8 @@ fn simulation_catches_every_planted_bug() {
         Bug::ChangedPastItsTime,
         Bug::CountedTwice,
         Bug::NotHeld,
+        Bug::AnsweredTwice,
+        Bug::CreatedTwice,
     ] {
         let caught = (0..SCHEDULES).find(|seed| run(*seed, bug, false).0.is_some());
         assert!(caught.is_some(), "{bug:?} was not caught");

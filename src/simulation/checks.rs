@@ -99,18 +99,32 @@ impl State {
         }
     }
 
-    /// One row can be replaced once, and only while it is there.
+    /// One row can be replaced once, and only while it is there; and made only where there is none.
     pub(super) fn check_swapped(&mut self, asking: &Asking, from: u32, to: u32) {
         let history = &self.history[asking.key];
         let version = |state: &Option<(String, u32)>| state.as_ref().map(|(_, version)| *version);
         let at = history.iter().position(|state| version(state) == Some(to));
         let before = at.and_then(|at| version(&history[at.checked_sub(1)?]));
+        let made = to != NO_VERSION && from == NO_VERSION;
+        if made
+            && before.is_some_and(|version| !self.ended.contains(&(asking.key, version)))
+            && !self.meets_others(asking)
+        {
+            self.violate(format!("{asking:?}: a row was made where there was one"));
+        }
         if from != NO_VERSION && to != NO_VERSION && before != Some(from) {
             self.violate(format!("{asking:?}: a swap of a row that was not there any more"));
         }
         if from != NO_VERSION && !self.swapped.insert((asking.key, from)) {
             self.violate(format!("{asking:?}: a second swap of one row"));
         }
+    }
+
+    /// Another write of its batch may have been before it, and yet another one after it: no row was left of either.
+    fn meets_others(&self, asking: &Asking) -> bool {
+        let under_way = |other: &Asking| other.key == asking.key && !matches!(other.wish, Wish::Read);
+        self.last_ended.get(asking.key).is_some_and(|job| *job >= asking.job)
+            || self.clients.iter().flatten().any(under_way)
     }
 
     pub(super) fn check_not_swapped(&mut self, asking: &Asking) {
@@ -121,11 +135,7 @@ impl State {
         let version =
             |state: &Option<(String, u32)>| state.as_ref().map_or(NO_VERSION, |(_, version)| *version);
         let other = history[asking.floor..].iter().any(|state| version(state) != from);
-        // Or another write of its batch was before it, and yet another one after it: no row was left of either.
-        let under_way = |other: &Asking| other.key == asking.key && !matches!(other.wish, Wish::Read);
-        let others = self.last_ended.get(asking.key).is_some_and(|job| *job >= asking.job)
-            || self.clients.iter().flatten().any(under_way);
-        if !other && !others {
+        if !other && !self.meets_others(asking) {
             self.violate(format!("{asking:?} failed, and the row was as it should be all the time"));
         }
         if let Wish::Swap(Op::Set { value, .. }, _) | Wish::Both(Op::Set { value, .. }, _) = &asking.wish {

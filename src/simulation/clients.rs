@@ -1,7 +1,7 @@
 //! Made-up clients: what they ask for, what they make of their replies, and how long they wait.
 
 use super::database::{Database, parse_load};
-use super::{Asking, CLIENTS, COUNTER, KEYS, OPERATIONS, SHORT_LIVED, State, Wish, World};
+use super::{Asking, Bug, CLIENTS, COUNTER, KEYS, OPERATIONS, SHORT_LIVED, State, Wish, World};
 use crate::engine::shard::{Held, Known};
 use crate::engine::{NEVER, Record, Row};
 use crate::http::conditional::Preconditions;
@@ -228,6 +228,11 @@ impl World {
         };
         if let Some((client, claim)) = waiting {
             let failure = if claim.withdraw() { Failure::NotStarted } else { Failure::Unknown };
+            if failure == Failure::NotStarted {
+                let mut state = self.state();
+                let job = state.clients[client].as_ref().expect("it waits").job;
+                state.replied.insert(job);
+            }
             self.finish(client, &Answer::Failed(failure));
         }
     }
@@ -258,8 +263,15 @@ pub(super) struct Clients(pub(super) Database);
 impl Deliver for Clients {
     fn deliver(&self, replies: &mut Vec<Reply>) {
         let world = self.0.world();
-        for Reply { ticket, answer } in replies.drain(..) {
+        let times = if world.bug == Bug::AnsweredTwice { 2 } else { 1 };
+        let each = |Reply { ticket, answer }| std::iter::repeat_n((ticket, answer), times);
+        for (ticket, answer) in replies.drain(..).flat_map(each) {
             let client = ticket.id.slot as usize;
+            if !world.state().replied.insert(ticket.job) {
+                world
+                    .state()
+                    .violate(format!("job {} was withdrawn, or has had its reply: {answer:?}", ticket.job));
+            }
             let waits = world.state().clients[client].as_ref().is_some_and(|asking| asking.job == ticket.job);
             if waits {
                 world.finish(client, &answer);

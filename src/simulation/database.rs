@@ -72,6 +72,14 @@ impl Session for FakeSession {
         self.execute(&statement).map(|_| ())
     }
 
+    fn load_each(&mut self, rows: &[&load::Row<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
+        let world = self.database.world();
+        let refused = |_| (world.state().rng.u8(..4) == 0).then(|| ("no".to_owned(), Blame::Row));
+        let refused: Vec<_> = rows.iter().map(refused).collect();
+        let taken = rows.iter().zip(&refused).filter(|(_, refused)| refused.is_none()).map(|(row, _)| *row);
+        self.load(&taken.collect::<Vec<_>>()).map(|()| refused)
+    }
+
     fn look(&mut self, keys: &[&str], _now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
         let world = self.database.world();
         world.meanwhile();
@@ -269,6 +277,7 @@ impl State {
         let is_as_looked_at = |state: &State, changing: &Changing| match state.before(&changing.key) {
             _ if changing.held && bug == Bug::NotHeld => true,
             None => changing.from.0 == NO_VERSION,
+            Some(_) if changing.from.0 == NO_VERSION => bug == Bug::CreatedTwice,
             Some(Before { record, expired }) => {
                 record.version == changing.from.0
                     && (bug == Bug::ChangedPastItsTime || expired == changing.from.1)
