@@ -162,6 +162,11 @@ pub const READ_BATCH: usize = 256;
 /// Statements that look for the row at fault among misses that were refused together: enough for one row, or a few. What is not told
 /// apart by then is refused with it.
 pub const READ_PARTS: usize = 32;
+/// Statements that look for the rows at fault in a piece of a load that was refused, halving it: enough for a few. Past that what is
+/// left goes row by row, so many in one commit.
+pub const LOAD_PARTS: usize = 32;
+/// See [`LOAD_PARTS`].
+pub const LOAD_SINGLES: usize = 256;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;
 /// The part of `--request-timeout` that a job may wait in its queue, as far as can be foreseen: one in so many. The batch

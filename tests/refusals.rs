@@ -200,6 +200,18 @@ fn loads_go_into_a_table_with_row_security() {
         assert!(loaded.text().contains("\"written\":10"), "{}", loaded.text());
         assert_eq!(client.put(&format!("put-{round}"), "v").status, 201);
     }
+    // One row that the policy refuses is that row's matter alone.
+    let lines: String =
+        ["a", "forbidden", "z"].map(|key| format!("{{\"key\":\"{key}\",\"value\":\"v\"}}\n")).concat();
+    let loaded = client.request("PUT", "/kv", "Content-Type: application/x-ndjson\r\n", lines.as_bytes());
+    assert_eq!(loaded.status, 200, "{}", loaded.text());
+    assert!(
+        loaded.text().contains("\"written\":2,\"failed\":1,\"errors\":[{\"line\":2"),
+        "{}",
+        loaded.text()
+    );
+    assert_eq!(["a", "forbidden", "z"].map(|key| client.get(key).status), [200, 404, 200]);
+    sql.batch_execute("DELETE FROM kv_store WHERE key = 'a'").unwrap();
     // What is refused of the whole statement before it takes a row is a refusal, and the session after it is another one.
     let trigger =
         "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;

@@ -81,7 +81,8 @@ fn bad(detail: String) -> Problem {
 }
 
 /// RFC 3339 section 5.6, as far as PostgreSQL follows: it has no year 0 and no offsets of 16 hours and more. But it has years
-/// of five digits and more, and an export says when rows end that live so long.
+/// of five digits and more, and an export says when rows end that live so long. Its last time is the end of 294276: what
+/// leads behind that from its last day, as a leap second may, is none.
 fn time(text: &str) -> Option<()> {
     let (date, time) = text.split_once(['T', 't'])?;
     let [year, month, day] = numbers(date, '-', [4..=6, 2..=2, 2..=2])?;
@@ -107,7 +108,9 @@ fn time(text: &str) -> Option<()> {
     let date = (1..=294_276).contains(&year) && (1..=12).contains(&month) && (1..=days).contains(&day);
     // A leap second is the first of the next minute to PostgreSQL.
     let time = hour < 24 && minute < 60 && second <= 60 && hours < 16 && minutes < 60;
-    (date && time).then_some(())
+    let is_west = offset.is_some_and(|offset| offset.starts_with('-'));
+    let past_all = (year, month, day) == (294_276, 12, 31) && (second == 60 || fraction.len() > 6 || is_west);
+    (date && time && !past_all).then_some(())
 }
 
 /// Numbers with so many digits each, and this between them.
@@ -170,7 +173,7 @@ pub fn ended(problem: &Problem, lines: u64, loaded: &Loaded) -> Problem {
     // What a problem says was not changed are the lines behind these.
     let detail = match lines {
         0 => problem.detail.clone(),
-        _ => format!("behind line {lines}: {}", problem.detail).into(),
+        _ => format!("the first {lines} lines are done; of the others: {}", problem.detail).into(),
     };
     Problem { detail, members: Some(members), ..problem.clone() }
 }
@@ -235,6 +238,9 @@ mod tests {
             ("0001-01-01T00:00:00Z", true),
             ("12030-01-01T00:00:00.123456Z", true),
             ("294276-12-31T23:59:59Z", true),
+            ("294276-12-31T23:59:60Z", false),
+            ("294276-12-31T23:59:59.9999999Z", false),
+            ("294276-12-31T23:59:59-15:59", false),
             ("294277-01-01T00:00:00Z", false),
             ("0000-01-01T00:00:00Z", false),
             ("2030-02-29T00:00:00Z", false),
@@ -290,7 +296,7 @@ mod tests {
         let report = r#""lines":3,"written":2,"failed":1,"errors":[{"line":3,"status":400,"problem":"urn:hotrow:problem:bad-line","detail":"no \"row\" {}"}]"#;
         assert!(sent.ends_with(&format!("\r\n\r\n{{{report}}}\n")), "{sent}");
         let problem = ended(&too_many(), 3, &loaded);
-        assert!(problem.detail.starts_with("behind line 3: "));
+        assert!(problem.detail.starts_with("the first 3 lines are done; of the others: "));
         let text = String::from_utf8(problem.to_json()).unwrap();
         assert!(
             text.ends_with(&format!("\"status\":503,\"detail\":\"{}\",{report}}}\n", problem.detail)),

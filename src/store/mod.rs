@@ -373,6 +373,9 @@ pub trait Session {
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error>;
     /// Stores these rows whatever was there, in one commit. No key twice, sorted. Nobody is told their versions.
     fn load(&mut self, rows: &[&load::Row<'_>]) -> Result<(), Error>;
+    /// The same row by row: those that the server refuses are left out of the commit. For each of them, in their order, why it was
+    /// refused, if it was.
+    fn load_each(&mut self, rows: &[&load::Row<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error>;
     /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error>;
     /// Which rows of these keys somebody else has locked, in their order: a hint, it may be another one's turn by now.

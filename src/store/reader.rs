@@ -388,6 +388,10 @@ mod tests {
             unreachable!("{ONLY_READS}")
         }
 
+        fn load_each(&mut self, _: &[&load::Row<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
         fn look(&mut self, _: &[&str], _: u64) -> Result<Vec<Option<Before>>, Error> {
             unreachable!("{ONLY_READS}")
         }

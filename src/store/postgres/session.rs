@@ -35,7 +35,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-const STATEMENTS: [&str; 12] = [
+pub(super) const STATEMENTS: [&str; 12] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -164,26 +164,48 @@ impl Session for PostgresSession {
         }
         self.begin()?;
         let (statement, prepared) = self.prepared(LOAD)?;
-        let keys: Vec<&str> = rows.iter().map(|row| &*row.key).collect();
-        let values: Vec<&str> = rows.iter().map(|row| &*row.value).collect();
-        let ttl_s = |row: &&Loading<'_>| match &row.end {
-            End::After(ttl_s) => Some(f64::from(*ttl_s)),
-            End::At(_) | End::Never => None,
-        };
-        let ttls: Vec<Option<f64>> = rows.iter().map(ttl_s).collect();
-        let end = |row: &&Loading<'_>| match &row.end {
-            End::At(time) => Some(time.clone().into_owned()),
-            End::After(_) | End::Never => None,
-        };
-        let ends: Vec<Option<String>> = rows.iter().map(end).collect();
-        let arguments: &[&(dyn ToSql + Sync)] = &[&keys, &values, &ttls, &ends];
+        let arguments = LoadArguments::new(rows);
         // Whether a trigger has kept some out is to be known before the commit: refused is what has not happened.
         let mut transaction = self.client.transaction().map_err(before_commit)?;
-        let stored =
-            transaction.execute(&statement, arguments).map_err(|error| unsent(prepared.sort(error)))?;
+        let stored = transaction
+            .execute(&statement, &arguments.as_sql())
+            .map_err(|error| unsent(prepared.sort(error)))?;
         all_stored(stored, rows.len())?;
         transaction.commit().map_err(sort)?;
         self.check_timeline()
+    }
+
+    fn load_each(&mut self, rows: &[&Loading<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
+        self.begin()?;
+        let (statement, prepared) = self.prepared(LOAD)?;
+        let mut transaction = self.client.transaction().map_err(before_commit)?;
+        // What the end of the transaction would have against all of them, it has against one of them now.
+        transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(before_commit)?;
+        let mut refused = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.patience.begin(self.answer_limit);
+            let mut alone = transaction.transaction().map_err(before_commit)?;
+            let arguments = LoadArguments::new(std::slice::from_ref(row));
+            let stored = alone
+                .execute(&statement, &arguments.as_sql())
+                .map_err(|error| unsent(prepared.sort(error)))
+                .and_then(|stored| all_stored(stored, 1));
+            refused.push(match stored {
+                Ok(()) => {
+                    alone.commit().map_err(before_commit)?;
+                    None
+                }
+                Err(Error::Refused { message, blame: blame @ (Blame::Row | Blame::Server) }) => {
+                    alone.rollback().map_err(before_commit)?;
+                    Some((message, blame))
+                }
+                Err(error) => return Err(error),
+            });
+        }
+        self.patience.begin(self.answer_limit);
+        transaction.commit().map_err(sort)?;
+        self.check_timeline()?;
+        Ok(refused)
     }
 
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error> {
@@ -402,6 +424,37 @@ impl Prepared {
             Error::Refused { message, .. } if is_outdated => Error::NotSent(message),
             other => other,
         }
+    }
+}
+
+/// Rows of a load as the columns that the statement takes.
+struct LoadArguments<'a> {
+    keys: Vec<&'a str>,
+    values: Vec<&'a str>,
+    ttls: Vec<Option<f64>>,
+    ends: Vec<Option<&'a str>>,
+}
+
+impl<'a> LoadArguments<'a> {
+    fn new(rows: &'a [&Loading<'_>]) -> LoadArguments<'a> {
+        let ttl_s = |row: &&Loading<'_>| match &row.end {
+            End::After(ttl_s) => Some(f64::from(*ttl_s)),
+            End::At(_) | End::Never => None,
+        };
+        let end = |row: &&'a Loading<'_>| match &row.end {
+            End::At(time) => Some(&**time),
+            End::After(_) | End::Never => None,
+        };
+        LoadArguments {
+            keys: rows.iter().map(|row| &*row.key).collect(),
+            values: rows.iter().map(|row| &*row.value).collect(),
+            ttls: rows.iter().map(ttl_s).collect(),
+            ends: rows.iter().map(end).collect(),
+        }
+    }
+
+    fn as_sql(&self) -> [&(dyn ToSql + Sync); 4] {
+        [&self.keys, &self.values, &self.ttls, &self.ends]
     }
 }
 

@@ -9,9 +9,10 @@ use super::super::load::{LoadJob, Loaded, Row};
 use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
 use super::Writer;
 use super::aside::Held;
+use super::each::Fault;
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::BROKEN_OFF_RETRIES;
+use crate::limits::{BROKEN_OFF_RETRIES, LOAD_PARTS, LOAD_SINGLES};
 use std::time::Instant;
 
 /// Why a piece is not stored.
@@ -28,6 +29,46 @@ struct Key<'a> {
     row: &'a Row<'a>,
     /// All its lines.
     lines: &'a [(u64, Row<'a>)],
+}
+
+/// What of a piece has no ending yet. Where rows are at fault, halves are tried, then halves of a half, and when that has gone on
+/// for long enough each by itself: a piece with many of them is not to keep others waiting.
+struct Rest<'a, 'k> {
+    /// The next ones last; none is empty.
+    left: Vec<&'a [Key<'k>]>,
+    /// How often may still be halved.
+    parts: usize,
+}
+
+impl<'a, 'k> Rest<'a, 'k> {
+    /// Those that are next, until they are [done](Rest::done) or [halved](Rest::halve), and whether each goes by itself.
+    fn next(&mut self) -> Option<(&'a [Key<'k>], bool)> {
+        let mut these = *self.left.last()?;
+        let each = self.parts == 0 && these.len() > 1;
+        if each && these.len() > LOAD_SINGLES {
+            self.split_at(LOAD_SINGLES);
+            these = self.left.last()?;
+        }
+        Some((these, each))
+    }
+
+    /// They have their ending.
+    fn done(&mut self) {
+        self.left.pop();
+    }
+
+    /// They were refused, and some of them may not be.
+    fn halve(&mut self) {
+        self.parts = self.parts.saturating_sub(1);
+        self.split_at(self.left.last().map_or(0, |these| these.len() / 2));
+    }
+
+    fn split_at(&mut self, middle: usize) {
+        if let Some(these) = self.left.pop() {
+            let (first, second) = these.split_at(middle);
+            self.left.extend([second, first]);
+        }
+    }
 }
 
 impl<C: Connector> Writer<C> {
@@ -82,15 +123,12 @@ impl<C: Connector> Writer<C> {
     /// Stores rows until all have their ending. An error ends those that have none yet.
     fn load(&mut self, keys: &[Key<'_>], deadline_ms: u64, loaded: &mut Loaded) -> Result<(), Stopped> {
         self.drop_if_broken();
-        // Next ones last: where one row is at fault, halves are tried, then halves of a half.
-        let mut left = vec![keys];
+        let left = if keys.is_empty() { Vec::new() } else { vec![keys] };
+        let mut rest = Rest { left, parts: LOAD_PARTS };
         let (mut conflicts, mut unsent, mut stored) = (0, 0, false);
+        let mut fault = Fault::default();
         let failure = loop {
-            let Some(these) = left.pop() else { return Ok(()) };
-            if these.is_empty() {
-                continue;
-            }
-            left.push(these);
+            let Some((these, each)) = rest.next() else { return Ok(()) };
             if deadline_ms <= self.shared.clock.now_ms() {
                 break Failure::NotStarted;
             }
@@ -99,17 +137,32 @@ impl<C: Connector> Writer<C> {
             }
             let session = self.session.as_mut().expect("connected above");
             let rows: Vec<&Row<'_>> = these.iter().map(|key| key.row).collect();
-            let result = session.timed(these.len(), |session| session.load(&rows));
+            let result = session.timed(these.len(), |session| match each {
+                true => session.load_each(&rows),
+                false => session.load(&rows).map(|()| vec![None; rows.len()]),
+            });
             self.last_used = Instant::now();
             self.lock_waits.count(&result);
             match result {
-                Ok(()) => {
-                    self.refusals.done("writes");
-                    left.pop();
-                    stored = true;
-                    self.loaded(these, loaded);
+                Ok(refused) => {
+                    rest.done();
+                    for (key, refused) in these.iter().zip(&refused) {
+                        match refused {
+                            None => self.loaded(key, loaded),
+                            Some((message, _)) => self.row_refused(key, message, loaded),
+                        }
+                    }
                     // Whoever watches these does not wait for the rest of the piece.
                     self.shared.deliver.deliver(&mut self.replies);
+                    stored |= refused.contains(&None);
+                    match refused.last() {
+                        Some(Some((message, Blame::Server))) if !refused.contains(&None) => {
+                            self.refusals.refused("writes", message);
+                            break Failure::Refused(message.as_str().into());
+                        }
+                        _ => self.refusals.done("writes"),
+                    }
+                    fault.note(false);
                 }
                 Err(Error::NotSent(_)) => {
                     self.lose_session();
@@ -121,7 +174,7 @@ impl<C: Connector> Writer<C> {
                 }
                 Err(Error::Lost(message)) => {
                     log::warn!("a commit of {} keys was lost: {message}", these.len());
-                    left.pop();
+                    rest.done();
                     self.settle_load(these);
                     break Failure::Unknown;
                 }
@@ -140,24 +193,24 @@ impl<C: Connector> Writer<C> {
                         break why;
                     }
                 }
-                Err(Error::Refused { blame: Blame::Row, message }) => {
-                    left.pop();
-                    match these {
-                        [key] => {
-                            log::debug!("PostgreSQL refused a row: {message}");
-                            for (line, _) in key.lines {
-                                let detail = format!("PostgreSQL refused the row: {message}");
-                                loaded.refuse_row(*line, Problem::new(Kind::DatabaseRefused, detail));
-                            }
-                            self.not_loaded(these);
-                        }
-                        _ => {
-                            let (first, second) = these.split_at(these.len() / 2);
-                            left.extend([second, first]);
-                        }
+                // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
+                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) if !each && these.len() > 1 => {
+                    rest.halve();
+                }
+                Err(Error::Refused { blame: blame @ (Blame::Row | Blame::Server), message }) => {
+                    rest.done();
+                    for key in these {
+                        self.row_refused(key, &message, loaded);
+                    }
+                    if blame == Blame::Server {
+                        self.refusals.refused("writes", &message);
+                    }
+                    fault.note(blame == Blame::Server);
+                    if fault.is_the_servers() {
+                        break Failure::Refused(message.into());
                     }
                 }
-                Err(Error::Refused { message, blame }) => {
+                Err(Error::Refused { blame: blame @ (Blame::ReadOnly | Blame::Conflict), message }) => {
                     if blame == Blame::ReadOnly {
                         self.session = None;
                     }
@@ -166,21 +219,28 @@ impl<C: Connector> Writer<C> {
                 }
             }
         };
-        for these in left {
+        for these in rest.left {
             self.not_loaded(these);
         }
         // Some of a piece, and nobody can say which: the client sends all of it again, and does no harm by it.
         Err(Stopped::Failed(if stored { Failure::Unknown } else { failure }))
     }
 
-    /// Rows are committed.
-    fn loaded(&mut self, keys: &[Key<'_>], loaded: &mut Loaded) {
-        for key in keys {
-            let watching =
-                self.shared.engine.shard(key.hash).replaced(key.hash, &key.row.key, Writes::Foreign);
-            self.tell(watching);
-            loaded.written += key.lines.len() as u64;
+    /// A row is committed.
+    fn loaded(&mut self, key: &Key<'_>, loaded: &mut Loaded) {
+        let watching = self.shared.engine.shard(key.hash).replaced(key.hash, &key.row.key, Writes::Foreign);
+        self.tell(watching);
+        loaded.written += key.lines.len() as u64;
+    }
+
+    /// A row cannot be: its lines are told so.
+    fn row_refused(&self, key: &Key<'_>, message: &str, loaded: &mut Loaded) {
+        log::debug!("PostgreSQL refused a row: {message}");
+        for (line, _) in key.lines {
+            let detail = format!("PostgreSQL refused the row: {message}");
+            loaded.refuse_row(*line, Problem::new(Kind::DatabaseRefused, detail));
         }
+        self.not_loaded(std::slice::from_ref(key));
     }
 
     /// Nothing was done to these.
