@@ -1,7 +1,9 @@
 -- What a table that is there already has of what is needed; nothing where there is none. A type of the category S is some kind
--- of text; so is a domain over one. `keeps`: any 255 characters stay what they are there, where others cut, pad or equate them.
+-- of text; so is a domain over one. `keeps`: any 255 characters of a key stay what they are there, where others cut, pad or equate
+-- them; and a value is not cut or padded in silence.
 -- `equates`: the collation that takes different characters for the same, if it does. `is_unique`: there is what ON CONFLICT (key) asks
--- for. `is_table`: PostgreSQL tells xmin of a row that is written, as it does not of a partitioned table's or a view's.
+-- for. `is_table`: PostgreSQL tells xmin of a row that is written, as it does not of a partitioned table's or a view's; and no table
+-- that inherits from it has a key once more. `is_lost`: a crash empties it. `wanting`: a column that a new row has nothing for.
 WITH RECURSIVE held AS (
     SELECT attname::text AS name, atttypid AS type, atttypmod AS length, typcategory = 'S' AS is_text,
         attcollation AS collation, NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
@@ -14,19 +16,36 @@ WITH RECURSIVE held AS (
     FROM base JOIN pg_type ON pg_type.oid = type AND typtype = 'd'
 )
 SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false),
-    EXISTS (
-        SELECT FROM base
-        WHERE base.name = wanted.name
-            -- A length is counted with the four bytes before it; none is -1.
-            AND (type = 'text'::regtype OR type = 'varchar'::regtype AND (length = -1 OR length >= 255 + 4))
-    ) AS keeps,
+    CASE wanted.name
+        WHEN 'key' THEN EXISTS (
+            SELECT FROM base
+            WHERE base.name = 'key'
+                -- A length is counted with the four bytes before it; none is -1.
+                AND (type = 'text'::regtype OR type = 'varchar'::regtype AND (length = -1 OR length >= 255 + 4))
+        )
+        ELSE NOT EXISTS (
+            SELECT FROM base
+            WHERE base.name = wanted.name
+                AND (type IN ('name'::regtype, '"char"'::regtype) OR type = 'bpchar'::regtype AND length <> -1)
+        )
+    END AS keeps,
     (SELECT collname::text FROM pg_collation WHERE oid = held.collation AND NOT collisdeterministic) AS equates,
     EXISTS (
         SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
         WHERE indrelid = to_regclass('kv_store') AND attname = wanted.name AND indnkeyatts = 1
             AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL
     ) AS is_unique,
-    EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('kv_store') AND relkind = 'r') AS is_table
+    EXISTS (
+        SELECT FROM pg_class
+        WHERE oid = to_regclass('kv_store') AND relkind = 'r'
+            AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass('kv_store'))
+    ) AS is_table,
+    EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('kv_store') AND relpersistence = 'u') AS is_lost,
+    (
+        SELECT min(attname::text) FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+        WHERE attrelid = to_regclass('kv_store') AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('key', 'value')
+            AND (attnotnull OR typnotnull) AND NOT atthasdef AND attidentity = '' AND typdefault IS NULL
+    ) AS wanting
 FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name
 WHERE to_regclass('kv_store') IS NOT NULL
 ORDER BY number;

@@ -259,6 +259,15 @@ fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
     let parts = "DROP VIEW kv_store; CREATE TABLE kv_store (key text PRIMARY KEY, value text, created_at timestamp) PARTITION BY HASH (key)";
     database.connect().batch_execute(parts).unwrap();
     refused(&with_database(&database.url), &[], 1, &["no plain table"]);
+    // They take what they cannot hold, and say nothing.
+    for kind in ["name", "char(10)"] {
+        make(&format!("key text PRIMARY KEY, value {kind}, created_at timestamp"));
+        refused(&with_database(&database.url), &[], 1, &["the column value", "cuts or pads", "text"]);
+    }
+    make("key text PRIMARY KEY, value text, created_at timestamp");
+    database.connect().batch_execute("CREATE TABLE child () INHERITS (kv_store)").unwrap();
+    refused(&with_database(&database.url), &[], 1, &["no plain table", "inherit"]);
+    database.connect().batch_execute("DROP TABLE child").unwrap();
     make("key text PRIMARY KEY, content text");
     refused(&with_database(&database.url), &[], 1, &["kv_store has no column value"]);
     let columns =
@@ -274,7 +283,7 @@ fn every_kind_of_text_is_accepted() {
         ("varchar(255)", "text"),
         ("text", "bpchar"),
         ("words", "words"),
-        ("longer", "name"),
+        ("longer", "varchar"),
     ];
     let keys = ["PRIMARY KEY", "UNIQUE", "NOT NULL UNIQUE"];
     let domains = "CREATE DOMAIN words AS text CHECK (VALUE <> 'none'); CREATE DOMAIN long AS varchar(255); CREATE DOMAIN longer AS long";
@@ -295,6 +304,57 @@ fn every_kind_of_text_is_accepted() {
         assert_eq!(counted.status, 201, "{key}, {value}: {}", counted.text());
         assert!(server.stderr().contains("the column value of kv_store may be NULL"), "{}", server.stderr());
     }
+}
+
+/// It would be made again, empty, in the first schema of the path: all who look for it would find that one.
+#[test]
+fn a_table_elsewhere_on_the_path_stays_the_one() {
+    let database = Database::new();
+    let sql = "CREATE SCHEMA hotrow; CREATE TABLE public.kv_store (key text PRIMARY KEY, value text NOT NULL, created_at timestamp);
+               INSERT INTO public.kv_store VALUES ('there', 'before')";
+    database.connect().batch_execute(sql).unwrap();
+    for _ in 0..2 {
+        let server = Server::start_on(&database, &[]);
+        let mut client = server.connect();
+        assert_eq!(client.get("there").text(), "before");
+        assert!(client.put("there", "before").status == 200);
+        let tables =
+            "SELECT string_agg(schemaname || '.' || tablename, ' ' ORDER BY tablename) FROM pg_tables
+                      WHERE tablename IN ('kv_store', 'hotrow_migrations')";
+        assert_eq!(database.text(tables, &[]).unwrap(), "public.hotrow_migrations public.kv_store");
+    }
+}
+
+/// Requests would all be refused, and the server ready.
+#[test]
+fn a_table_that_takes_no_statement_is_refused() {
+    let database = Database::new();
+    for (columns, parts) in [
+        ("created_at timestamp, expires_at integer", ["does not take a statement", "integer"]),
+        ("created_at bigint", ["does not take a statement", "bigint"]),
+    ] {
+        let table = format!(
+            "DROP TABLE IF EXISTS kv_store, hotrow_migrations;
+             CREATE TABLE kv_store (key text PRIMARY KEY, value text NOT NULL, {columns})"
+        );
+        database.connect().batch_execute(&table).unwrap();
+        refused(&with_database(&database.url), &[], 1, &parts);
+    }
+    let again = "DROP TABLE kv_store, hotrow_migrations";
+    database.connect().batch_execute(again).unwrap();
+    drop(Server::start_on(&database, &[]));
+    database.connect().batch_execute("DROP TABLE kv_store").unwrap();
+    refused(&with_database(&database.url), &[], 1, &["does not exist", "DROP TABLE hotrow_migrations"]);
+    database.connect().batch_execute("DROP TABLE hotrow_migrations").unwrap();
+    let server = Server::start_on(&database, &[]);
+    database
+        .connect()
+        .batch_execute("ALTER TABLE kv_store SET UNLOGGED, ADD extra integer NOT NULL")
+        .unwrap();
+    drop(server);
+    let server = Server::start_on(&database, &[]);
+    assert!(server.stderr().contains("kv_store is UNLOGGED"), "{}", server.stderr());
+    assert!(server.stderr().contains("the column extra of kv_store may not be NULL"), "{}", server.stderr());
 }
 
 /// Who acts in another role does not see its own session, and could never make sure that it has ended.

@@ -171,6 +171,9 @@ fn unquote(text: &str) -> (String, usize) {
     (value, text.len())
 }
 
+/// Folders of a server's socket for which a password file says "localhost".
+const SOCKET_FOLDERS: [&str; 2] = ["/run/postgresql", "/var/run/postgresql"];
+
 /// The password of a file like `~/.pgpass`: `host:port:database:user:password`, a line each, the first that fits.
 fn find_password(path: &Path, config: &Config) -> Result<Option<String>, String> {
     if !path.exists() {
@@ -191,7 +194,10 @@ fn find_password(path: &Path, config: &Config) -> Result<Option<String>, String>
     for (at, host) in config.get_hosts().iter().enumerate() {
         let host = match host {
             Host::Tcp(name) => name.clone(),
-            Host::Unix(folder) if folder.starts_with("/run/postgresql") => "localhost".to_owned(),
+            // Where libpq looks, as Debian has it; the one is a link to the other.
+            Host::Unix(folder) if SOCKET_FOLDERS.iter().any(|usual| folder.starts_with(usual)) => {
+                "localhost".to_owned()
+            }
             Host::Unix(folder) => folder.display().to_string(),
         };
         let port = ports.get(at).or(ports.last()).copied().unwrap_or(PORT).to_string();

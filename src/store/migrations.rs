@@ -17,7 +17,8 @@ const LOCK: i64 = 0x686f_7472_6f77;
 /// Applies what is missing, and says how many that was. A server that finds everything applied creates nothing and needs no right to.
 /// `begins` is called when there is something: from then on it takes as long as the table is large.
 pub fn apply(client: &mut Client, begins: impl FnOnce()) -> Result<usize, Error> {
-    if applied(client)? == MIGRATIONS.len() {
+    // More of them are of a later hotrow.
+    if applied(client)? >= MIGRATIONS.len() {
         return Ok(0);
     }
     begins();
@@ -27,7 +28,9 @@ pub fn apply(client: &mut Client, begins: impl FnOnce()) -> Result<usize, Error>
     transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
     // Whoever is cut off from here on leaves a backend behind that waits for its next statement, with the lock.
     transaction.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '5s'")?;
+    transaction.execute(include_str!("../../sql/no_transaction_timeout.sql"), &[])?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
+    transaction.execute(include_str!("../../sql/beside_table.sql"), &[])?;
     transaction.batch_execute(include_str!("../../sql/migrations_table.sql"))?;
     let row = transaction.query_one("SELECT coalesce(max(version), 0) FROM hotrow_migrations", &[])?;
     let done = usize::try_from(row.get::<_, i32>(0)).unwrap_or(0);

@@ -169,6 +169,7 @@ impl Postgres {
         }
         columns::check_table(&mut client)?;
         let applied = migrations::apply(&mut client, migrates).map_err(sort)?;
+        columns::check_statements(&mut client, &session::STATEMENTS)?;
         Ok((client, applied))
     }
 
@@ -317,14 +318,13 @@ fn until_usable<T>(
     opened
 }
 
-/// `hotrow/INSTANCE`, cut at its front where it is too long: the listening address at its end tells instances apart.
+/// `hotrow/INSTANCE`, cut at its front where it is too long: the listening address at its end tells instances apart. PostgreSQL writes
+/// other characters than these anew, in a way of each version, and would not be found by what it was given.
 fn application_name(instance: &str) -> String {
     let room = APPLICATION_NAME_BYTES - "hotrow/".len();
-    let mut from = instance.len().saturating_sub(room);
-    while !instance.is_char_boundary(from) {
-        from += 1;
-    }
-    format!("hotrow/{}", &instance[from..])
+    let plain = |c: char| if matches!(c, ' '..='~') { c } else { '_' };
+    let instance: String = instance.chars().map(plain).collect();
+    format!("hotrow/{}", &instance[instance.len().saturating_sub(room)..])
 }
 
 impl Connector for Postgres {
@@ -485,5 +485,6 @@ mod tests {
         assert_eq!(application_name("host/127.0.0.1:8080"), "hotrow/host/127.0.0.1:8080");
         let long = application_name(&format!("{}ä/127.0.0.1:8080", "x".repeat(200)));
         assert!(long.len() <= APPLICATION_NAME_BYTES && long.ends_with("/127.0.0.1:8080"), "{long}");
+        assert_eq!(application_name("büro/127.0.0.1:8080"), "hotrow/b_ro/127.0.0.1:8080");
     }
 }

@@ -5,6 +5,7 @@
 
 use super::{describe, sort};
 use crate::store::{Blame, Error};
+use ::postgres::error::SqlState;
 use ::postgres::types::{FromSql, Type, WasNull};
 use ::postgres::{Client, Column, Row, Statement};
 use std::fmt::Display;
@@ -20,15 +21,22 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
         let unusable = match column::<Option<&str>>(&row, 1)? {
             _ if !column::<bool>(&row, 7)? => {
                 "kv_store is no plain table: of rows of a view, of partitions or of a foreign table PostgreSQL does not tell which \
-                 transaction has written them"
+                 transaction has written them, and of a table that others inherit from, which of them has a key"
                     .into()
             }
-            Some(_) if name == "created_at" => continue,
+            Some(_) if name == "created_at" => {
+                warn_of(&row)?;
+                continue;
+            }
             None => format!("kv_store has no column {name}"),
             Some(kind) if !column::<bool>(&row, 2)? => not_text(name, kind),
             Some(kind) if name == "key" && !column::<bool>(&row, 4)? => format!(
                 "the column key of kv_store is of type {kind}, which does not keep every key as it is: it is to be \
                  varchar(255), or text"
+            ),
+            Some(kind) if !column::<bool>(&row, 4)? => format!(
+                "the column value of kv_store is of type {kind}, which cuts or pads what it is given without a word: it is \
+                 to be text"
             ),
             Some(_)
                 if name == "key"
@@ -54,6 +62,45 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
         return Err(Error::NotSent(unusable));
     }
     Ok(())
+}
+
+/// What may be meant so.
+fn warn_of(row: &Row) -> Result<(), Error> {
+    if column(row, 8)? {
+        log::warn!(
+            "kv_store is UNLOGGED: a crash of PostgreSQL empties it, and what was acknowledged is gone"
+        );
+    }
+    if let Some(wanting) = column::<Option<&str>>(row, 9)? {
+        log::warn!(
+            "the column {wanting} of kv_store may not be NULL and has no default: unless a trigger fills it in, every new row \
+             is refused"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the table takes our statements at all, looked at when the migrations are applied: columns of other types have other
+/// operators, and a table that has been dropped since is not made again. Who waits for the table is not waited for.
+pub(super) fn check_statements(client: &mut Client, statements: &[&str]) -> Result<(), Error> {
+    let mut transaction = client.transaction().map_err(sort)?;
+    transaction.batch_execute("SET LOCAL lock_timeout = '1s'").map_err(sort)?;
+    for sql in statements {
+        let Err(error) = transaction.prepare(sql) else { continue };
+        return match error.code() {
+            Some(&SqlState::UNDEFINED_TABLE) => Err(Error::NotSent(format!(
+                "{}, but hotrow_migrations says that it was made: give it back, or DROP TABLE hotrow_migrations and start \
+                 with an empty one",
+                describe(&error)
+            ))),
+            Some(code) if code.code().starts_with("42") => {
+                Err(Error::NotSent(format!("kv_store does not take a statement: {}", describe(&error))))
+            }
+            // It comes up again with the first request, if it is more than a lock.
+            _ => Ok(()),
+        };
+    }
+    transaction.rollback().map_err(sort)
 }
 
 /// Before a statement is executed for the first time: could what it returns be read? Of a write it must be known before,
