@@ -207,14 +207,7 @@ impl Shared {
         let initdb = |locale: &str| {
             let mut command = self.command("initdb");
             // Nobody but its user and root can reach the socket: a password would have to lie beside it.
-            command.args([
-                "--username=hotrow",
-                "--encoding=UTF8",
-                "--auth=trust",
-                "--no-instructions",
-                locale,
-                "-D",
-            ]);
+            command.args(["--username=hotrow", "--encoding=UTF8", "--auth=trust", locale, "-D"]);
             run(command.arg(&unfinished))
         };
         // C.UTF-8 is everywhere but on some old or foreign systems.
@@ -223,7 +216,9 @@ impl Shared {
             make_private_dir(&unfinished, self.owner.as_ref())?;
             initdb("--locale=C")
         })?;
-        fs::rename(&unfinished, &self.cluster).map_err(|e| unusable(&self.cluster, &e))
+        fs::rename(&unfinished, &self.cluster).map_err(|e| unusable(&self.cluster, &e))?;
+        // Found under its old name after a power failure it would be taken for half of one.
+        File::open(data_dir).and_then(|folder| folder.sync_all()).map_err(|e| unusable(data_dir, &e))
     }
 
     /// Ends the PostgreSQL that a killed hotrow has left running.
