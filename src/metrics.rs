@@ -325,6 +325,12 @@ impl Counters {
         Method::ALL.iter().map(of).sum()
     }
 
+    /// Lines of a bulk load were stored, or refused.
+    pub fn loaded(&self, stored: u64, refused: u64) {
+        self.rows_loaded.add(stored);
+        self.lines_failed.add(refused);
+    }
+
     /// A problem with this number among the kinds was answered.
     pub fn problem(&self, kind: usize) {
         self.problems[kind].add(1);

@@ -12,10 +12,23 @@ use crate::metrics::Method;
 impl Connection {
     /// Nothing can be said or understood any more: what still comes is dropped for a moment, so that the client can
     /// read what it was told last.
-    pub fn linger(&mut self, cx: &Context<'_>) {
-        self.leave(cx);
+    pub fn linger(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+        self.leave(ws, cx);
         self.backlog = None;
         self.enter_lingering(cx);
+    }
+
+    /// The connection is gone, or as good as gone: nobody is to be told of a change any more, and rows that are on their way are all
+    /// that comes.
+    pub fn leave(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+        match &self.state {
+            State::Waiting(_, Job::Watch(watch)) => watch.leave(cx),
+            State::Exporting(frame, _) => self.left_export(*frame, ws, cx),
+            State::Waiting(frame, Job::Page(listing)) if listing.has_begun() => {
+                self.left_export(*frame, ws, cx);
+            }
+            _ => {}
+        }
     }
 
     /// The server has begun to drain: an idle connection may send one last request, soon.
@@ -26,8 +39,13 @@ impl Connection {
     /// Its deadline has passed.
     pub fn expire(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         if self.backlog.is_some() {
-            cx.counters.slow_readers.add(1);
-            return Turn::Close;
+            // The kernel tells of room only when there is much of it: whoever reads, and slowly, has made some.
+            let turn = self.send_backlog(io, ws, cx).unwrap_or(Turn::Again);
+            if turn != Turn::Close && self.deadline_ms <= cx.now_ms {
+                cx.counters.slow_readers.add(1);
+                return Turn::Close;
+            }
+            return turn;
         }
         self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
@@ -105,6 +123,9 @@ impl Connection {
             self.abandon_load(ws, cx);
             self.flush_and(Turn::Again, io, ws, cx);
             return;
+        }
+        if let State::Exporting(..) = self.state {
+            return self.leave(ws, cx);
         }
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Closing) else { return };
         self.bring_asker(ws);

@@ -42,6 +42,13 @@ struct Sent {
     last: Box<str>,
 }
 
+impl Listing {
+    /// Rows have been sent already.
+    pub(super) fn has_begun(&self) -> bool {
+        self.sent.is_some()
+    }
+}
+
 impl Connection {
     /// GET of a list.
     pub(super) fn list(&mut self, list: List, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
@@ -112,6 +119,13 @@ impl Connection {
             return self.refuse(problem, frame, ws, cx);
         }
         self.cut_off(problem, frame, ws, cx);
+    }
+
+    /// Its client is gone, before all of it was sent: what was is an answer all the same, and has its line and its count.
+    pub(super) fn left_export(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        self.bring_asker(ws);
+        ws.encoder.resume(LINES_STATUS);
+        self.answered(frame.closing_if(true), ws, cx);
     }
 
     fn cut_off(&mut self, problem: &Problem, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {

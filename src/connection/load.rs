@@ -214,8 +214,7 @@ impl Connection {
         let Some((_, lines)) = load.out.take() else { return };
         match &reply.answer {
             Answer::Loaded(loaded) => {
-                cx.counters.rows_loaded.add(loaded.written);
-                cx.counters.lines_failed.add(loaded.failed);
+                cx.counters.loaded(loaded.written, loaded.failed);
                 load.loaded.add(loaded);
                 load.done = lines;
                 self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;

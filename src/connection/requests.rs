@@ -87,7 +87,9 @@ impl Connection {
                             }
                         }
                         Ok(Parsed::Partial) => {
-                            if matches!(self.state, State::Idle) {
+                            // An empty line behind a request begins none (RFC 9112 section 2.2).
+                            let begins = |byte: &u8| !matches!(byte, b'\r' | b'\n');
+                            if matches!(self.state, State::Idle) && bytes[used..].iter().any(begins) {
                                 self.state = State::Head;
                                 self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
                             }

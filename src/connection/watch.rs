@@ -52,6 +52,11 @@ struct Seen {
 }
 
 impl Watch {
+    /// Nobody is to be told of a change any more.
+    pub(super) fn leave(&self, cx: &Context<'_>) {
+        cx.backend.unwatch(&self.key, self.ticket);
+    }
+
     /// When to look again, if nobody writes before; `None` while the database has not told what there is.
     pub(super) fn look_at_ms(&self) -> Option<u64> {
         self.paused_until_ms.or(self.known.map(|seen| seen.look_at_ms))
@@ -292,13 +297,6 @@ impl Connection {
             _ if cx.now_ms < watch.until_ms && !cx.draining => self.watch_on(watch, frame, ws, cx),
             None => self.look_last(*watch, frame, ws, cx),
             Some(seen) => self.not_changed(seen, frame, ws, cx),
-        }
-    }
-
-    /// The connection is gone: nobody is to be told of a change any more.
-    pub fn leave(&mut self, cx: &Context<'_>) {
-        if let State::Waiting(_, Job::Watch(watch)) = &self.state {
-            cx.backend.unwatch(&watch.key, watch.ticket);
         }
     }
 

@@ -32,8 +32,8 @@ use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
 use crate::limits::{DEADLINES_A_TURN, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN};
 use crate::metrics::{Counters, Phase};
-use crate::store::Reply;
 use crate::store::backend::Backend;
+use crate::store::{Answer, Reply};
 use crate::token::Id;
 use inbox::{Inbox, Mail};
 use listener::Listener;
@@ -320,6 +320,10 @@ impl EventLoop {
                         self.turn(reply.ticket.id, Some(&reply));
                     } else {
                         self.here.counters.late_replies.add(1);
+                        // Its client is gone, and its rows are stored.
+                        if let Answer::Loaded(loaded) = &reply.answer {
+                            self.here.counters.loaded(loaded.written, loaded.failed);
+                        }
                     }
                 }
                 Mail::Renew(credentials) => self.here.credentials = credentials,
@@ -360,7 +364,7 @@ impl EventLoop {
         let client = &mut self.clients[id.slot as usize];
         if let Stream::Tls(tls) = &mut client.stream {
             let cx = self.here.context();
-            again |= tls.tell(&mut client.connection, &cx);
+            again |= tls.tell(&mut client.connection, &mut self.ws, &cx);
         }
         if again {
             self.enqueue(id);
@@ -379,11 +383,17 @@ impl EventLoop {
         self.wheel.take_due(self.here.now_ms, DEADLINES_A_TURN, &mut due);
         for slot in due.drain(..) {
             let Client { stream, connection, .. } = &mut self.clients[slot as usize];
+            let cx = self.here.context();
+            if connection.deadline_ms() <= self.here.now_ms
+                && let Stream::Tls(tls) = stream
+                && tls.push_late()
+            {
+                connection.has_sent(&cx);
+            }
             if connection.deadline_ms() > self.here.now_ms {
                 self.wheel.arm(slot, connection.deadline_ms());
                 continue;
             }
-            let cx = self.here.context();
             let id = connection.id();
             let turn = connection.expire(stream, &mut self.ws, &cx);
             self.settle(id, turn);
@@ -398,7 +408,7 @@ impl EventLoop {
             tls.farewell();
         }
         let cx = self.here.context();
-        client.connection.leave(&cx);
+        client.connection.leave(&mut self.ws, &cx);
         self.wheel.disarm(id.slot);
         self.here.shared.sockets.fetch_sub(1, Ordering::Relaxed);
         self.here.counters.phase(Some(client.phase), None);

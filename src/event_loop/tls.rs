@@ -10,7 +10,7 @@
 //! - A flush is done when the kernel has all ciphertext; only then is an answer out.
 //! - Before the handshake is done nothing is written, whoever asks: the handshake goes on instead.
 
-use crate::connection::{Connection, Context};
+use crate::connection::{Connection, Context, Workspace};
 use crate::limits::{TLS_OUTPUT_BYTES, TLS_READS};
 use mio::net::TcpStream;
 use rustls::crypto::ring;
@@ -71,6 +71,8 @@ pub struct TlsStream {
     established: bool,
     ended: bool,
     failed: bool,
+    /// Nothing more is sent.
+    shut: bool,
     news: News,
 }
 
@@ -90,6 +92,7 @@ impl TlsStream {
             established: false,
             ended: false,
             failed: false,
+            shut: false,
             news: News::default(),
         })
     }
@@ -105,8 +108,15 @@ impl TlsStream {
         let _ = self.push();
     }
 
+    /// The same where its client has been silent for long: true if there was room. The kernel tells of room only when there is
+    /// much of it.
+    pub fn push_late(&mut self) -> bool {
+        self.push_pending();
+        std::mem::take(&mut self.news.sent)
+    }
+
     /// Tells the connection what it has to know besides bytes. True: it is to be turned again.
-    pub fn tell(&mut self, connection: &mut Connection, cx: &Context<'_>) -> bool {
+    pub fn tell(&mut self, connection: &mut Connection, ws: &mut Workspace, cx: &Context<'_>) -> bool {
         if !self.established && !self.failed {
             connection.cap_deadline(self.until_ms);
         }
@@ -124,7 +134,7 @@ impl TlsStream {
         }
         if failed {
             cx.counters.tls_failures.add(1);
-            connection.linger(cx);
+            connection.linger(ws, cx);
         }
         established || more || ended || failed
     }
@@ -153,7 +163,8 @@ impl TlsStream {
 
     /// Sends ciphertext as far as the socket takes it. False: some is left.
     fn push(&mut self) -> io::Result<bool> {
-        while self.session.wants_write() {
+        // What was left over then is lost, and no error: what the client still sends is to be read and dropped.
+        while !self.shut && self.session.wants_write() {
             match self.session.write_tls(&mut self.socket) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(_) => self.news.sent = true,
@@ -207,6 +218,7 @@ impl TlsStream {
     pub fn shutdown_write(&mut self) {
         self.farewell();
         let _ = self.socket.shutdown(Shutdown::Write);
+        self.shut = true;
     }
 }
 

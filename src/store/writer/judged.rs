@@ -378,5 +378,5 @@ impl<C: Connector> Writer<C> {
 }
 
 fn overtaken() -> Failure {
-    Failure::Refused("another program writes this row all the time".into())
+    Failure::Refused("another program writes this row all the time, or a trigger or policy of the table keeps the change out".into())
 }
