@@ -100,7 +100,9 @@ def _others(tools, say):
 def _install(packages):
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if not shutil.which("apt-get") or subprocess.run([*as_root, "true"], **quiet).returncode != 0:
+    if not all(shutil.which(program) for program in ["apt-get", *as_root[:1]]):
+        return
+    if subprocess.run([*as_root, "true"], **quiet).returncode != 0:
         return
     guard = not POLICY.exists()
     try:

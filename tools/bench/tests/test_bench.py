@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 from xml.etree import ElementTree
 
 sys.dont_write_bytecode = True
 BENCH = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
-from bench import cases, loads, main, plot, processes, report, servers, targets  # noqa: E402
+from bench import build, cases, loads, main, plot, processes, report, servers, targets  # noqa: E402
 
 
 def case(kind="closed", **peers):
@@ -144,6 +146,19 @@ class Page(unittest.TestCase):
         for value in (0.001, 1, 99.9, 3e9):
             ElementTree.fromstring(plot.bars("a < b", "&", [("", [("hotrow", value, value / 2, value)])]))
             ElementTree.fromstring(plot.lines("a", "b", ["x", "y"], [("hotrow", [value, None]), ("epoll", [1, value])], True))
+
+
+class Building(unittest.TestCase):
+    def test_who_is_not_root_and_has_no_sudo_goes_without(self):
+        tools, said = build.Tools(), []
+        with mock.patch.object(os, "geteuid", return_value=1000), mock.patch.dict(os.environ, {"PATH": ""}):
+            # As where apt-get is there, and nothing else.
+            there = lambda name, path=None: name if name == "apt-get" else None  # noqa: E731
+            with mock.patch.object(build.shutil, "which", side_effect=there):
+                build._others(tools, said.append)
+        self.assertEqual((set(tools.missing), tools.paths), (set(build.PACKAGES), {}))
+        self.assertIn("wrk", said[0])
+        self.assertIn("apt-get install wrk", tools.missing["wrk"])
 
 
 class Endings(unittest.TestCase):
