@@ -60,6 +60,7 @@ def _package_version(name):
 
 
 def prepare(say, before=None, hotrow=None):
+    _absolute_folders()
     tools = Tools()
     _setup(tools)
     _others(tools, say)
@@ -68,6 +69,13 @@ def prepare(say, before=None, hotrow=None):
     if before:
         tools.paths["before"] = before
     return tools
+
+
+def _absolute_folders():
+    # They are told relative to where we were called from, but builds run in other folders, and programs in /.
+    for name in ("CARGO_TARGET_DIR", "PG_BINDIR"):
+        if os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.environ[name])
 
 
 def _setup(tools):

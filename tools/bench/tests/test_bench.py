@@ -160,6 +160,12 @@ class Building(unittest.TestCase):
         self.assertIn("wrk", said[0])
         self.assertIn("apt-get install wrk", tools.missing["wrk"])
 
+    def test_folders_that_are_told_are_the_same_from_everywhere(self):
+        with mock.patch.dict(os.environ, {"CARGO_TARGET_DIR": "target/here", "PG_BINDIR": "/usr/bin"}):
+            build._absolute_folders()
+            found = [os.environ["CARGO_TARGET_DIR"], os.environ["PG_BINDIR"]]
+        self.assertEqual(found, [f"{os.getcwd()}/target/here", "/usr/bin"])
+
 
 class Endings(unittest.TestCase):
     def test_nothing_that_was_started_stays(self):
