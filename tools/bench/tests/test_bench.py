@@ -167,6 +167,15 @@ class Building(unittest.TestCase):
         self.assertEqual(found, [f"{os.getcwd()}/target/here", "/usr/bin"])
 
 
+class Runs(unittest.TestCase):
+    def test_only_a_run_of_everything_and_of_the_tree_is_whole(self):
+        whole = lambda *argv: main._whole(main._options(argv, ""))  # noqa: E731
+        for argv in ([], ["--rounds", "5"], ["--before", sys.executable]):
+            self.assertTrue(whole(*argv), argv)
+        for argv in (["--quick"], ["--case", "get-64"], ["--peer", "nginx"], ["--hotrow", sys.executable]):
+            self.assertFalse(whole(*argv), argv)
+
+
 class Endings(unittest.TestCase):
     def test_nothing_that_was_started_stays(self):
         with processes.World() as world:
