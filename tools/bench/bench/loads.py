@@ -1,6 +1,6 @@
 """The programs that make load, run once each. A function takes a server, a case and seconds, and gives what it saw as
-a dictionary: `rate` in requests a second, `requests`, `errors`, and latencies `p50`, `p99`, `p999` in microseconds as
-far as the program says them. Parsers are apart from running, for the tests."""
+a dictionary: `rate` in requests a second, `requests`, the `seconds` in which those were counted, `errors`, and latencies
+`p50`, `p99`, `p999` in microseconds as far as the program says them. Parsers are apart from running, for the tests."""
 
 import concurrent.futures
 import csv
@@ -61,7 +61,7 @@ def redis_benchmark(world, tools, server, case, seconds, cores):
         argv = [tools.paths["redis-benchmark"], "-p", server.port, "-c", case.connections, "-P", case.pipeline]
         argv += ["-n", count, "-r", case.keys, "--csv", "--precision", 3, *command]
         seen = parse_redis_csv(world.run(argv, cores, seconds * 10 + 60))
-        return {**seen, "requests": count, "errors": 0}
+        return {**seen, "requests": count, "seconds": count / seen["rate"], "errors": 0}
 
     # It takes a number of requests, not a time: a small run tells how many.
     trial = run(1000 * min(case.connections, 20) * case.pipeline)
@@ -124,7 +124,7 @@ def bulk(server, case):
     seconds = time.monotonic() - started
     if written != share * case.connections:
         raise Failed(f"{written} of {share * case.connections} rows were stored")
-    return {"rate": written / seconds, "requests": written, "errors": 0}
+    return {"rate": written / seconds, "requests": written, "seconds": seconds, "errors": 0}
 
 
 def _load(server, content):

@@ -129,26 +129,23 @@ class Bench:
         if server.speaks == "postgres":
             return loads.pgbench(self.world, self.tools, self.database, case, self.seconds)
         self._ready(server, case)
-        cpu, started = server.cpu(), time.monotonic()
+        cpu = server.cpu()
         if server.speaks == "redis":
             seen = loads.redis_benchmark(self.world, self.tools, server, case, self.seconds, load_core)
             # There was a trial run before the one that counts.
             cpu = seen.pop("cpu_before")
-            elapsed = seen["requests"] / seen["rate"]
         elif case.kind == "lone":
             # wrk mends its percentiles for whom it left out, and so shifts them; pgbench does not.
             seen = loads.own(self.world, self.tools, server, case, self.seconds, load_core, 0)
-            elapsed = seen["seconds"]
         else:
             seen = loads.wrk(self.world, self.tools, server, case, self.seconds, load_core)
-            elapsed = time.monotonic() - started
-        return {**seen, **_cpu(cpu, server.cpu(), seen["requests"], elapsed)}
+        return {**seen, **_cpu(cpu, server.cpu(), seen)}
 
     def _bulk(self, server, case, _):
-        cpu, started = server.cpu(), time.monotonic()
+        cpu = server.cpu()
         try:
             seen = loads.bulk(server, case)
-            return {**seen, **_cpu(cpu, server.cpu(), seen["requests"], time.monotonic() - started)}
+            return {**seen, **_cpu(cpu, server.cpu(), seen)}
         finally:
             # The next one's rows are to be new, too.
             self.database.sql(f"DELETE FROM kv_store WHERE key LIKE '{case.prefix}%'", case.database)
@@ -156,10 +153,9 @@ class Bench:
 
     def _open(self, server, case, load_core, rate):
         self._ready(server, case)
-        cpu, started = server.cpu(), time.monotonic()
+        cpu = server.cpu()
         seen = loads.own(self.world, self.tools, server, case, self.seconds, load_core, rate)
-        elapsed = time.monotonic() - started
-        return {**seen, "wanted_rate": rate, **_cpu(cpu, server.cpu(), seen["requests"], elapsed)}
+        return {**seen, "wanted_rate": rate, **_cpu(cpu, server.cpu(), seen)}
 
     def _half_of_capacity(self, case, peer):
         name = cases.CAPACITY[case.name]
@@ -204,15 +200,17 @@ class Bench:
                 link.close()
 
 
-def _cpu(before, after, requests, elapsed):
+def _cpu(before, after, seen):
+    """What a server took of the processor between two looks at it, for what the load has seen."""
     user, system = after[0] - before[0], after[1] - before[1]
-    per_request = 1e6 / max(requests, 1)
+    per_request = 1e6 / max(seen["requests"], 1)
     return {
         "user_us": user * per_request,
         "system_us": system * per_request,
-        "server_cores": (user + system) / elapsed,
+        # Of the seconds that the load has counted: before them it prepares its requests, and the server has nothing to do.
+        "server_cores": (user + system) / seen["seconds"],
         # What it would be if the load, or another program, had not been in the way.
-        "per_core": requests / (user + system) if user + system else None,
+        "per_core": seen["requests"] / (user + system) if user + system else None,
     }
 
 

@@ -19,7 +19,7 @@ sys.dont_write_bytecode = True
 BENCH = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
-from bench import build, cases, loads, main, plot, processes, report, servers, targets  # noqa: E402
+from bench import build, cases, loads, main, measure, plot, processes, report, servers, targets  # noqa: E402
 
 
 def case(kind="closed", **peers):
@@ -53,6 +53,17 @@ class Parsers(unittest.TestCase):
         )
         self.assertEqual(loads.parse_pgbench(output), {"rate": 2355.5, "requests": 4711, "errors": 3})
         self.assertRaises(processes.Failed, loads.parse_pgbench, "connection refused\n")
+
+
+class Processor(unittest.TestCase):
+    def test_cores_are_those_of_the_seconds_that_the_load_counted(self):
+        found = measure._cpu((1.0, 2.0), (1.5, 3.0), {"requests": 30_000, "seconds": 2.0})
+        self.assertEqual(found["server_cores"], 0.75)
+        self.assertEqual(found["per_core"], 20_000)
+        self.assertAlmostEqual(found["user_us"] + found["system_us"], 50)
+
+    def test_without_ticks_nothing_is_said_of_a_core(self):
+        self.assertIsNone(measure._cpu((1, 2), (1, 2), {"requests": 10, "seconds": 2.0})["per_core"])
 
 
 class Ratios(unittest.TestCase):
