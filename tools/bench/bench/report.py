@@ -222,6 +222,8 @@ def _method(run):
         "- `user us`, `system us`: what the server's processes took of the processor for a request; `its cores`: how many cores that was",
         f"  while it was loaded. Under {CLIENT_BOUND} where it has one core, the load was the limit and not the server; `per core s`, requests in a",
         "  second of its own processor time, then says more than requests a second do.",
+        "- Connections to the database have been used before anything is counted: hotrow and axum read or write some keys first, and what",
+        "  pgbench does in its first second is left out. A new backend has its statement to plan, and its caches to fill.",
         "- hotrow, axum and pgbench share one PostgreSQL (`fsync=on`, `synchronous_commit=on`, else its defaults), checkpointed and vacuumed",
         "  before each turn; every page that will be written has been written once since, for the first time costs more. hotrow runs with its defaults, but for one event loop where it has one core, and a cache that is large enough, or 0.",
         "",

@@ -45,14 +45,30 @@ class Parsers(unittest.TestCase):
         self.assertEqual(loads.parse_redis_csv(output), {"rate": 86956.52, "p50": 287.0, "p99": 511.0})
         self.assertRaises(processes.Failed, loads.parse_redis_csv, "Could not connect\n")
 
-    def test_pgbench(self):
+    def test_pgbench_counts_the_seconds_after_the_first(self):
         output = (
-            "number of transactions actually processed: 4711\n"
-            "number of failed transactions: 3 (0.064%)\n"
-            "tps = 2355.500000 (without initial connection time)\n"
+            "progress: 1.0 s, 100.0 tps, lat 9.120 ms stddev 4.905, 3 failed\n"
+            "progress: 2.1 s, 2000.0 tps, lat 9.440 ms stddev 4.987, 0 failed\n"
+            "progress: 3.0 s, 3000.0 tps, lat 8.324 ms stddev 4.045, 0 failed\n"
+            "progress: 4.0 s, 9000.0 tps, lat 8.324 ms stddev 4.045, 0 failed\n"
+            "number of transactions actually processed: 14000\n"
+            "number of failed transactions: 3 (0.021%)\n"
+            "tps = 3500.000000 (without initial connection time)\n"
         )
-        self.assertEqual(loads.parse_pgbench(output), {"rate": 2355.5, "requests": 4711, "errors": 3})
-        self.assertRaises(processes.Failed, loads.parse_pgbench, "connection refused\n")
+        found = loads.parse_pgbench(output, 2)
+        self.assertEqual((found["rate"], found["requests"], found["seconds"], found["errors"]), (2450, 4900, 2, 3))
+        # Without failures older ones say nothing of them, and the last second may be without a line.
+        found = loads.parse_pgbench("progress: 1.0 s, 10.0 tps, lat 1\nprogress: 2.0 s, 20.0 tps, lat 1\n", 2)
+        self.assertEqual((found["rate"], found["requests"], found["errors"]), (20, 20, 0))
+        for useless in ("connection refused\n", "progress: 1.0 s, 100.0 tps, lat 9.120 ms stddev 4.905\n"):
+            self.assertRaises(processes.Failed, loads.parse_pgbench, useless, 2)
+
+    def test_latencies_of_pgbench_are_those_of_the_same_seconds(self):
+        ended = [10.9, 11.8, 12.0, 12.5, 13.8, 14.0]
+        log = "".join(f"0 {i} {i * 100} 0 {int(at)} {round(at % 1 * 1e6):06}\n" for i, at in enumerate(ended))
+        self.assertEqual(loads.parse_pgbench_log(log, 2), {"p50": 300, "p99": 400})
+        for useless in ("", "0 1 100 0 10 900000\n"):
+            self.assertRaises(processes.Failed, loads.parse_pgbench_log, useless, 2)
 
 
 class Processor(unittest.TestCase):
@@ -224,6 +240,9 @@ class Endings(unittest.TestCase):
         with processes.World() as world:
             self.assertEqual(world.run(["echo", "yes"]), "yes\n")
             self.assertRaisesRegex(processes.Failed, "no luck", world.run, ["sh", "-c", "echo no luck >&2; exit 3"])
+            both = ["sh", "-c", "echo yes; echo no luck >&2; exit $0"]
+            self.assertEqual(world.run([*both, "0"], both=True), "yes\nno luck\n")
+            self.assertRaisesRegex(processes.Failed, "no luck", world.run, [*both, "3"], both=True)
             self.assertRaisesRegex(processes.Failed, "within", world.run, ["sleep", "1000"], seconds=0.1)
 
 
