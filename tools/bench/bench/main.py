@@ -48,7 +48,7 @@ def _options(argv, usage):
     parser.add_argument("--case", action="append", choices=list(cases.BY_NAME), metavar="NAME", help="only this; again for more")
     parser.add_argument("--peer", action="append", choices=list(servers.PEERS), metavar="NAME", help="only this; again for more")
     parser.add_argument("--rounds", type=positive, help="how often each peer has its turn (3)")
-    parser.add_argument("--seconds", type=positive, help="how long each turn is loaded (2)")
+    parser.add_argument("--seconds", type=positive, help="how long each turn is loaded (2); five times that in get-64")
     parser.add_argument("--hotrow", type=pathlib.Path, metavar="PROGRAM", help="measure this build instead of the tree's")
     parser.add_argument("--before", type=pathlib.Path, metavar="PROGRAM", help="and this one beside it, as the peer `before`")
     parser.add_argument("--report", nargs="?", const="", metavar="RESULT", help="write benches/REPORT.md; measure nothing")

@@ -61,8 +61,11 @@ class Bench:
             for peer in turned:
                 self.say(f"{case.name}: {peer}, round {number + 1} of {rounds}")
                 found[peer].append(self._cell(case, peer))
-        self.results[case.name] = {"title": case.title, "kind": case.kind, "peers": found}
+        self.results[case.name] = {"title": case.title, "kind": case.kind, "seconds": self._seconds(case), "peers": found}
         return self.results[case.name]
+
+    def _seconds(self, case):
+        return self.seconds * (1 if self.quick else case.times_as_long)
 
     def _scaled(self, case):
         """The case as it is, or with less to fill and to open."""
@@ -126,19 +129,20 @@ class Bench:
                 raise Failed(f"it answered {status} and {len(value)} bytes to a GET of {case.value_bytes}")
 
     def _closed(self, server, case, load_core):
+        seconds = self._seconds(case)
         if server.speaks == "postgres":
-            return loads.pgbench(self.world, self.tools, self.database, case, self.seconds)
+            return loads.pgbench(self.world, self.tools, self.database, case, seconds)
         self._ready(server, case)
         cpu = server.cpu()
         if server.speaks == "redis":
-            seen = loads.redis_benchmark(self.world, self.tools, server, case, self.seconds, load_core)
+            seen = loads.redis_benchmark(self.world, self.tools, server, case, seconds, load_core)
             # There was a trial run before the one that counts.
             cpu = seen.pop("cpu_before")
         elif case.kind == "lone":
             # wrk mends its percentiles for whom it left out, and so shifts them; pgbench does not.
-            seen = loads.own(self.world, self.tools, server, case, self.seconds, load_core, 0)
+            seen = loads.own(self.world, self.tools, server, case, seconds, load_core, 0)
         else:
-            seen = loads.wrk(self.world, self.tools, server, case, self.seconds, load_core)
+            seen = loads.wrk(self.world, self.tools, server, case, seconds, load_core)
         return {**seen, **_cpu(cpu, server.cpu(), seen)}
 
     def _bulk(self, server, case, _):

@@ -189,7 +189,7 @@ def page(run, drawn):
             lines += [f"{results[name]['title'][0].upper()}{results[name]['title'][1:]} (`{name}`):", ""]
             lines += _markdown(heads, rows) + [""]
             lines += [f"{peer} failed: {reason}\n" for peer, reason in failed]
-    lines += _method(run) + _machine(run) + CAVEATS
+    lines += _method(run) + _machine(run) + _caveats(results)
     return "\n".join(lines)
 
 
@@ -199,8 +199,8 @@ def _verdict_page(results):
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return lines + [
         "",
-        "A ratio is the median of those of the rounds; \"lowest-highest\" are theirs. The hit ratio and the allocations of a cached GET are no",
-        "matter of time: they are measured apart from this.",
+        "A ratio is the median of those of the rounds; \"lowest-highest\" are theirs. Only that of user times is of all rounds together. The hit",
+        "ratio and the allocations of a cached GET are no matter of time: they are measured apart from this.",
     ]
 
 
@@ -208,10 +208,12 @@ def _method(run):
     seen = {peer for case in run["cases"].values() for peer in case["peers"]}
     peers = [f"- `{name}`: {peer.what}" for name, peer in PEERS.items() if name in seen]
     left_out = [f"- `{name}`: {reason}" for name, reason in run["left_out"].items()]
+    turns = {name: case.get("seconds", run["seconds"]) for name, case in run["cases"].items()}
+    longer = "".join(f", `{name}` of {seconds} s" for name, seconds in turns.items() if seconds != run["seconds"])
     return [
         "## Method",
         "",
-        f"{run['rounds']} rounds of {run['seconds']} s; each peer is started, filled, asked for one answer, loaded and stopped, before the next one is;",
+        f"{run['rounds']} rounds of {run['seconds']} s{longer}; each peer is started, filled, asked for one answer, loaded and stopped, before the next one is;",
         "the order turns from round to round. Figures are medians of the rounds.",
         "",
         "- Reads from memory: the server has one core, the load another; 10,000 keys, drawn at random, values of 100 bytes where nothing else",
@@ -246,9 +248,16 @@ def _machine(run):
     ]
 
 
+def _caveats(results):
+    noise = [
+        f"  That alone gives the ratio of user times above, {verdict.value:.2f}, a standard deviation of up to {verdict.deviation:.2f}."
+        for verdict in targets.judge(results)
+        if verdict.deviation is not None
+    ]
+    return ["## Caveats", "", *CAVEATS, *noise, ""]
+
+
 CAVEATS = [
-    "## Caveats",
-    "",
     "- A shared virtual machine: absolute figures waver by a tenth and more from minute to minute. Single ratios do so too: see their range.",
     "- Everything is on the loopback. A network would add the same to all, and narrow every ratio.",
     "- `epoll`, `may` and `nginx` do less than hotrow: they look nothing up and can change nothing. They are limits, not rivals.",
@@ -256,7 +265,6 @@ CAVEATS = [
     "- Redis durable and PostgreSQL durable are not the same: one appends to one file, the other keeps a table that SQL can query.",
     "- Anything else that runs on the machine falls on hotrow more than on the others where there is a database: it has a few threads, and the",
     "  scheduler shares the cores out among threads; pgbench and the axum stack have dozens of PostgreSQL's processes run for them.",
-    "- User time is counted by the kernel in ticks of 10 ms, and split by sampling: its last digit is noise.",
     "- A disk that lies about `fdatasync`, as virtual ones may, makes all writes faster, and the processor's share of them larger.",
-    "",
+    "- What part of its processor time a program spends in user space the kernel only samples, at its ticks, 10 ms apart or less.",
 ]

@@ -2,6 +2,7 @@
 ("then on to"). Pure: results in, rows out."""
 
 import dataclasses
+import math
 import statistics
 
 
@@ -18,6 +19,11 @@ class Target:
     unit: str = ""
     # Where the peer's figure is not this case's.
     peer_case: str = ""
+
+    @property
+    def ticks(self):
+        """Is it counted by ticks? They are few: all rounds together give the ratio then."""
+        return self.figure == "user_us"
 
 
 TARGETS = [
@@ -40,12 +46,18 @@ TARGETS = [
 ]
 
 
+# At each of its ticks the kernel looks whether a program is in user space. No kernel's are longer than this.
+TICK_SECONDS = 0.01
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     target: Target
     value: float = None
     low: float = None
     high: float = None
+    # The standard deviation that comes of its being counted by ticks.
+    deviation: float = None
 
     @property
     def words(self):
@@ -84,4 +96,18 @@ def _verdict(results, target, subject):
         found = [value for value in own if value is not None]
     if not found:
         return Verdict(target)
+    if target.ticks:
+        own, other = (_user_time(results, target.case, peer) for peer in (subject, target.peer))
+        ratio = own[0] / other[0]
+        return Verdict(target, ratio, min(found), max(found), ratio * math.hypot(own[1], other[1]))
     return Verdict(target, statistics.median(found), min(found), max(found))
+
+
+def _user_time(results, case, peer):
+    """User time a request over all rounds, and its standard deviation as a part of it."""
+    rounds = [seen for seen in results[case]["peers"][peer] if "user_us" in seen]
+    requests = sum(seen["requests"] for seen in rounds)
+    user, system = (sum(seen[name] * seen["requests"] for seen in rounds) / 1e6 for name in ("user_us", "system_us"))
+    # Each tick falls into user space with the same chance, so their number there is binomial.
+    share = user / (user + system) if user else 0
+    return user / requests, math.sqrt((1 - share) / max(user / TICK_SECONDS, 1))

@@ -104,6 +104,21 @@ class Ratios(unittest.TestCase):
         self.assertEqual(verdict(results, "cached GET / C epoll").value, 0.5)
         self.assertEqual(verdict({}, "cached GET / C epoll").words, "not measured")
 
+    def test_the_ratio_of_user_times_is_that_of_all_rounds_together(self):
+        # Rounds of one and of three million requests: 4 s of user time in 40 s, and 2 s in 20.
+        hotrow = [{"user_us": 2.5, "system_us": 7.5, "requests": 1_000_000}, {"user_us": 0.5, "system_us": 9.5, "requests": 3_000_000}]
+        may = [{"user_us": 1, "system_us": 9, "requests": 1_000_000}] * 2
+        results = {"get-64": {"title": "", "kind": "closed", "peers": {"hotrow": hotrow, "may": may}}}
+        found = verdict(results, "user time")
+        self.assertEqual((found.value, found.low, found.high), (1.0, 0.5, 2.5))
+        # 400 and 200 ticks of user time, nine times as many of system time.
+        self.assertAlmostEqual(found.deviation, (0.9 / 400 + 0.9 / 200) ** 0.5)
+        self.assertIn(f"1.00, a standard deviation of up to {found.deviation:.2f}", "".join(report._caveats(results)))
+        self.assertNotIn("deviation", "".join(report._caveats({})))
+        for seen in hotrow:
+            seen["user_us"] = 0
+        self.assertEqual(verdict(results, "user time").value, 0)
+
     def test_a_ratio_of_two_cases(self):
         results = {"bulk": case(hotrow=[100, 120]), "put-64": case(hotrow=[20, 20])}
         self.assertEqual(verdict(results, "bulk load").value, 5.5)
@@ -158,6 +173,9 @@ class Page(unittest.TestCase):
         self.assertEqual([path.name for path in written[2:]], ["connections.svg", "writes.svg"])
         for expected in ["| **hotrow** | **95** | **90-100** |", "no such luck", "- `webdis`: not found", "0.95 | 0.90-1.00"]:
             self.assertIn(expected, text)
+        self.assertIn("2 rounds of 2 s; each", text)
+        run["cases"]["get-64"]["seconds"] = 10
+        self.assertIn("2 rounds of 2 s, `get-64` of 10 s; each", report.page(run, {}))
         self.assertNotIn("not a whole one", text)
         self.assertIn("not a whole one", report.page({**run, "whole": False}, {}))
 
