@@ -74,7 +74,7 @@ def table(case):
 
 
 def _verdict_rows(results):
-    heads = ["what", "at least", "then on to", "measured", "lowest-highest", ""]
+    heads = ["what", "at least", "then on to", "measured", "lowest-highest", "per core second", ""]
     rows = []
     for verdict in targets.judge(results):
         target = verdict.target
@@ -84,7 +84,8 @@ def _verdict_rows(results):
         if verdict.value is not None:
             show = (lambda value: f"{value:,.0f}") if target.peer is None else (lambda value: f"{value:.2f}")
             measured = [show(verdict.value), f"{show(verdict.low)}-{show(verdict.high)}"]
-        rows.append([target.what, *bounds, *measured, verdict.words])
+        per_core = "" if verdict.per_core is None else f"{verdict.per_core:.2f}"
+        rows.append([target.what, *bounds, *measured, per_core if target.pinned else "-", verdict.words])
     return heads, rows
 
 
@@ -195,13 +196,30 @@ def page(run, drawn):
 
 def _verdict_page(results):
     heads, rows = _verdict_rows(results)
-    lines = ["| " + " | ".join(head or "verdict" for head in heads) + " |", "|---|---:|---:|---:|---:|---|"]
+    lines = ["| " + " | ".join(head or "verdict" for head in heads) + " |", "|---|---:|---:|---:|---:|---:|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return lines + [
         "",
         "A ratio is the median of those of the rounds; \"lowest-highest\" are theirs. Only that of user times is of all rounds together. The hit",
         "ratio and the allocations of a cached GET are no matter of time: they are measured apart from this.",
+        "",
+        f"Where a server has a core of its own and kept less than {CLIENT_BOUND} of it busy, the load program was the limit, if nobody else took that",
+        "core: requests a second are then those that the load could send, and their ratio is none of the two servers. \"Per core second\" is",
+        "the ratio of requests in a second of the servers' own processor time: what each takes for a request. It is no verdict, and not exact,",
+        "for a server that waits for its load finds fewer requests at a time.",
+        f"In this run the load was the limit {_limited(results)}.",
     ]
+
+
+def _limited(results):
+    """Those of the comparisons above whose load was the limit."""
+    found = {}
+    for target in (target for target in targets.TARGETS if target.pinned):
+        for peer in ("hotrow", target.peer):
+            cores = targets.median(results, target.case, peer, "server_cores")
+            if cores is not None and cores < CLIENT_BOUND:
+                found.setdefault(target.case, {})[peer] = f"{peer} ({cores:.2f})"
+    return "; ".join(f"in `{case}` of {', '.join(peers.values())}" for case, peers in found.items()) or "of none"
 
 
 def _method(run):

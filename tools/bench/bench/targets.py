@@ -5,6 +5,8 @@ import dataclasses
 import math
 import statistics
 
+from . import cases
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -19,6 +21,11 @@ class Target:
     unit: str = ""
     # Where the peer's figure is not this case's.
     peer_case: str = ""
+
+    @property
+    def pinned(self):
+        """Has each server a core of its own, and the load another, which may be the slower one?"""
+        return self.figure == "rate" and self.case in cases.BY_NAME and cases.BY_NAME[self.case].pinned
 
     @property
     def ticks(self):
@@ -58,6 +65,8 @@ class Verdict:
     high: float = None
     # The standard deviation that comes of its being counted by ticks.
     deviation: float = None
+    # The ratio of requests in a second of the servers' own processor time, where they are pinned.
+    per_core: float = None
 
     @property
     def words(self):
@@ -87,20 +96,25 @@ def judge(results, subject="hotrow"):
 
 
 def _verdict(results, target, subject):
-    own = figures(results, target.case, subject, target.figure)
-    if target.peer:
-        # Round by round, where both have shared the same minute of the machine; then the median.
-        other = figures(results, target.peer_case or target.case, target.peer, target.figure)
-        found = [a / b for a, b in zip(own, other) if a is not None and b]
-    else:
-        found = [value for value in own if value is not None]
+    found = _ratios(results, target, subject, target.figure)
     if not found:
         return Verdict(target)
     if target.ticks:
         own, other = (_user_time(results, target.case, peer) for peer in (subject, target.peer))
         ratio = own[0] / other[0]
         return Verdict(target, ratio, min(found), max(found), ratio * math.hypot(own[1], other[1]))
-    return Verdict(target, statistics.median(found), min(found), max(found))
+    per_core = _ratios(results, target, subject, "per_core") if target.pinned else []
+    per_core = statistics.median(per_core) if per_core else None
+    return Verdict(target, statistics.median(found), min(found), max(found), per_core=per_core)
+
+
+def _ratios(results, target, subject, figure):
+    """Round by round, where both have shared the same minute of the machine. Without a peer the figures themselves."""
+    own = figures(results, target.case, subject, figure)
+    if not target.peer:
+        return [value for value in own if value is not None]
+    other = figures(results, target.peer_case or target.case, target.peer, figure)
+    return [a / b for a, b in zip(own, other) if a is not None and b]
 
 
 def _user_time(results, case, peer):

@@ -104,6 +104,22 @@ class Ratios(unittest.TestCase):
         self.assertEqual(verdict(results, "cached GET / C epoll").value, 0.5)
         self.assertEqual(verdict({}, "cached GET / C epoll").words, "not measured")
 
+    def test_reads_are_compared_by_core_second_too_for_the_load_may_be_the_limit(self):
+        results = {"get-64": case(hotrow=[100, 100], epoll=[100, 100])}
+        for peer, cores in (("hotrow", 0.95), ("epoll", 0.6)):
+            for seen in results["get-64"]["peers"][peer]:
+                seen.update({"server_cores": cores, "per_core": seen["rate"] / cores})
+        found = verdict(results, "cached GET / C epoll")
+        self.assertEqual((found.value, found.words), (1.0, "reached, and the next bound too"))
+        self.assertAlmostEqual(found.per_core, 0.6 / 0.95)
+        shown = {row[0]: row[5] for row in report._verdict_rows(results)[1]}
+        self.assertEqual(shown["cached GET / C epoll limit, requests a second"], "0.63")
+        self.assertEqual(shown["cached GET, 16 pipelined / C epoll limit"], "", "not measured")
+        self.assertEqual({shown[target.what] for target in targets.TARGETS if not target.pinned}, {"-"})
+        self.assertEqual(report._limited(results), "in `get-64` of epoll (0.60)")
+        self.assertIsNone(verdict({"get-64": case(hotrow=[1], epoll=[1])}, "cached GET / C epoll").per_core)
+        self.assertEqual(report._limited({"get-64": case(hotrow=[1], epoll=[1])}), "of none")
+
     def test_the_ratio_of_user_times_is_that_of_all_rounds_together(self):
         # Rounds of one and of three million requests: 4 s of user time in 40 s, and 2 s in 20.
         hotrow = [{"user_us": 2.5, "system_us": 7.5, "requests": 1_000_000}, {"user_us": 0.5, "system_us": 9.5, "requests": 3_000_000}]
