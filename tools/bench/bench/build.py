@@ -60,6 +60,7 @@ def _package_version(name):
 
 
 def prepare(say, before=None, hotrow=None):
+    _absolute_folders()
     tools = Tools()
     _setup(tools)
     _others(tools, say)
@@ -68,6 +69,13 @@ def prepare(say, before=None, hotrow=None):
     if before:
         tools.paths["before"] = before
     return tools
+
+
+def _absolute_folders():
+    # They are told relative to where we were called from, but builds run in other folders, and programs in /.
+    for name in ("CARGO_TARGET_DIR", "PG_BINDIR"):
+        if os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.environ[name])
 
 
 def _setup(tools):
@@ -100,7 +108,9 @@ def _others(tools, say):
 def _install(packages):
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if not shutil.which("apt-get") or subprocess.run([*as_root, "true"], **quiet).returncode != 0:
+    if not all(shutil.which(program) for program in ["apt-get", *as_root[:1]]):
+        return
+    if subprocess.run([*as_root, "true"], **quiet).returncode != 0:
         return
     guard = not POLICY.exists()
     try:

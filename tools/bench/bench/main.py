@@ -48,7 +48,7 @@ def _options(argv, usage):
     parser.add_argument("--case", action="append", choices=list(cases.BY_NAME), metavar="NAME", help="only this; again for more")
     parser.add_argument("--peer", action="append", choices=list(servers.PEERS), metavar="NAME", help="only this; again for more")
     parser.add_argument("--rounds", type=positive, help="how often each peer has its turn (3)")
-    parser.add_argument("--seconds", type=positive, help="how long each turn is loaded (2)")
+    parser.add_argument("--seconds", type=positive, help="how long each turn is loaded (2); five times that in get-64")
     parser.add_argument("--hotrow", type=pathlib.Path, metavar="PROGRAM", help="measure this build instead of the tree's")
     parser.add_argument("--before", type=pathlib.Path, metavar="PROGRAM", help="and this one beside it, as the peer `before`")
     parser.add_argument("--report", nargs="?", const="", metavar="RESULT", help="write benches/REPORT.md; measure nothing")
@@ -85,6 +85,8 @@ def _run(options):
         db = database.Database(world, tools)
         bench = measure.Bench(world, tools, db, say, options.rounds, options.seconds, options.quick)
         facts = machine.facts(build.ROOT, world.dir) | {"load_average_before": load}
+        if options.hotrow:
+            facts["hotrow"] = "unknown (--hotrow)"
         if load > machine.QUIET:
             say(f"the load average was {load:.1f}: others use this machine, and the figures will be noise")
         bench.prepare(chosen)
@@ -102,7 +104,7 @@ def _run(options):
         results["instructions"] = _instructions()
     run = {
         "started": started.isoformat(timespec="seconds"),
-        "whole": not (options.quick or options.case or options.peer),
+        "whole": _whole(options),
         "quick": options.quick,
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -119,6 +121,11 @@ def _run(options):
     path.write_text(json.dumps(run, indent=1) + "\n")
     print(f"written: {path.relative_to(build.ROOT)}")
     return 0
+
+
+def _whole(options):
+    """Is the run one for the page? Another build than the tree's is of a commit that we do not know."""
+    return not (options.quick or options.case or options.peer or options.hotrow)
 
 
 def _can(peer, case, tools, options, left_out):

@@ -61,8 +61,11 @@ class Bench:
             for peer in turned:
                 self.say(f"{case.name}: {peer}, round {number + 1} of {rounds}")
                 found[peer].append(self._cell(case, peer))
-        self.results[case.name] = {"title": case.title, "kind": case.kind, "peers": found}
+        self.results[case.name] = {"title": case.title, "kind": case.kind, "seconds": self._seconds(case), "peers": found}
         return self.results[case.name]
+
+    def _seconds(self, case):
+        return self.seconds * (1 if self.quick else case.times_as_long)
 
     def _scaled(self, case):
         """The case as it is, or with less to fill and to open."""
@@ -126,29 +129,27 @@ class Bench:
                 raise Failed(f"it answered {status} and {len(value)} bytes to a GET of {case.value_bytes}")
 
     def _closed(self, server, case, load_core):
+        seconds = self._seconds(case)
         if server.speaks == "postgres":
-            return loads.pgbench(self.world, self.tools, self.database, case, self.seconds)
+            return loads.pgbench(self.world, self.tools, self.database, case, seconds)
         self._ready(server, case)
-        cpu, started = server.cpu(), time.monotonic()
+        cpu = server.cpu()
         if server.speaks == "redis":
-            seen = loads.redis_benchmark(self.world, self.tools, server, case, self.seconds, load_core)
+            seen = loads.redis_benchmark(self.world, self.tools, server, case, seconds, load_core)
             # There was a trial run before the one that counts.
             cpu = seen.pop("cpu_before")
-            elapsed = seen["requests"] / seen["rate"]
         elif case.kind == "lone":
             # wrk mends its percentiles for whom it left out, and so shifts them; pgbench does not.
-            seen = loads.own(self.world, self.tools, server, case, self.seconds, load_core, 0)
-            elapsed = seen["seconds"]
+            seen = loads.own(self.world, self.tools, server, case, seconds, load_core, 0)
         else:
-            seen = loads.wrk(self.world, self.tools, server, case, self.seconds, load_core)
-            elapsed = time.monotonic() - started
-        return {**seen, **_cpu(cpu, server.cpu(), seen["requests"], elapsed)}
+            seen = loads.wrk(self.world, self.tools, server, case, seconds, load_core)
+        return {**seen, **_cpu(cpu, server.cpu(), seen)}
 
     def _bulk(self, server, case, _):
-        cpu, started = server.cpu(), time.monotonic()
+        cpu = server.cpu()
         try:
             seen = loads.bulk(server, case)
-            return {**seen, **_cpu(cpu, server.cpu(), seen["requests"], time.monotonic() - started)}
+            return {**seen, **_cpu(cpu, server.cpu(), seen)}
         finally:
             # The next one's rows are to be new, too.
             self.database.sql(f"DELETE FROM kv_store WHERE key LIKE '{case.prefix}%'", case.database)
@@ -156,10 +157,9 @@ class Bench:
 
     def _open(self, server, case, load_core, rate):
         self._ready(server, case)
-        cpu, started = server.cpu(), time.monotonic()
+        cpu = server.cpu()
         seen = loads.own(self.world, self.tools, server, case, self.seconds, load_core, rate)
-        elapsed = time.monotonic() - started
-        return {**seen, "wanted_rate": rate, **_cpu(cpu, server.cpu(), seen["requests"], elapsed)}
+        return {**seen, "wanted_rate": rate, **_cpu(cpu, server.cpu(), seen)}
 
     def _half_of_capacity(self, case, peer):
         name = cases.CAPACITY[case.name]
@@ -204,15 +204,17 @@ class Bench:
                 link.close()
 
 
-def _cpu(before, after, requests, elapsed):
+def _cpu(before, after, seen):
+    """What a server took of the processor between two looks at it, for what the load has seen."""
     user, system = after[0] - before[0], after[1] - before[1]
-    per_request = 1e6 / max(requests, 1)
+    per_request = 1e6 / max(seen["requests"], 1)
     return {
         "user_us": user * per_request,
         "system_us": system * per_request,
-        "server_cores": (user + system) / elapsed,
+        # Of the seconds that the load has counted: before them it prepares its requests, and the server has nothing to do.
+        "server_cores": (user + system) / seen["seconds"],
         # What it would be if the load, or another program, had not been in the way.
-        "per_core": requests / (user + system) if user + system else None,
+        "per_core": seen["requests"] / (user + system) if user + system else None,
     }
 
 

@@ -180,14 +180,14 @@ class World:
         while len(self.children) > count:
             self.children.pop().stop()
 
-    def run(self, argv, cores=None, seconds=120, env=None, cwd="/"):
-        """Runs a program to its end and gives what it printed."""
+    def run(self, argv, cores=None, seconds=120, env=None, cwd="/", both=False):
+        """Runs a program to its end and gives what it printed, with `both` on stderr too."""
         argv = [str(part) for part in argv]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if both else subprocess.PIPE,
             cwd=cwd,
             start_new_session=True,
             preexec_fn=_preparation(cores, signal.SIGTERM),
@@ -202,6 +202,6 @@ class World:
                 process.kill()
                 process.communicate()
         if process.returncode != 0:
-            said = errors.decode(errors="replace").strip().splitlines()[-3:]
+            said = (errors or output).decode(errors="replace").strip().splitlines()[-3:]
             raise Failed(f"{pathlib.Path(argv[0]).name} failed ({process.returncode}): {' / '.join(said)}")
         return output.decode(errors="replace")

@@ -74,7 +74,7 @@ def table(case):
 
 
 def _verdict_rows(results):
-    heads = ["what", "at least", "then on to", "measured", "lowest-highest", ""]
+    heads = ["what", "at least", "then on to", "measured", "lowest-highest", "per core second", ""]
     rows = []
     for verdict in targets.judge(results):
         target = verdict.target
@@ -84,7 +84,8 @@ def _verdict_rows(results):
         if verdict.value is not None:
             show = (lambda value: f"{value:,.0f}") if target.peer is None else (lambda value: f"{value:.2f}")
             measured = [show(verdict.value), f"{show(verdict.low)}-{show(verdict.high)}"]
-        rows.append([target.what, *bounds, *measured, verdict.words])
+        per_core = "" if verdict.per_core is None else f"{verdict.per_core:.2f}"
+        rows.append([target.what, *bounds, *measured, per_core if target.pinned else "-", verdict.words])
     return heads, rows
 
 
@@ -189,29 +190,48 @@ def page(run, drawn):
             lines += [f"{results[name]['title'][0].upper()}{results[name]['title'][1:]} (`{name}`):", ""]
             lines += _markdown(heads, rows) + [""]
             lines += [f"{peer} failed: {reason}\n" for peer, reason in failed]
-    lines += _method(run) + _machine(run) + CAVEATS
+    lines += _method(run) + _machine(run) + _caveats(results)
     return "\n".join(lines)
 
 
 def _verdict_page(results):
     heads, rows = _verdict_rows(results)
-    lines = ["| " + " | ".join(head or "verdict" for head in heads) + " |", "|---|---:|---:|---:|---:|---|"]
+    lines = ["| " + " | ".join(head or "verdict" for head in heads) + " |", "|---|---:|---:|---:|---:|---:|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return lines + [
         "",
-        "A ratio is the median of those of the rounds; \"lowest-highest\" are theirs. The hit ratio and the allocations of a cached GET are no",
-        "matter of time: they are measured apart from this.",
+        "A ratio is the median of those of the rounds; \"lowest-highest\" are theirs. Only that of user times is of all rounds together. The hit",
+        "ratio and the allocations of a cached GET are no matter of time: they are measured apart from this.",
+        "",
+        f"Where a server has a core of its own and kept less than {CLIENT_BOUND} of it busy, the load program was the limit, if nobody else took that",
+        "core: requests a second are then those that the load could send, and their ratio is none of the two servers. \"Per core second\" is",
+        "the ratio of requests in a second of the servers' own processor time: what each takes for a request. It is no verdict, and not exact,",
+        "for a server that waits for its load finds fewer requests at a time.",
+        f"In this run the load was the limit {_limited(results)}.",
     ]
+
+
+def _limited(results):
+    """Those of the comparisons above whose load was the limit."""
+    found = {}
+    for target in (target for target in targets.TARGETS if target.pinned):
+        for peer in ("hotrow", target.peer):
+            cores = targets.median(results, target.case, peer, "server_cores")
+            if cores is not None and cores < CLIENT_BOUND:
+                found.setdefault(target.case, {})[peer] = f"{peer} ({cores:.2f})"
+    return "; ".join(f"in `{case}` of {', '.join(peers.values())}" for case, peers in found.items()) or "of none"
 
 
 def _method(run):
     seen = {peer for case in run["cases"].values() for peer in case["peers"]}
     peers = [f"- `{name}`: {peer.what}" for name, peer in PEERS.items() if name in seen]
     left_out = [f"- `{name}`: {reason}" for name, reason in run["left_out"].items()]
+    turns = {name: case.get("seconds", run["seconds"]) for name, case in run["cases"].items()}
+    longer = "".join(f", `{name}` of {seconds} s" for name, seconds in turns.items() if seconds != run["seconds"])
     return [
         "## Method",
         "",
-        f"{run['rounds']} rounds of {run['seconds']} s; each peer is started, filled, asked for one answer, loaded and stopped, before the next one is;",
+        f"{run['rounds']} rounds of {run['seconds']} s{longer}; each peer is started, filled, asked for one answer, loaded and stopped, before the next one is;",
         "the order turns from round to round. Figures are medians of the rounds.",
         "",
         "- Reads from memory: the server has one core, the load another; 10,000 keys, drawn at random, values of 100 bytes where nothing else",
@@ -219,9 +239,11 @@ def _method(run):
         "- Load: wrk with keys drawn before the start (`tools/bench/wrk.lua`); redis-benchmark and pgbench for those that speak no HTTP. The",
         "  latencies of a closed load are those of a server at its limit, and leave out whoever would have come meanwhile; `open-*` send at a",
         "  fixed rate and count from the moment when a request was due.",
-        "- `user us`, `system us`: what the server's processes took of the processor for a request; `its cores`: how many cores that was.",
-        f"  Under {CLIENT_BOUND} where it has one core, the load was the limit and not the server; `per core s`, requests in a second of its own",
-        "  processor time, then says more than requests a second do.",
+        "- `user us`, `system us`: what the server's processes took of the processor for a request; `its cores`: how many cores that was",
+        f"  while it was loaded. Under {CLIENT_BOUND} where it has one core, the load was the limit and not the server; `per core s`, requests in a",
+        "  second of its own processor time, then says more than requests a second do.",
+        "- Connections to the database have been used before anything is counted: hotrow and axum read or write some keys first, and what",
+        "  pgbench does in its first second is left out. A new backend has its statement to plan, and its caches to fill.",
         "- hotrow, axum and pgbench share one PostgreSQL (`fsync=on`, `synchronous_commit=on`, else its defaults), checkpointed and vacuumed",
         "  before each turn; every page that will be written has been written once since, for the first time costs more. hotrow runs with its defaults, but for one event loop where it has one core, and a cache that is large enough, or 0.",
         "",
@@ -244,9 +266,16 @@ def _machine(run):
     ]
 
 
+def _caveats(results):
+    noise = [
+        f"  That alone gives the ratio of user times above, {verdict.value:.2f}, a standard deviation of up to {verdict.deviation:.2f}."
+        for verdict in targets.judge(results)
+        if verdict.deviation is not None
+    ]
+    return ["## Caveats", "", *CAVEATS, *noise, ""]
+
+
 CAVEATS = [
-    "## Caveats",
-    "",
     "- A shared virtual machine: absolute figures waver by a tenth and more from minute to minute. Single ratios do so too: see their range.",
     "- Everything is on the loopback. A network would add the same to all, and narrow every ratio.",
     "- `epoll`, `may` and `nginx` do less than hotrow: they look nothing up and can change nothing. They are limits, not rivals.",
@@ -254,7 +283,6 @@ CAVEATS = [
     "- Redis durable and PostgreSQL durable are not the same: one appends to one file, the other keeps a table that SQL can query.",
     "- Anything else that runs on the machine falls on hotrow more than on the others where there is a database: it has a few threads, and the",
     "  scheduler shares the cores out among threads; pgbench and the axum stack have dozens of PostgreSQL's processes run for them.",
-    "- User time is counted by the kernel in ticks of 10 ms, and split by sampling: its last digit is noise.",
     "- A disk that lies about `fdatasync`, as virtual ones may, makes all writes faster, and the processor's share of them larger.",
-    "",
+    "- What part of its processor time a program spends in user space the kernel only samples, at its ticks, 10 ms apart or less.",
 ]

@@ -2,7 +2,10 @@
 ("then on to"). Pure: results in, rows out."""
 
 import dataclasses
+import math
 import statistics
+
+from . import cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,16 @@ class Target:
     unit: str = ""
     # Where the peer's figure is not this case's.
     peer_case: str = ""
+
+    @property
+    def pinned(self):
+        """Has each server a core of its own, and the load another, which may be the slower one?"""
+        return self.figure == "rate" and self.case in cases.BY_NAME and cases.BY_NAME[self.case].pinned
+
+    @property
+    def ticks(self):
+        """Is it counted by ticks? They are few: all rounds together give the ratio then."""
+        return self.figure == "user_us"
 
 
 TARGETS = [
@@ -40,12 +53,20 @@ TARGETS = [
 ]
 
 
+# At each of its ticks the kernel looks whether a program is in user space. No kernel's are longer than this.
+TICK_SECONDS = 0.01
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     target: Target
     value: float = None
     low: float = None
     high: float = None
+    # The standard deviation that comes of its being counted by ticks.
+    deviation: float = None
+    # The ratio of requests in a second of the servers' own processor time, where they are pinned.
+    per_core: float = None
 
     @property
     def words(self):
@@ -75,13 +96,32 @@ def judge(results, subject="hotrow"):
 
 
 def _verdict(results, target, subject):
-    own = figures(results, target.case, subject, target.figure)
-    if target.peer:
-        # Round by round, where both have shared the same minute of the machine; then the median.
-        other = figures(results, target.peer_case or target.case, target.peer, target.figure)
-        found = [a / b for a, b in zip(own, other) if a is not None and b]
-    else:
-        found = [value for value in own if value is not None]
+    found = _ratios(results, target, subject, target.figure)
     if not found:
         return Verdict(target)
-    return Verdict(target, statistics.median(found), min(found), max(found))
+    if target.ticks:
+        own, other = (_user_time(results, target.case, peer) for peer in (subject, target.peer))
+        ratio = own[0] / other[0]
+        return Verdict(target, ratio, min(found), max(found), ratio * math.hypot(own[1], other[1]))
+    per_core = _ratios(results, target, subject, "per_core") if target.pinned else []
+    per_core = statistics.median(per_core) if per_core else None
+    return Verdict(target, statistics.median(found), min(found), max(found), per_core=per_core)
+
+
+def _ratios(results, target, subject, figure):
+    """Round by round, where both have shared the same minute of the machine. Without a peer the figures themselves."""
+    own = figures(results, target.case, subject, figure)
+    if not target.peer:
+        return [value for value in own if value is not None]
+    other = figures(results, target.peer_case or target.case, target.peer, figure)
+    return [a / b for a, b in zip(own, other) if a is not None and b]
+
+
+def _user_time(results, case, peer):
+    """User time a request over all rounds, and its standard deviation as a part of it."""
+    rounds = [seen for seen in results[case]["peers"][peer] if "user_us" in seen]
+    requests = sum(seen["requests"] for seen in rounds)
+    user, system = (sum(seen[name] * seen["requests"] for seen in rounds) / 1e6 for name in ("user_us", "system_us"))
+    # Each tick falls into user space with the same chance, so their number there is binomial.
+    share = user / (user + system) if user else 0
+    return user / requests, math.sqrt((1 - share) / max(user / TICK_SECONDS, 1))

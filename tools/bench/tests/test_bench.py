@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 from xml.etree import ElementTree
 
 sys.dont_write_bytecode = True
 BENCH = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
-from bench import cases, loads, main, plot, processes, report, servers, targets  # noqa: E402
+from bench import build, cases, loads, main, measure, plot, processes, report, servers, targets  # noqa: E402
 
 
 def case(kind="closed", **peers):
@@ -43,14 +45,41 @@ class Parsers(unittest.TestCase):
         self.assertEqual(loads.parse_redis_csv(output), {"rate": 86956.52, "p50": 287.0, "p99": 511.0})
         self.assertRaises(processes.Failed, loads.parse_redis_csv, "Could not connect\n")
 
-    def test_pgbench(self):
+    def test_pgbench_counts_the_seconds_after_the_first(self):
         output = (
-            "number of transactions actually processed: 4711\n"
-            "number of failed transactions: 3 (0.064%)\n"
-            "tps = 2355.500000 (without initial connection time)\n"
+            "progress: 1.0 s, 100.0 tps, lat 9.120 ms stddev 4.905, 3 failed\n"
+            "progress: 2.1 s, 2000.0 tps, lat 9.440 ms stddev 4.987, 0 failed\n"
+            "progress: 3.0 s, 3000.0 tps, lat 8.324 ms stddev 4.045, 0 failed\n"
+            "progress: 4.0 s, 9000.0 tps, lat 8.324 ms stddev 4.045, 0 failed\n"
+            "number of transactions actually processed: 14000\n"
+            "number of failed transactions: 3 (0.021%)\n"
+            "tps = 3500.000000 (without initial connection time)\n"
         )
-        self.assertEqual(loads.parse_pgbench(output), {"rate": 2355.5, "requests": 4711, "errors": 3})
-        self.assertRaises(processes.Failed, loads.parse_pgbench, "connection refused\n")
+        found = loads.parse_pgbench(output, 2)
+        self.assertEqual((found["rate"], found["requests"], found["seconds"], found["errors"]), (2450, 4900, 2, 3))
+        # Without failures older ones say nothing of them, and the last second may be without a line.
+        found = loads.parse_pgbench("progress: 1.0 s, 10.0 tps, lat 1\nprogress: 2.0 s, 20.0 tps, lat 1\n", 2)
+        self.assertEqual((found["rate"], found["requests"], found["errors"]), (20, 20, 0))
+        for useless in ("connection refused\n", "progress: 1.0 s, 100.0 tps, lat 9.120 ms stddev 4.905\n"):
+            self.assertRaises(processes.Failed, loads.parse_pgbench, useless, 2)
+
+    def test_latencies_of_pgbench_are_those_of_the_same_seconds(self):
+        ended = [10.9, 11.8, 12.0, 12.5, 13.8, 14.0]
+        log = "".join(f"0 {i} {i * 100} 0 {int(at)} {round(at % 1 * 1e6):06}\n" for i, at in enumerate(ended))
+        self.assertEqual(loads.parse_pgbench_log(log, 2), {"p50": 300, "p99": 400})
+        for useless in ("", "0 1 100 0 10 900000\n"):
+            self.assertRaises(processes.Failed, loads.parse_pgbench_log, useless, 2)
+
+
+class Processor(unittest.TestCase):
+    def test_cores_are_those_of_the_seconds_that_the_load_counted(self):
+        found = measure._cpu((1.0, 2.0), (1.5, 3.0), {"requests": 30_000, "seconds": 2.0})
+        self.assertEqual(found["server_cores"], 0.75)
+        self.assertEqual(found["per_core"], 20_000)
+        self.assertAlmostEqual(found["user_us"] + found["system_us"], 50)
+
+    def test_without_ticks_nothing_is_said_of_a_core(self):
+        self.assertIsNone(measure._cpu((1, 2), (1, 2), {"requests": 10, "seconds": 2.0})["per_core"])
 
 
 class Ratios(unittest.TestCase):
@@ -74,6 +103,37 @@ class Ratios(unittest.TestCase):
         results["get-64"]["peers"]["epoll"].insert(0, {"failed": "it fell over"})
         self.assertEqual(verdict(results, "cached GET / C epoll").value, 0.5)
         self.assertEqual(verdict({}, "cached GET / C epoll").words, "not measured")
+
+    def test_reads_are_compared_by_core_second_too_for_the_load_may_be_the_limit(self):
+        results = {"get-64": case(hotrow=[100, 100], epoll=[100, 100])}
+        for peer, cores in (("hotrow", 0.95), ("epoll", 0.6)):
+            for seen in results["get-64"]["peers"][peer]:
+                seen.update({"server_cores": cores, "per_core": seen["rate"] / cores})
+        found = verdict(results, "cached GET / C epoll")
+        self.assertEqual((found.value, found.words), (1.0, "reached, and the next bound too"))
+        self.assertAlmostEqual(found.per_core, 0.6 / 0.95)
+        shown = {row[0]: row[5] for row in report._verdict_rows(results)[1]}
+        self.assertEqual(shown["cached GET / C epoll limit, requests a second"], "0.63")
+        self.assertEqual(shown["cached GET, 16 pipelined / C epoll limit"], "", "not measured")
+        self.assertEqual({shown[target.what] for target in targets.TARGETS if not target.pinned}, {"-"})
+        self.assertEqual(report._limited(results), "in `get-64` of epoll (0.60)")
+        self.assertIsNone(verdict({"get-64": case(hotrow=[1], epoll=[1])}, "cached GET / C epoll").per_core)
+        self.assertEqual(report._limited({"get-64": case(hotrow=[1], epoll=[1])}), "of none")
+
+    def test_the_ratio_of_user_times_is_that_of_all_rounds_together(self):
+        # Rounds of one and of three million requests: 4 s of user time in 40 s, and 2 s in 20.
+        hotrow = [{"user_us": 2.5, "system_us": 7.5, "requests": 1_000_000}, {"user_us": 0.5, "system_us": 9.5, "requests": 3_000_000}]
+        may = [{"user_us": 1, "system_us": 9, "requests": 1_000_000}] * 2
+        results = {"get-64": {"title": "", "kind": "closed", "peers": {"hotrow": hotrow, "may": may}}}
+        found = verdict(results, "user time")
+        self.assertEqual((found.value, found.low, found.high), (1.0, 0.5, 2.5))
+        # 400 and 200 ticks of user time, nine times as many of system time.
+        self.assertAlmostEqual(found.deviation, (0.9 / 400 + 0.9 / 200) ** 0.5)
+        self.assertIn(f"1.00, a standard deviation of up to {found.deviation:.2f}", "".join(report._caveats(results)))
+        self.assertNotIn("deviation", "".join(report._caveats({})))
+        for seen in hotrow:
+            seen["user_us"] = 0
+        self.assertEqual(verdict(results, "user time").value, 0)
 
     def test_a_ratio_of_two_cases(self):
         results = {"bulk": case(hotrow=[100, 120]), "put-64": case(hotrow=[20, 20])}
@@ -129,6 +189,9 @@ class Page(unittest.TestCase):
         self.assertEqual([path.name for path in written[2:]], ["connections.svg", "writes.svg"])
         for expected in ["| **hotrow** | **95** | **90-100** |", "no such luck", "- `webdis`: not found", "0.95 | 0.90-1.00"]:
             self.assertIn(expected, text)
+        self.assertIn("2 rounds of 2 s; each", text)
+        run["cases"]["get-64"]["seconds"] = 10
+        self.assertIn("2 rounds of 2 s, `get-64` of 10 s; each", report.page(run, {}))
         self.assertNotIn("not a whole one", text)
         self.assertIn("not a whole one", report.page({**run, "whole": False}, {}))
 
@@ -144,6 +207,34 @@ class Page(unittest.TestCase):
         for value in (0.001, 1, 99.9, 3e9):
             ElementTree.fromstring(plot.bars("a < b", "&", [("", [("hotrow", value, value / 2, value)])]))
             ElementTree.fromstring(plot.lines("a", "b", ["x", "y"], [("hotrow", [value, None]), ("epoll", [1, value])], True))
+
+
+class Building(unittest.TestCase):
+    def test_who_is_not_root_and_has_no_sudo_goes_without(self):
+        tools, said = build.Tools(), []
+        with mock.patch.object(os, "geteuid", return_value=1000), mock.patch.dict(os.environ, {"PATH": ""}):
+            # As where apt-get is there, and nothing else.
+            there = lambda name, path=None: name if name == "apt-get" else None  # noqa: E731
+            with mock.patch.object(build.shutil, "which", side_effect=there):
+                build._others(tools, said.append)
+        self.assertEqual((set(tools.missing), tools.paths), (set(build.PACKAGES), {}))
+        self.assertIn("wrk", said[0])
+        self.assertIn("apt-get install wrk", tools.missing["wrk"])
+
+    def test_folders_that_are_told_are_the_same_from_everywhere(self):
+        with mock.patch.dict(os.environ, {"CARGO_TARGET_DIR": "target/here", "PG_BINDIR": "/usr/bin"}):
+            build._absolute_folders()
+            found = [os.environ["CARGO_TARGET_DIR"], os.environ["PG_BINDIR"]]
+        self.assertEqual(found, [f"{os.getcwd()}/target/here", "/usr/bin"])
+
+
+class Runs(unittest.TestCase):
+    def test_only_a_run_of_everything_and_of_the_tree_is_whole(self):
+        whole = lambda *argv: main._whole(main._options(argv, ""))  # noqa: E731
+        for argv in ([], ["--rounds", "5"], ["--before", sys.executable]):
+            self.assertTrue(whole(*argv), argv)
+        for argv in (["--quick"], ["--case", "get-64"], ["--peer", "nginx"], ["--hotrow", sys.executable]):
+            self.assertFalse(whole(*argv), argv)
 
 
 class Endings(unittest.TestCase):
@@ -183,6 +274,9 @@ class Endings(unittest.TestCase):
         with processes.World() as world:
             self.assertEqual(world.run(["echo", "yes"]), "yes\n")
             self.assertRaisesRegex(processes.Failed, "no luck", world.run, ["sh", "-c", "echo no luck >&2; exit 3"])
+            both = ["sh", "-c", "echo yes; echo no luck >&2; exit $0"]
+            self.assertEqual(world.run([*both, "0"], both=True), "yes\nno luck\n")
+            self.assertRaisesRegex(processes.Failed, "no luck", world.run, [*both, "3"], both=True)
             self.assertRaisesRegex(processes.Failed, "within", world.run, ["sleep", "1000"], seconds=0.1)
 
 
