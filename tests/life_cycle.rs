@@ -79,6 +79,37 @@ fn operations_are_served_as_long_as_any_loop_serves_somebody() {
     }
 }
 
+#[test]
+fn what_takes_longer_than_a_drain_may_is_given_up_and_told_so() {
+    // One writer: one write is sent, the next waits in the queue.
+    let flags = ["--drain-timeout", "1s", "--db-writers", "1", "--event-loops", "2"];
+    let mut server = Server::start(&flags);
+    let mut writes = server.database().hold_writes();
+    let mut sent = server.ask("PUT", "sent", "v");
+    wait_until("it was sent", || writes.waiting() == 1);
+    let mut queued = server.ask("PUT", "queued", "v");
+    wait_until("it is queued", || server.metric("hotrow_keys_in_flight") == 2);
+    let mut half = server.connect();
+    half.send("GET /kv/");
+    wait_until("its head is waited for", || server.metric(r#"hotrow_connections{state="head"}"#) == 1);
+    server.signal(Signal::TERM);
+    for (client, outcome) in [(&mut sent, "504 outcome-unknown"), (&mut queued, "503 draining")] {
+        let response = client.response();
+        assert!(response.says_close());
+        assert_eq!(response.outcome(), outcome);
+        client.expect_closed();
+    }
+    half.expect_closed();
+    // Its writer still waits for PostgreSQL.
+    assert_eq!(server.wait().expect("it ends by itself").code(), Some(0));
+    writes.release();
+    let database = server.database();
+    let sessions = "SELECT count(*)::text FROM pg_stat_activity
+        WHERE application_name LIKE 'hotrow/%' AND datname = current_database()";
+    wait_until("its sessions are gone", || database.text(sessions, &[]).as_deref() == Some("0"));
+    assert_eq!(database.value("queued"), None, "what was refused has not happened");
+}
+
 /// The side of a service manager (sd_notify(3)).
 struct Manager {
     folder: tempfile::TempDir,
