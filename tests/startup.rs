@@ -167,8 +167,7 @@ fn an_address_in_use_is_refused() {
 
 #[test]
 fn a_database_that_is_not_there_is_refused() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("postgresql://nobody@{closed}/nothing");
+    let url = format!("postgresql://nobody@127.0.0.1:{}/nothing", free_port());
     refused(
         &with_database(&url),
         &[],
