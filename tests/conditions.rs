@@ -392,7 +392,10 @@ fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
         let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
         names.collect::<String>()
     };
-    wait_until("it has started altogether", || names().contains("signals\n") && !names().contains("prepare"));
+    wait_until("it has started altogether", || {
+        let names = names();
+        names.contains("signals\n") && !names.contains("prepare\n") && !names.contains("say\n")
+    });
     let before = threads();
     let mut watchers: Vec<Client> = (0..WATCHERS).map(|_| server.connect()).collect();
     let fields = format!("If-None-Match: {tag}\r\nPrefer: wait=300\r\n");

@@ -79,6 +79,37 @@ fn operations_are_served_as_long_as_any_loop_serves_somebody() {
     }
 }
 
+#[test]
+fn what_takes_longer_than_a_drain_may_is_given_up_and_told_so() {
+    // One writer: one write is sent, the next waits in the queue.
+    let flags = ["--drain-timeout", "1s", "--db-writers", "1", "--event-loops", "2"];
+    let mut server = Server::start(&flags);
+    let mut writes = server.database().hold_writes();
+    let mut sent = server.ask("PUT", "sent", "v");
+    wait_until("it was sent", || writes.waiting() == 1);
+    let mut queued = server.ask("PUT", "queued", "v");
+    wait_until("it is queued", || server.metric("hotrow_keys_in_flight") == 2);
+    let mut half = server.connect();
+    half.send("GET /kv/");
+    wait_until("its head is waited for", || server.metric(r#"hotrow_connections{state="head"}"#) == 1);
+    server.signal(Signal::TERM);
+    for (client, outcome) in [(&mut sent, "504 outcome-unknown"), (&mut queued, "503 draining")] {
+        let response = client.response();
+        assert!(response.says_close());
+        assert_eq!(response.outcome(), outcome);
+        client.expect_closed();
+    }
+    half.expect_closed();
+    // Its writer still waits for PostgreSQL.
+    assert_eq!(server.wait().expect("it ends by itself").code(), Some(0));
+    writes.release();
+    let database = server.database();
+    let sessions = "SELECT count(*)::text FROM pg_stat_activity
+        WHERE application_name LIKE 'hotrow/%' AND datname = current_database()";
+    wait_until("its sessions are gone", || database.text(sessions, &[]).as_deref() == Some("0"));
+    assert_eq!(database.value("queued"), None, "what was refused has not happened");
+}
+
 /// The side of a service manager (sd_notify(3)).
 struct Manager {
     folder: tempfile::TempDir,
@@ -93,8 +124,9 @@ impl Manager {
         Manager { folder, socket }
     }
 
-    /// A server that is to pat the watchdog in this period, if it is meant: as with `WatchdogSec=`.
-    fn start(&self, watchdog: Option<(Duration, bool)>, flags: &[&str]) -> Server {
+    /// A server that is to pat the watchdog in this period, if it is meant: as with `WatchdogSec=`. With its manager behind it, which
+    /// is so dropped first: a server that it has not listened to could not end otherwise.
+    fn start(self, watchdog: Option<(Duration, bool)>, flags: &[&str]) -> (Server, Manager) {
         let database = Database::new();
         let mut command = Server::command("/bin/sh");
         let pid = if watchdog.is_none_or(|(_, meant)| meant) { "$$" } else { "1" };
@@ -107,7 +139,7 @@ impl Manager {
         Server::be_patient(&mut command);
         let mut server = Server::spawn(command);
         server.database = Some(database);
-        server
+        (server, self)
     }
 
     /// What it is told next, as lines; pats of the watchdog are left out and counted.
@@ -138,8 +170,8 @@ fn number(line: &str, name: &str) -> u64 {
 
 #[test]
 fn a_service_manager_is_told_what_goes_on() {
-    let manager = Manager::new();
-    let mut server = manager.start(None, &["--drain-delay", "3s", "--drain-timeout", "100s"]);
+    let flags = ["--drain-delay", "60s", "--drain-timeout", "100s"];
+    let (mut server, manager) = Manager::new().start(None, &flags);
     let stderr = server.stderr();
     let listening = stderr.lines().find(|line| line.starts_with("listening on ")).unwrap();
     let mut pats = 0;
@@ -162,7 +194,7 @@ fn a_service_manager_is_told_what_goes_on() {
     assert_eq!(stopping[0], "STOPPING=1");
     assert!(stopping[1].starts_with("STATUS=draining"), "{stopping:?}");
     // As long as the flags let it take.
-    assert!(number(&stopping[2], "EXTEND_TIMEOUT_USEC=") > 103_000_000, "{stopping:?}");
+    assert!(number(&stopping[2], "EXTEND_TIMEOUT_USEC=") > 160_000_000, "{stopping:?}");
     server.signal(Signal::TERM);
     assert_eq!(server.wait().unwrap().code(), Some(1));
     assert_eq!(pats, 0, "nobody has asked for them");
@@ -170,9 +202,8 @@ fn a_service_manager_is_told_what_goes_on() {
 
 #[test]
 fn the_watchdog_is_patted_while_the_loops_turn() {
-    let manager = Manager::new();
     let period = Duration::from_millis(200);
-    let server = manager.start(Some((period, true)), &["--event-loops", "3"]);
+    let (server, manager) = Manager::new().start(Some((period, true)), &["--event-loops", "3"]);
     for expected in ["STATUS=starting", "READY=1"] {
         assert_eq!(manager.told(&mut 0)[0], expected);
     }
@@ -200,8 +231,8 @@ fn thread_of(server: &Server, name: &str) -> PathBuf {
 /// Stops one loop of two, as a debugger does. Everything else goes on: the thread of the watchdog, too.
 #[test]
 fn a_loop_that_hangs_stops_the_pats() {
-    let manager = Manager::new();
-    let server = manager.start(Some((Duration::from_millis(40), true)), &["--event-loops", "2"]);
+    let watchdog = Some((Duration::from_millis(40), true));
+    let (server, manager) = Manager::new().start(watchdog, &["--event-loops", "2"]);
     for expected in ["STATUS=starting", "READY=1"] {
         assert_eq!(manager.told(&mut 0)[0], expected);
     }
@@ -243,8 +274,7 @@ fn a_loop_that_hangs_stops_the_pats() {
 
 #[test]
 fn a_watchdog_of_another_process_is_left_alone() {
-    let manager = Manager::new();
-    let server = manager.start(Some((Duration::from_millis(1), false)), &[]);
+    let (server, manager) = Manager::new().start(Some((Duration::from_millis(1), false)), &[]);
     let mut pats = 0;
     for expected in ["STATUS=starting", "READY=1"] {
         assert_eq!(manager.told(&mut pats)[0], expected);

@@ -3,7 +3,7 @@
 
 use crate::support::database::Database;
 use crate::support::postgresql::free_port;
-use crate::support::{Server, wait_until};
+use crate::support::{Client, Server, put_in_the_end, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Write;
@@ -77,16 +77,18 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
 fn speaks_to(stderr: &std::io::PipeWriter, flags: &[&str]) -> Command {
     let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.try_clone().unwrap());
+    Server::be_patient(&mut command);
     command
 }
 
-fn starts_and_stops(stderr: &std::io::PipeWriter) {
-    let database = Database::new();
-    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let listen = free.to_string();
-    let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", "off"];
-    let mut server = speaks_to(stderr, &flags).spawn().unwrap();
-    wait_until("it serves", || TcpStream::connect(free).is_ok());
+/// Starts, is asked for data and for operations, and stops.
+fn serves(stderr: &std::io::PipeWriter, database: &Database, ask: impl FnOnce(Client, Client)) {
+    let [data, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let (listen, admin_listen) = (data.to_string(), admin.to_string());
+    let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", &admin_listen];
+    let mut server = speaks_to(stderr, &[&flags[..], &["--log-level", "debug"]].concat()).spawn().unwrap();
+    wait_until("it serves", || TcpStream::connect(data).is_ok());
+    ask(Client::connect(data), Client::connect(admin));
     kill_process(Pid::from_raw(server.id() as i32).unwrap(), Signal::TERM).unwrap();
     let mut status = None;
     wait_until("it has stopped", || {
@@ -101,7 +103,7 @@ fn a_stderr_that_is_gone_changes_nothing() {
     let (reader, stderr) = std::io::pipe().unwrap();
     drop(reader);
     assert_eq!(speaks_to(&stderr, &["--lissten"]).status().unwrap().code(), Some(2));
-    starts_and_stops(&stderr);
+    serves(&stderr, &Database::new(), |mut client, _| put_in_the_end(&mut client, "k", "v"));
 }
 
 #[test]
@@ -110,7 +112,35 @@ fn a_stderr_that_nobody_reads_holds_nobody_up() {
     fcntl_setfl(&stderr, OFlags::NONBLOCK).unwrap();
     while stderr.write(&[b'\n'; 4096]).is_ok() {}
     fcntl_setfl(&stderr, OFlags::empty()).unwrap();
-    starts_and_stops(&stderr);
+    let database = Database::new();
+    serves(&stderr, &database, |mut client, mut admin| {
+        put_in_the_end(&mut client, "k", "v");
+        database.execute("ALTER TABLE kv_store ADD CHECK (value <> 'a line in the log')", &[]);
+        let mut dropped = || {
+            let page = admin.request("GET", "/metrics", "", b"").text();
+            let line =
+                page.lines().find(|line| line.starts_with(r#"hotrow_log_lines_dropped_total{log="server"}"#));
+            line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or(0u64)
+        };
+        let is_logged = |client: &mut Client| {
+            assert_eq!(client.put("refused", "a line in the log").outcome(), "503 database-refused");
+        };
+        // First what has room finds it.
+        wait_until("lines are dropped", || {
+            (0..500).for_each(|_| is_logged(&mut client));
+            dropped() > 0
+        });
+        let before = dropped();
+        for n in 0..50 {
+            let value = n.to_string();
+            is_logged(&mut client);
+            assert_eq!(client.put("k", &value).status, 200);
+            let hit = client.get("k");
+            assert_eq!((hit.text(), hit.field("Cache-Status")), (value, Some("hotrow; hit")));
+            assert_eq!(client.get(&format!("absent-{n}")).status, 404);
+        }
+        assert!(dropped() >= before + 50, "{} after {before}", dropped());
+    });
 }
 
 #[test]
@@ -137,8 +167,7 @@ fn an_address_in_use_is_refused() {
 
 #[test]
 fn a_database_that_is_not_there_is_refused() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("postgresql://nobody@{closed}/nothing");
+    let url = format!("postgresql://nobody@127.0.0.1:{}/nothing", free_port());
     refused(
         &with_database(&url),
         &[],

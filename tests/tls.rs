@@ -338,7 +338,7 @@ fn truncated_and_garbled_records_end_their_own_connection_and_nothing_else() {
     eprintln!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let certificates = Certificates::new();
-    let server = certificates.server(&["--event-loops", "2", "--header-timeout", "2s"]);
+    let server = certificates.server(&["--event-loops", "2", "--header-timeout", "1m"]);
     let configs = [certificates.config(&TLS12), certificates.config(&TLS13)];
     let mut good = Session::open(&configs[1], server.address);
     assert_eq!(good.request("PUT", "/kv/good", b"v").0, 201);

@@ -44,18 +44,26 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@" >&2
 }
 
-# Is there this program? Installs the Debian package of the same name if it can. For what a caller can do without.
+# A system that was never told which packages there are has none to install. One that cannot be told now may have been.
+update_packages() {
+    as_root apt-get update >&2 || echo "apt-get update has failed: trying with the package lists that are here" >&2
+}
+
+# have_tool PROGRAM [PACKAGE]: is there this program? Installs the Debian package, of the same name where none is given, if it
+# can. For what a caller can do without.
 have_tool() {
+    local package=${2:-$1}
     command -v "$1" >/dev/null && return
     can_install || return
-    echo "installing $1" >&2
-    { as_root apt-get update >&2 || true; } && install_packages "$1" && command -v "$1" >/dev/null
+    echo "installing $package" >&2
+    update_packages
+    install_packages "$package" && command -v "$1" >/dev/null
 }
 
 install_postgresql() {
     local settings=/etc/postgresql-common/createcluster.conf
     echo "installing PostgreSQL" >&2
-    as_root apt-get update >&2 || echo "apt-get update has failed: trying with the package lists that are here" >&2
+    update_packages
     # Debian's package makes a cluster of the system's and starts it. hotrow runs one of its own; a second one would
     # only take memory and port 5432. So that is switched off between these two steps.
     install_packages postgresql-common || return 1
@@ -86,6 +94,6 @@ require_rust() {
         fail "Rust $wanted or newer is needed, and this is $have: rustup update"
     command -v cc >/dev/null && return
     # Rust links with the system's linker.
-    can_install && { echo "installing a linker" >&2; install_packages gcc libc6-dev; }
+    can_install && { echo "installing a linker" >&2; update_packages; install_packages gcc libc6-dev || true; }
     command -v cc >/dev/null || fail "Rust needs a linker: apt-get install gcc libc6-dev (Debian)"
 }
