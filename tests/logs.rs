@@ -73,6 +73,24 @@ fn every_answer_is_a_line_of_the_common_log_format() {
     assert_eq!(server.metric(DROPPED), 0);
 }
 
+/// Whatever has left has been told of: also where nobody stayed for the end of it.
+#[test]
+fn an_export_that_its_client_leaves_is_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let server = server_logging_to(&path, &[]);
+    let rows = "INSERT INTO kv_store (key, value)
+                SELECT 'k' || i, repeat(md5(i::text), 3000) FROM generate_series(1, 300) AS i";
+    server.database().execute(rows, &[]);
+    let mut client = server.connect();
+    client.send(request("GET", "/kv", "Accept: application/x-ndjson\r\n", b""));
+    wait_until("rows are on their way", || client.has_something());
+    client.reset();
+    let line = lines(&path, 1).remove(0);
+    assert!(line.contains("\"GET /kv HTTP/1.1\" 200 "), "{line}");
+    assert_eq!(server.metric("hotrow_requests_total{method=\"GET\",status=\"200\"}"), 1);
+}
+
 #[test]
 fn every_answer_is_an_object_where_json_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();

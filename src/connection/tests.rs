@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+mod patience;
 mod waits;
 
 /// What the client sends, piece by piece, and how much it takes.
