@@ -1,24 +1,26 @@
 //! Milliseconds since the process began: one number that threads can hand to each other and pure code can compare.
 //! Loops read it once a turn; the layers below them take it as an argument.
 
-use std::time::{Duration, Instant};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::Duration;
 
-/// A monotonic clock. Copies agree.
+/// A monotonic clock, which goes on while the machine sleeps, as that of the database does: what is cached of a row that expires is to
+/// end with it. `Instant` stands still then. Copies agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    epoch: Instant,
+    epoch: Duration,
 }
 
 impl Clock {
     /// A clock that begins now.
     pub fn start() -> Clock {
-        Clock { epoch: Instant::now() }
+        Clock { epoch: since_boot() }
     }
 
     /// A clock that stands still at its beginning, for a day: what a schedule does takes no time.
     #[cfg(test)]
     pub fn still() -> Clock {
-        Clock { epoch: Instant::now() + Duration::from_secs(86_400) }
+        Clock { epoch: since_boot() + Duration::from_secs(86_400) }
     }
 
     /// Time since the beginning, in milliseconds.
@@ -33,8 +35,13 @@ impl Clock {
 
     /// Time since the beginning.
     pub fn elapsed(&self) -> Duration {
-        self.epoch.elapsed()
+        since_boot().saturating_sub(self.epoch)
     }
+}
+
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// Whole seconds of a time of this clock: what entries of the cache remember.

@@ -132,7 +132,7 @@ fn only_the_same_instance_is_ended() {
     let backends = "SELECT COALESCE(string_agg(pid::text, ' ' ORDER BY pid), '') FROM pg_stat_activity
                     WHERE application_name LIKE 'hotrow/%' AND application_name NOT LIKE '%' || $1";
     // It sweeps: the session that has prepared the table has ended long ago.
-    let sweeping = format!("{backends} AND query LIKE '%LIMIT $1 FOR UPDATE%'");
+    let sweeping = format!("{backends} AND query LIKE '%expires_at::text AS at%'");
     let pids = |sql: &str| fenced.postgresql.database().text(sql, &[&fenced.listen]).unwrap();
     wait_until("it sweeps", || !pids(&sweeping).is_empty());
     let before = pids(backends);

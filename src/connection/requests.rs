@@ -88,7 +88,7 @@ impl Connection {
                         }
                         Ok(Parsed::Partial) => {
                             // An empty line behind a request begins none (RFC 9112 section 2.2); more of them do.
-                            let begins = !matches!(&bytes[used..], b"\r" | b"\n" | b"\r\n");
+                            let begins = !matches!(&bytes[used..], b"\r" | b"\r\n");
                             if matches!(self.state, State::Idle) && begins {
                                 self.state = State::Head;
                                 self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;

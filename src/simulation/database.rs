@@ -6,6 +6,7 @@ use crate::http::problem::{Kind, Problem};
 use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, Range};
 use crate::store::load::{self, End};
+use crate::store::sweeper::Expired;
 use crate::store::{Blame, Connector, Error, NO_VERSION, Session, Set, Written};
 use std::sync::{Arc, Mutex};
 
@@ -109,7 +110,11 @@ impl Session for FakeSession {
         self.execute(&statement).map(|done| done.changed)
     }
 
-    fn sweep(&mut self, _rows: u32) -> Result<u64, Error> {
+    fn expired(&mut self, _behind: Option<&str>, _rows: u32) -> Result<Vec<Expired>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn sweep(&mut self, _keys: &[&str]) -> Result<u64, Error> {
         Ok(0)
     }
 

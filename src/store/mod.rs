@@ -35,6 +35,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
+use sweeper::Expired;
 
 /// What the readers' queue holds.
 #[derive(Debug)]
@@ -384,8 +385,10 @@ pub trait Session {
     /// every change: the new version (anything for a delete), or `None` where the row is another one by now and
     /// nothing was done; with `all_or_nothing`, then nothing at all.
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error>;
-    /// Deletes up to so many rows past their time; returns how many.
-    fn sweep(&mut self, rows: u32) -> Result<u64, Error>;
+    /// Rows past their time, the oldest first, so many at most: those whose time was over later than at `behind`.
+    fn expired(&mut self, behind: Option<&str>, rows: u32) -> Result<Vec<Expired>, Error>;
+    /// Deletes those of these that are past their time; returns how many.
+    fn sweep(&mut self, keys: &[&str]) -> Result<u64, Error>;
     /// The backend at the other end.
     fn backend(&self) -> Self::Backend;
     /// Returns when that backend is gone, and with it every chance that its last statement still commits.

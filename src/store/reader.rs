@@ -309,6 +309,7 @@ mod tests {
     use crate::store::judge::{Before, Change};
     use crate::store::list::{Page, Range};
     use crate::store::postgres::PostgresSession;
+    use crate::store::sweeper::Expired;
     use crate::store::{Deliver, Set, Written, load};
     use crate::token::{Id, Ticket};
     use parking_lot::Mutex;
@@ -404,7 +405,11 @@ mod tests {
             unreachable!("{ONLY_READS}")
         }
 
-        fn sweep(&mut self, _: u32) -> Result<u64, Error> {
+        fn expired(&mut self, _: Option<&str>, _: u32) -> Result<Vec<Expired>, Error> {
+            unreachable!("{ONLY_READS}")
+        }
+
+        fn sweep(&mut self, _: &[&str]) -> Result<u64, Error> {
             unreachable!("{ONLY_READS}")
         }
 

@@ -2,13 +2,22 @@
 //! row is as good as none to every statement, and no longer in the cache, so that when it goes changes nothing but the
 //! size of the table. One thread. Started by [`super::pool`].
 
-use super::worker::Shared;
-use super::{Connector, Session};
-use crate::limits::{SWEEP_PAUSE_MS, SWEEP_ROWS};
+use super::worker::{Refusals, Shared};
+use super::{Connector, Error, Session};
+use crate::limits::{SWEEP_AGAIN_MS, SWEEP_PAUSE_MS, SWEEP_ROWS};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A row past its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// Its key.
+    pub key: Box<str>,
+    /// When its time was over, as PostgreSQL writes it.
+    pub at: Box<str>,
+}
 
 /// The sweeper's state.
 pub struct Sweeper<C: Connector> {
@@ -16,21 +25,29 @@ pub struct Sweeper<C: Connector> {
     /// Nothing comes from here; it closes when the server ends.
     end: Receiver<Infallible>,
     session: Option<C::Session>,
+    /// Rows up to here stay, for now: a trigger keeps them, another table refers to them, somebody has them locked.
+    behind: Option<Box<str>>,
+    /// When those are tried again.
+    again_ms: u64,
+    refusals: Refusals,
 }
 
 impl<C: Connector> Sweeper<C> {
     /// A sweeper that runs until `end` is closed.
     pub fn new(shared: Arc<Shared<C>>, end: Receiver<Infallible>) -> Sweeper<C> {
-        Sweeper { shared, end, session: None }
+        Sweeper { shared, end, session: None, behind: None, again_ms: 0, refusals: Refusals::default() }
     }
 
     /// Runs until the server ends.
     pub fn run(mut self) {
         let pause = Duration::from_millis(SWEEP_PAUSE_MS);
         while matches!(self.end.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+            if self.shared.clock.now_ms() >= self.again_ms {
+                self.behind = None;
+            }
             // Where there is more, it follows at once; whoever writes such rows faster than this has them swept as fast
             // as he writes them.
-            while self.sweep() == u64::from(SWEEP_ROWS) && !self.has_ended() {}
+            while self.sweep() == SWEEP_ROWS as usize && !self.has_ended() {}
         }
     }
 
@@ -38,22 +55,62 @@ impl<C: Connector> Sweeper<C> {
         matches!(self.end.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
     }
 
-    /// One statement; how many rows it has deleted. A database that is gone is the others' to report.
-    fn sweep(&mut self) -> u64 {
+    /// Some rows, the oldest first; how many there were. A database that is gone is the others' to report.
+    fn sweep(&mut self) -> usize {
         if self.session.is_none() {
             self.session = self.shared.connector.connect().ok();
         }
-        let Some(session) = &mut self.session else { return 0 };
-        match session.sweep(SWEEP_ROWS) {
-            Ok(rows) => {
-                self.shared.workers.swept.add(rows);
-                rows
+        let Some(mut session) = self.session.take() else { return 0 };
+        let expired = match session.expired(self.behind.as_deref(), SWEEP_ROWS) {
+            Ok(expired) => expired,
+            Err(error) => {
+                log::debug!("rows past their time cannot be looked for now: {error}");
+                return 0;
             }
+        };
+        let keys: Vec<&str> = expired.iter().map(|row| &*row.key).collect();
+        let deleted = match self.delete(&mut session, &keys) {
+            Ok(deleted) => deleted,
             Err(error) => {
                 log::debug!("rows past their time cannot be deleted now: {error}");
-                self.session = None;
-                0
+                return 0;
             }
+        };
+        self.shared.workers.swept.add(deleted);
+        if let Some(last) = expired.last().filter(|_| deleted == 0) {
+            // The others are not to wait for these.
+            if self.behind.is_none() {
+                self.again_ms = self.shared.clock.now_ms() + SWEEP_AGAIN_MS;
+            }
+            self.behind = Some(last.at.clone());
+        }
+        self.session = Some(session);
+        expired.len()
+    }
+
+    /// Deletes these, each by itself where one of them may not be: how many are gone. Nobody can say which it is.
+    fn delete(&mut self, session: &mut C::Session, keys: &[&str]) -> Result<u64, Error> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        match session.sweep(keys) {
+            Err(Error::Refused { message, .. }) => {
+                self.refusals.refused("the deletion of a row past its time", &message);
+                let mut deleted = 0;
+                for key in keys.iter().filter(|_| keys.len() > 1) {
+                    match session.sweep(&[key]) {
+                        Ok(rows) => deleted += rows,
+                        Err(Error::Refused { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(deleted)
+            }
+            Ok(deleted) => {
+                self.refusals.done("the deletion of rows past their time");
+                Ok(deleted)
+            }
+            Err(error) => Err(error),
         }
     }
 }

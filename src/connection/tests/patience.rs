@@ -23,7 +23,7 @@ fn a_client_that_reads_slowly_is_not_closed() {
 #[test]
 fn one_empty_line_behind_a_request_begins_no_other() {
     let mut world = World::knowing("a", "value");
-    for line in ["\r\n", "\n"] {
+    for line in ["\r\n", "\r\n"] {
         world.send(&[&get("a"), line.as_bytes()].concat());
         assert_eq!(world.connection.phase(), Phase::Idle);
         assert_eq!(world.connection.deadline_ms() - world.now_ms, world.bounds.idle_timeout_ms);

@@ -10,6 +10,7 @@ use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::{End, Row as Loading};
 use crate::store::patience::Patience;
+use crate::store::sweeper::Expired;
 use crate::store::{Blame, Error, KEPT_OUT, Session, Set, Written};
 use ::postgres::error::SqlState;
 use ::postgres::fallible_iterator::FallibleIterator;
@@ -35,7 +36,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-pub(super) const STATEMENTS: [&str; 12] = [
+pub(super) const STATEMENTS: [&str; 13] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -48,6 +49,7 @@ pub(super) const STATEMENTS: [&str; 12] = [
     include_str!("../../../sql/load.sql"),
     include_str!("../../../sql/hold.sql"),
     include_str!("../../../sql/locked.sql"),
+    include_str!("../../../sql/expired.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -61,6 +63,7 @@ const COPY: usize = 8;
 const LOAD: usize = 9;
 const HOLD: usize = 10;
 const LOCKED: usize = 11;
+const EXPIRED: usize = 12;
 
 impl Session for PostgresSession {
     type Backend = Backend;
@@ -261,10 +264,20 @@ impl Session for PostgresSession {
         Ok(changed)
     }
 
-    fn sweep(&mut self, rows: u32) -> Result<u64, Error> {
+    fn expired(&mut self, behind: Option<&str>, rows: u32) -> Result<Vec<Expired>, Error> {
+        self.begin()?;
+        let (statement, prepared) = self.prepared(EXPIRED)?;
+        let rows = self.client.query(&statement, &[&behind, &i64::from(rows)]);
+        let expired = |row: &::postgres::Row| {
+            Ok(Expired { key: column::<&str>(row, 0)?.into(), at: column::<&str>(row, 1)?.into() })
+        };
+        rows.map_err(|error| prepared.sort(error))?.iter().map(expired).collect()
+    }
+
+    fn sweep(&mut self, keys: &[&str]) -> Result<u64, Error> {
         self.begin()?;
         let (statement, prepared) = self.prepared(SWEEP)?;
-        self.client.execute(&statement, &[&i64::from(rows)]).map_err(|error| prepared.sort(error))
+        self.client.execute(&statement, &[&keys]).map_err(|error| prepared.sort(error))
     }
 
     fn backend(&self) -> Backend {
