@@ -62,6 +62,12 @@ pub fn server_version() -> i32 {
     client.query_one(version, &[]).expect("the statement is right").get(0)
 }
 
+/// Sessions for all tests that run at a time: one for each processor, of which some have several servers with five sessions each.
+fn most_sessions() -> usize {
+    let tests = std::thread::available_parallelism().map_or(1, usize::from);
+    (tests * 20).max(400)
+}
+
 /// An empty database of one test. Clones are the same database.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -98,7 +104,8 @@ impl Cluster {
             .args(["-c", GUARD, "guard"])
             .arg(programs.path("postgres"))
             .arg(&dir)
-            .args(["-c", "listen_addresses=", "-c", "max_connections=400", "-c", "autovacuum=off"])
+            .args(["-c", "listen_addresses=", "-c", "autovacuum=off"])
+            .args(["-c", &format!("max_connections={}", most_sessions())])
             // What a test of durability needs, this cluster has not: the machine is not going to lose its power.
             .args(["-c", "fsync=off", "-c", "full_page_writes=off"])
             .arg("-c")
