@@ -1,8 +1,8 @@
 //! Many keys at once, as users see it: several in one answer, lists, export and bulk load.
 
 use crate::support::client::{Response, request};
-use crate::support::database::Database;
-use crate::support::{Client, Server, random_text, wait_until};
+use crate::support::database::{Database, server_version};
+use crate::support::{Client, Server, left_out, random_text, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -143,9 +143,18 @@ fn odd_keys() -> Vec<String> {
     keys
 }
 
+/// A database that orders text as people do, by ICU.
+fn icu() -> Option<&'static str> {
+    if server_version() < 150_000 {
+        left_out("lists under a collation of ICU's", "PostgreSQL makes such a database from version 15 on");
+        return None;
+    }
+    Some("LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LOCALE 'C'")
+}
+
 #[test]
 fn a_list_goes_through_all_keys_in_code_point_order_under_any_collation() {
-    for options in ["LOCALE 'C'", "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LOCALE 'C'", "LOCALE 'C.UTF-8'"] {
+    for options in ["LOCALE 'C'", "LOCALE 'C.UTF-8'"].into_iter().chain(icu()) {
         let server = Server::start_on(&Database::new_with(options), &[]);
         let odd = odd_keys();
         for key in &odd {
@@ -178,7 +187,7 @@ fn a_list_goes_through_all_keys_in_code_point_order_under_any_collation() {
 /// What the planner does with the page's statement, however the table is filled and whatever it knows of it.
 #[test]
 fn a_page_is_a_walk_along_the_index_under_any_collation() {
-    for options in ["LOCALE 'C'", "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' LOCALE 'C'"] {
+    for options in ["LOCALE 'C'"].into_iter().chain(icu()) {
         let server = Server::start_on(&Database::new_with(options), &[]);
         let mut sql = server.database().connect();
         let rows = "INSERT INTO kv_store (key, value) SELECT 'key ' || i, repeat('v', 300) FROM generate_series(1, 20000) i";

@@ -4,7 +4,7 @@
 use crate::support::client::request;
 use crate::support::database::Database;
 use crate::support::process::allow_many_descriptors;
-use crate::support::{Client, Server, put_in_the_end, random_text, wait_until};
+use crate::support::{Client, Server, left_out, put_in_the_end, random_text, wait_until};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -365,9 +365,8 @@ fn ten_thousand_idle_connections_cost_next_to_nothing() {
     // Some for the other tests of this program.
     let count = wanted.min(allow_many_descriptors().saturating_sub(2_000));
     if count < wanted {
-        eprintln!(
-            "only {count} of {wanted} connections: the limit on file descriptors (ulimit -Hn) forbids more"
-        );
+        let why = format!("the limit on file descriptors (ulimit -Hn) allows {count}");
+        left_out(&format!("{wanted} idle connections"), why);
     }
     let server = Server::start(&["--idle-timeout", "10m"]);
     let mut bystander = Bystander::new(&server);

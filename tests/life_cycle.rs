@@ -1,7 +1,7 @@
 //! How a server ends, and what it tells whoever has started it.
 
 use crate::support::database::Database;
-use crate::support::{DEADLINE, Server, wait_until};
+use crate::support::{DEADLINE, Server, left_out, wait_until};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::Signal;
@@ -241,8 +241,10 @@ fn a_loop_that_hangs_stops_the_pats() {
     let tid = nix::unistd::Pid::from_raw(hung.file_name().unwrap().to_str().unwrap().parse().unwrap());
     if let Err(error) = ptrace::seize(tid, ptrace::Options::empty()) {
         // Only root, and parents where it is not forbidden altogether.
-        println!("not shown: a thread cannot be stopped here: {error}");
-        return;
+        return left_out(
+            "the watchdog's pats while a loop hangs",
+            format!("a thread cannot be stopped here: {error}"),
+        );
     }
     ptrace::interrupt(tid).unwrap();
     let stopped = waitpid(tid, Some(WaitPidFlag::__WALL)).unwrap();

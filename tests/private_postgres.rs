@@ -1,7 +1,8 @@
 //! The private PostgreSQL: made, kept, recovered, guarded, stopped. With real kills of real processes.
 
+use crate::support::process::has_ended;
 use crate::support::{Client, Server, wait_until};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -32,7 +33,7 @@ fn postmaster(data: &Path) -> Pid {
 }
 
 fn is_alive(pid: Pid) -> bool {
-    test_kill_process(pid).is_ok()
+    !has_ended(pid.as_raw_nonzero().get() as u32)
 }
 
 fn put(client: &mut Client, key: &str, value: &str) -> u16 {

@@ -1,8 +1,8 @@
 //! The lines that the README shows to type, typed into a fresh server: each must be answered as it is written there.
 //! `HOTROW_UPDATE_README=1 cargo test --test server readme` writes the answers down.
 
-use crate::support::Server;
 use crate::support::postgresql::Postgresql;
+use crate::support::{Server, left_out};
 use std::process::Command;
 
 const BEGIN: &str = "```console by-hand\n";
@@ -50,8 +50,7 @@ fn what_the_readme_shows_is_what_happens() {
         (parts.next(), parts.next()) >= (Some(7), Some(84))
     });
     if !modern {
-        println!("not shown: there is no curl of 7.84 or newer");
-        return;
+        return left_out("the lines that the README shows to type", "there is no curl of 7.84 or newer");
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).unwrap();

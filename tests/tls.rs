@@ -1,7 +1,7 @@
 //! HTTP over TLS, with clients of three makes: rustls, OpenSSL and curl; and with what is no TLS, or not whole.
 
 use crate::support::postgresql::stand_still;
-use crate::support::{Client, DEADLINE, Server, random_text, wait_until};
+use crate::support::{Client, DEADLINE, Server, left_out, random_text, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use rustls::client::Resumption;
@@ -597,7 +597,7 @@ fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).is_file());
     if !found {
-        eprintln!("not tested with {program}: it is not installed");
+        left_out(&format!("TLS with {program}"), "it is not installed");
     }
     found
 }

@@ -55,6 +55,19 @@ pub fn has_met_a_lock(sql: &mut postgres::Client) -> bool {
     waiting(sql, "(wait_event_type = 'Lock' OR query LIKE '%FOR NO KEY UPDATE SKIP LOCKED%')").unwrap() > 0
 }
 
+/// The version of its server as a number: 150000 and more is PostgreSQL 15.
+pub fn server_version() -> i32 {
+    let mut client = postgres::Client::connect(&CLUSTER.url("postgres"), NoTls).expect("PostgreSQL runs");
+    let version = "SELECT current_setting('server_version_num')::integer";
+    client.query_one(version, &[]).expect("the statement is right").get(0)
+}
+
+/// Sessions for all tests that run at a time: one for each processor, of which some have several servers with five sessions each.
+fn most_sessions() -> usize {
+    let tests = std::thread::available_parallelism().map_or(1, usize::from);
+    (tests * 20).max(400)
+}
+
 /// An empty database of one test. Clones are the same database.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -91,7 +104,8 @@ impl Cluster {
             .args(["-c", GUARD, "guard"])
             .arg(programs.path("postgres"))
             .arg(&dir)
-            .args(["-c", "listen_addresses=", "-c", "max_connections=400", "-c", "autovacuum=off"])
+            .args(["-c", "listen_addresses=", "-c", "autovacuum=off"])
+            .args(["-c", &format!("max_connections={}", most_sessions())])
             // What a test of durability needs, this cluster has not: the machine is not going to lose its power.
             .args(["-c", "fsync=off", "-c", "full_page_writes=off"])
             .arg("-c")
@@ -160,7 +174,8 @@ impl Database {
                 WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.005); END LOOP;
                 RETURN COALESCE(NEW, OLD);
             END $$;
-            CREATE OR REPLACE TRIGGER hold BEFORE INSERT OR UPDATE OR DELETE ON kv_store
+            DROP TRIGGER IF EXISTS hold ON kv_store;
+            CREATE TRIGGER hold BEFORE INSERT OR UPDATE OR DELETE ON kv_store
                 FOR EACH ROW EXECUTE FUNCTION hold();
             SELECT pg_advisory_lock(1)";
         sql.batch_execute(hold).expect("it can be held");

@@ -31,6 +31,9 @@ pub mod world;
 pub use client::Client;
 pub use server::Server;
 
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives it up. Far more than it ever takes: passing it is a failure.
@@ -49,6 +52,16 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// A write whose worker has to connect first, which may take longer on a busy machine than a request may.
 pub fn put_in_the_end(client: &mut Client, key: &str, value: &str) {
     wait_until("it is written", || client.put(key, value).status < 300);
+}
+
+/// Says what of a test is left out here, and why: on its output, and to `tools/test`, which says it again where it is seen.
+pub fn left_out(what: &str, why: impl Display) {
+    let line = format!("== {what}: SKIPPED, {why}\n");
+    print!("{line}");
+    if let Some(path) = std::env::var_os("HOTROW_LEFT_OUT") {
+        let file = File::options().append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("tools/test has made the file");
+    }
 }
 
 /// Text that does not compress and that no two seeds share: ASCII, so that bytes and characters are the same.

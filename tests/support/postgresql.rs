@@ -5,6 +5,7 @@
 //! is stopped and its folder removed.
 
 use super::database::Database;
+use super::process::has_ended;
 use super::wait_until;
 use hotrow::store::managed::binaries::{self, Binaries, Owner};
 use postgres::{Client, NoTls};
@@ -23,7 +24,8 @@ const GUARD: &str = r#"
     pid=$(head -n1 "$1/cluster/postmaster.pid" 2>/dev/null)
     if [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1/cluster"; then
         kill -CONT "$pid"; kill -QUIT "$pid"
-        while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+        # Z: it has ended, and process 1 has not asked how.
+        while sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | grep -q '^[^ZX]'; do sleep 0.1; done
     fi
     rm -rf "$1"
 "#;
@@ -190,9 +192,7 @@ impl Postgresql {
         }
         child.wait().expect("it is our child");
         // Whoever is left would keep its memory, and the next one refuses to start beside it.
-        wait_until("all its processes are gone", || {
-            others.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-        });
+        wait_until("all its processes are gone", || others.iter().all(|pid| has_ended(*pid)));
     }
 
     /// Starts it again after it was stopped.

@@ -41,6 +41,13 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks are a number")).sum()
 }
 
+/// The process is gone; or it has ended, and whose child it was has not asked how (a zombie): process 1 does not everywhere.
+pub fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // Behind its name, which may have anything in it: proc(5).
+    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X']))
+}
+
 /// Raises this process's limit on file descriptors as far as it may, and returns it.
 pub fn allow_many_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile);
