@@ -8,40 +8,40 @@ use std::time::Duration;
 /// end with it. `Instant` stands still then. Copies agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    epoch: Duration,
+    epoch_ns: u64,
 }
 
 impl Clock {
     /// A clock that begins now.
     pub fn start() -> Clock {
-        Clock { epoch: since_boot() }
+        Clock { epoch_ns: since_boot_ns() }
     }
 
     /// A clock that stands still at its beginning, for a day: what a schedule does takes no time.
     #[cfg(test)]
     pub fn still() -> Clock {
-        Clock { epoch: since_boot() + Duration::from_secs(86_400) }
+        Clock { epoch_ns: since_boot_ns() + 86_400 * 1_000_000_000 }
     }
 
     /// Time since the beginning, in milliseconds.
     pub fn now_ms(&self) -> u64 {
-        self.elapsed().as_millis() as u64
+        self.now_ns() / 1_000_000
     }
 
     /// Time since the beginning, in nanoseconds: for 584 years.
     pub fn now_ns(&self) -> u64 {
-        self.elapsed().as_nanos() as u64
+        since_boot_ns().saturating_sub(self.epoch_ns)
     }
 
     /// Time since the beginning.
     pub fn elapsed(&self) -> Duration {
-        since_boot().saturating_sub(self.epoch)
+        Duration::from_nanos(self.now_ns())
     }
 }
 
-fn since_boot() -> Duration {
+fn since_boot_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Whole seconds of a time of this clock: what entries of the cache remember.

@@ -87,12 +87,7 @@ impl Connection {
                             }
                         }
                         Ok(Parsed::Partial) => {
-                            // An empty line behind a request begins none (RFC 9112 section 2.2); more of them do.
-                            let begins = !matches!(&bytes[used..], b"\r" | b"\r\n");
-                            if matches!(self.state, State::Idle) && begins {
-                                self.state = State::Head;
-                                self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
-                            }
+                            self.begin_head(&bytes[used..], cx);
                             break;
                         }
                         Err(problem) => {
@@ -122,6 +117,16 @@ impl Connection {
             }
         }
         used
+    }
+
+    /// A head is not whole yet. Not inlined, as [`Connection::begin_any`].
+    #[inline(never)]
+    fn begin_head(&mut self, bytes: &[u8], cx: &Context<'_>) {
+        // An empty line behind a request begins none (RFC 9112 section 2.2); more of them do.
+        if matches!(self.state, State::Idle) && !matches!(bytes, b"\r" | b"\r\n") {
+            self.state = State::Head;
+            self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
+        }
     }
 
     /// A head is whole. Decides what is done with it before any content is read. False: it may cost more than it sends, for it is not of one key.
