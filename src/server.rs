@@ -471,11 +471,15 @@ fn remedy(cause: &str) -> &'static str {
             "check user and password, and the server's pg_hba.conf"
         }
         _ if cause.contains("3D000") => "make it with: createdb --encoding=UTF8 NAME",
+        _ if cause.contains("42501") && cause.contains("hotrow_migrations") => {
+            "GRANT SELECT ON hotrow_migrations to it"
+        }
+        _ if cause.contains("hotrow_migrations says") => "then start hotrow again",
         _ if cause.contains("42501") || cause.contains("3F000") => {
             "grant CREATE on its schema, or apply sql/migrations as an administrator"
         }
         _ if cause.contains("pg_stat_activity hides") => "then start hotrow again",
-        _ if ["the column", "no column", "plain table", "unique index"]
+        _ if ["the column", "no column", "plain table", "unique index", "does not take a statement"]
             .iter()
             .any(|part| cause.contains(part)) =>
         {

@@ -49,6 +49,13 @@ impl Tokens {
                      and -._~+/="
                 ));
             }
+            // One of them is left over, and would be the one that counts.
+            if tokens
+                .iter()
+                .any(|(other, known): &(Access, Box<[u8]>)| *other != access && **known == *token.as_bytes())
+            {
+                return Err(format!("the token in line {number} stands above with other rights"));
+            }
             tokens.push((access, token.as_bytes().into()));
         }
         match tokens.len() {
@@ -132,6 +139,7 @@ mod tests {
             ("# ro abc", "no token"),
             ("ro abc\nabc", "line 2"),
             ("rx abc", "line 1"),
+            ("ro abc\nrw other\nrw abc", "line 3"),
             ("ro", "line 1"),
             ("ro a b", "line 1"),
             ("ro a\u{e4}", "line 1"),

@@ -110,6 +110,14 @@ impl Managed {
             cluster,
         };
         if !shared.cluster.join("PG_VERSION").exists() {
+            // `rename` would refuse to put the new one in its place, after it was made.
+            if fs::read_dir(&shared.cluster).is_ok_and(|mut files| files.next().is_some()) {
+                return Err(format!(
+                    "{} is no PostgreSQL cluster (there is no PG_VERSION in it), and not empty: move it away, or choose another \
+                     --data-dir",
+                    shared.cluster.display()
+                ));
+            }
             shared.make_cluster(&data_dir)?;
         }
         shared.stop_leftover()?;
@@ -309,10 +317,16 @@ impl Shared {
                 Err(error) => error,
             };
             if let Some(Ok(Some(status))) = self.state().child.as_mut().map(Child::try_wait) {
-                return Err(format!(
-                    "the private PostgreSQL does not start ({status}): {}",
-                    self.last_words()
-                ));
+                // PostgreSQL takes whoever has the number of one that was killed for that one. Nobody but hotrow starts it here, and
+                // hotrow has the folder's lock.
+                let words = self.last_words();
+                let advice = if words.contains("postmaster.pid") {
+                    "; another process has the number of one that was killed: if no postgres works in that folder, delete its \
+                     postmaster.pid"
+                } else {
+                    ""
+                };
+                return Err(format!("the private PostgreSQL does not start ({status}): {words}{advice}"));
             }
             let replays = error.code() == Some(&SqlState::CANNOT_CONNECT_NOW);
             if replays && Instant::now() > next_look {
