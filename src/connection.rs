@@ -400,10 +400,9 @@ impl Connection {
                 self.input = bytes[used..].to_vec();
             }
         } else {
-            // The rest of a head: parse again when a line has ended, not at every byte. Behind empty lines it may only begin here.
+            // The rest of a head: parse again when a line has ended, not at every byte.
             self.input.extend_from_slice(bytes);
-            let begins = matches!(self.state, State::Idle);
-            if begins || memchr(b'\n', bytes).is_some() || self.input.len() > REQUEST_LINE_BYTES {
+            if memchr(b'\n', bytes).is_some() || self.input.len() > REQUEST_LINE_BYTES {
                 let bytes = std::mem::take(&mut self.input);
                 let used = self.serve(&bytes, requests, ws, cx);
                 self.keep_rest(bytes, used);

@@ -87,7 +87,7 @@ impl Connection {
                             }
                         }
                         Ok(Parsed::Partial) => {
-                            self.begin_head(&bytes[used..], used > 0, cx);
+                            self.begin_head(cx);
                             break;
                         }
                         Err(problem) => {
@@ -121,10 +121,8 @@ impl Connection {
 
     /// A head is not whole yet. Not inlined, as [`Connection::begin_any`].
     #[inline(never)]
-    fn begin_head(&mut self, bytes: &[u8], behind_another: bool, cx: &Context<'_>) {
-        // An empty line that some send behind a content begins none (RFC 9112 section 2.2); more of them do.
-        let is_left_over = behind_another && matches!(bytes, b"\r" | b"\r\n");
-        if matches!(self.state, State::Idle) && !is_left_over {
+    fn begin_head(&mut self, cx: &Context<'_>) {
+        if matches!(self.state, State::Idle) {
             self.state = State::Head;
             self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
         }

@@ -1,4 +1,4 @@
-//! How much patience there is with a client that is slow, and with one that only seems to be.
+//! How much patience there is with a client that is slow.
 
 use super::*;
 
@@ -18,24 +18,4 @@ fn a_client_that_reads_slowly_is_not_closed() {
     assert_eq!(world.expire(), Turn::Again);
     assert_eq!((world.turn_until_it_waits(), world.statuses()), (Turn::Wait, vec![200]));
     assert_eq!(world.counters.slow_readers.get(), 0);
-}
-
-#[test]
-fn one_empty_line_behind_a_request_begins_no_other() {
-    let mut world = World::knowing("a", "value");
-    for line in ["\r\n", "\r\n"] {
-        world.send(&[&get("a"), line.as_bytes()].concat());
-        assert_eq!(world.connection.phase(), Phase::Idle);
-        assert_eq!(world.connection.deadline_ms() - world.now_ms, world.bounds.idle_timeout_ms);
-    }
-    // What follows it is one from its first byte.
-    world.send(b"G");
-    assert_eq!(world.connection.phase(), Phase::Head);
-    assert_eq!(world.connection.deadline_ms() - world.now_ms, world.bounds.header_timeout_ms);
-    world.send(&get("a")[1..]);
-    assert_eq!((world.statuses(), world.connection.phase()), (vec![200; 3], Phase::Idle));
-    // And who sends empty lines without end is.
-    world.send(b"\r\n");
-    world.send(b"\r\n");
-    assert_eq!(world.connection.phase(), Phase::Head);
 }
