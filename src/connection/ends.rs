@@ -40,12 +40,15 @@ impl Connection {
     pub fn expire(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         if self.backlog.is_some() {
             // The kernel tells of room only when there is much of it: whoever reads, and slowly, has made some.
-            let turn = self.send_backlog(io, ws, cx).unwrap_or(Turn::Again);
-            if turn != Turn::Close && self.deadline_ms <= cx.now_ms {
-                cx.counters.slow_readers.add(1);
-                return Turn::Close;
-            }
-            return turn;
+            return match self.send_backlog(io, ws, cx) {
+                // What it waits for besides may be over, too: that is the next turn's.
+                None => Turn::Again,
+                Some(turn) if turn == Turn::Close || self.deadline_ms > cx.now_ms => turn,
+                Some(_) => {
+                    cx.counters.slow_readers.add(1);
+                    Turn::Close
+                }
+            };
         }
         self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
