@@ -144,6 +144,12 @@ impl Output {
             let unsent = &self.bytes[self.sent..];
             return writer.write(&unsent[..unsent.len().min(most)]);
         }
+        self.write_parts(writer, most)
+    }
+
+    /// The same, of what is in more than one place. Not inlined: most answers have no such place.
+    #[inline(never)]
+    fn write_parts(&self, writer: &mut impl Write, most: usize) -> io::Result<usize> {
         let mut parts = [IoSlice::new(&[]); PARTS_A_WRITE];
         let (mut count, mut skip, mut from, mut left) = (0, self.sent, 0, most);
         let add = |part: &[u8], skip: &mut usize| -> Option<usize> {

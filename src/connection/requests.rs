@@ -16,7 +16,6 @@ use crate::http::cors::Audience;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{self, Framing, Head, Parsed, Version};
 use crate::http::response::{Frame, Reuse};
-use crate::http::scan;
 use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
 use crate::metrics::Method;
 use crate::store::backend::Asked;
@@ -57,66 +56,96 @@ impl Connection {
         // It knows no tokens and notes nothing.
         let short_way = self.role == Role::Data && cx.tokens.is_none() && cx.access_log.is_none();
         while used < bytes.len() {
-            match &mut self.state {
-                State::Idle | State::Head => {
-                    if *requests == 0 || ws.output.len() >= OUTPUT_BYTES {
-                        self.unparsed = true;
-                        break;
-                    }
-                    let repeat = &mut ws.repeats[self.id.slot as usize % REPEATS];
-                    if short_way
-                        && let Some(get) = repeat.literal_get(&bytes[used..])
-                        && let Some(key) = api::literal_key(get.path)
-                    {
-                        *requests -= 1;
-                        used += get.bytes;
-                        self.get_literal(key, get.keep_alive, ws, cx);
-                        continue;
-                    }
-                    // By reference: a head is large enough that moving it would be noticed.
-                    match &request::parse_next(&bytes[used..], repeat) {
-                        Ok(Parsed::Complete(head)) => {
-                            *requests -= 1;
-                            used += head.bytes;
-                            if cx.access_log.is_some() || head.extras.request_id.is_some() {
-                                self.note(head, ws, cx);
-                            }
-                            if !self.begin(head, used < bytes.len(), ws, cx) {
-                                // It may cost more than it sends: one a turn.
-                                *requests = 0;
-                            }
-                        }
-                        Ok(Parsed::Partial) => {
-                            self.begin_head(cx);
-                            break;
-                        }
-                        Err(problem) => {
-                            self.unreadable(problem, &bytes[used..], ws, cx);
-                        }
-                    }
-                }
-                State::Content(incoming) => match incoming.take(&bytes[used..], cx.bounds.max_value_bytes) {
-                    Ok(n) => {
-                        used += n;
-                        if incoming.decoder.is_done() {
-                            self.content_whole(ws, cx);
-                        }
-                    }
-                    Err(problem) => {
-                        let frame = incoming.frame.closing_if(true);
-                        self.bring_asker(ws);
-                        self.malformed(&problem, frame, ws, cx);
-                    }
-                },
-                State::Loading(load) if !load.is_blocked() => used += self.take_lines(&bytes[used..], ws, cx),
-                State::Waiting(..) | State::Exporting(..) | State::Loading(_) => {
-                    self.unparsed = true;
-                    break;
-                }
-                State::Closing | State::Lingering { .. } => break,
+            let rest = &bytes[used..];
+            let literal = request::literal_path(rest);
+            if short_way
+                && matches!(self.state, State::Idle | State::Head)
+                && Connection::may_answer(*requests, ws)
+                && let Some(path) = literal
+                && let Some(get) = ws.repeats[self.id.slot as usize % REPEATS].known(path, rest)
+                && let Some(key) = api::literal_key(path)
+            {
+                *requests -= 1;
+                used += get.bytes;
+                self.get_literal(key, get.keep_alive, ws, cx);
+                continue;
+            }
+            match self.step(rest, literal, requests, ws, cx) {
+                Some(step) => used += step,
+                None => break,
             }
         }
         used
+    }
+
+    /// True where this turn may answer another request.
+    #[inline]
+    fn may_answer(requests: usize, ws: &Workspace) -> bool {
+        requests > 0 && ws.output.len() < OUTPUT_BYTES
+    }
+
+    /// Takes what stands at the front of `bytes`: a request, whose path may be `literal`, or a part of a content. Returns the
+    /// bytes used, none where it waits: for more of them, for an answer, or for its next turn. Not inlined: what it needs
+    /// would be kept ready on the short way, too.
+    #[inline(never)]
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        literal: Option<&[u8]>,
+        requests: &mut usize,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) -> Option<usize> {
+        match &mut self.state {
+            State::Idle | State::Head => {
+                if !Connection::may_answer(*requests, ws) {
+                    self.unparsed = true;
+                    return None;
+                }
+                // By reference: a head is large enough that moving it would be noticed.
+                match &request::parse_next(bytes, &mut ws.repeats[self.id.slot as usize % REPEATS]) {
+                    Ok(Parsed::Complete(head)) => {
+                        *requests -= 1;
+                        if cx.access_log.is_some() || head.extras.request_id.is_some() {
+                            self.note(head, ws, cx);
+                        }
+                        if !self.begin(head, literal, head.bytes < bytes.len(), ws, cx) {
+                            // It may cost more than it sends: one a turn.
+                            *requests = 0;
+                        }
+                        Some(head.bytes)
+                    }
+                    Ok(Parsed::Partial) => {
+                        self.begin_head(cx);
+                        None
+                    }
+                    Err(problem) => {
+                        self.unreadable(problem, bytes, ws, cx);
+                        Some(0)
+                    }
+                }
+            }
+            State::Content(incoming) => match incoming.take(bytes, cx.bounds.max_value_bytes) {
+                Ok(taken) => {
+                    if incoming.decoder.is_done() {
+                        self.content_whole(ws, cx);
+                    }
+                    Some(taken)
+                }
+                Err(problem) => {
+                    let frame = incoming.frame.closing_if(true);
+                    self.bring_asker(ws);
+                    self.malformed(&problem, frame, ws, cx);
+                    Some(0)
+                }
+            },
+            State::Loading(load) if !load.is_blocked() => Some(self.take_lines(bytes, ws, cx)),
+            State::Waiting(..) | State::Exporting(..) | State::Loading(_) => {
+                self.unparsed = true;
+                None
+            }
+            State::Closing | State::Lingering { .. } => None,
+        }
     }
 
     /// A head is not whole yet. Not inlined, as [`Connection::begin_any`].
@@ -130,7 +159,14 @@ impl Connection {
 
     /// A head is whole. Decides what is done with it before any content is read. False: it may cost more than it sends, for it is not of one key.
     #[inline]
-    fn begin(&mut self, head: &Head<'_>, more_follows: bool, ws: &mut Workspace, cx: &Context<'_>) -> bool {
+    fn begin(
+        &mut self,
+        head: &Head<'_>,
+        literal: Option<&[u8]>,
+        more_follows: bool,
+        ws: &mut Workspace,
+        cx: &Context<'_>,
+    ) -> bool {
         let reuse = match head.version {
             _ if !head.keep_alive || cx.draining => Reuse::Close,
             Version::Http10 => Reuse::KeepAlive,
@@ -143,9 +179,7 @@ impl Connection {
             && cx.tokens.is_none()
             && head.extras.lists.is_empty()
             && !head.framing.has_content()
-            && head.method == "GET"
-            && scan::is_literal(head.target.as_bytes())
-            && api::literal_key(head.target.as_bytes()).is_some()
+            && literal.is_some_and(|path| path.len() == head.target.len() && api::literal_key(path).is_some())
         {
             // Text already: looking again whether it is UTF-8 would cost a hundred instructions.
             self.get(&head.target[api::KEYS.len()..], frame, ws, cx);

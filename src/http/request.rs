@@ -11,7 +11,7 @@ use crate::limits::{FIELDS, HEAD_BYTES, REQUEST_LINE_BYTES};
 use fields::Meaning;
 pub use fields::{Extras, List};
 use memchr::{memchr, memchr_iter};
-pub use repeat::{LiteralGet, Repeat};
+pub use repeat::{Known, Repeat, literal_path};
 use std::mem::MaybeUninit;
 
 /// The two versions that are spoken here.
@@ -80,7 +80,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Problem> {
     parse_whole(bytes, None)
 }
 
-/// The same, and remembers the fields for [`Repeat::literal_get`].
+/// The same, and remembers the fields for [`Repeat::known`].
 pub fn parse_next<'b>(bytes: &'b [u8], repeat: &mut Repeat) -> Result<Parsed<'b>, Problem> {
     parse_whole(bytes, Some(repeat))
 }
@@ -133,8 +133,8 @@ fn parse_whole<'b>(bytes: &'b [u8], repeat: Option<&mut Repeat>) -> Result<Parse
     if let Some(repeat) = repeat
         && version == Version::Http11
     {
-        // Behind the line and its CRLF: no line ends otherwise in a head that has got this far.
-        repeat.remember(&head[blank_bytes(head) + line_bytes + 2..], request.headers, meaning);
+        // A blank and eight bytes of version, before CRLF: no line ends otherwise in a head that has got this far.
+        repeat.remember(&head[blank_bytes(head) + line_bytes - 9..], request.headers, meaning);
     }
     let Meaning { framing, keep_alive, expects_continue } = meaning;
     let bytes = length;

@@ -319,16 +319,13 @@ fn put<const N: usize>(tail: &mut [u8; TAIL_BYTES], at: usize, part: &[u8; N]) -
 /// Writes a decimal number before `at`, and returns where it begins. Two digits a division.
 #[inline]
 fn digits(tail: &mut [u8; TAIL_BYTES], mut at: usize, n: u64) -> usize {
+    let pair = |n: u64| [PAIRS[n as usize * 2], PAIRS[n as usize * 2 + 1]];
     let mut left = n;
-    while left >= 10 {
-        let pair = (left % 100) as usize * 2;
+    while left >= 100 {
+        at = put(tail, at, &pair(left % 100));
         left /= 100;
-        at = put(tail, at, &[PAIRS[pair], PAIRS[pair + 1]]);
     }
-    if left > 0 || n == 0 {
-        at = put(tail, at, &[b'0' + left as u8]);
-    }
-    at
+    if left >= 10 { put(tail, at, &pair(left)) } else { put(tail, at, &[b'0' + left as u8]) }
 }
 
 /// `00`, `01` … `99`.

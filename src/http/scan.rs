@@ -18,12 +18,24 @@ pub fn has(text: &[u8], test: impl Fn(u64) -> u64) -> bool {
     words.iter().fold(test(last), |found, word| found | test(word)) != 0
 }
 
-/// True where every byte stands for itself in a path, and cannot end it: from `&` to `~`, but `?`. The few others that
-/// might, as `!` and `$`, are rare.
+/// How many bytes that stand for themselves in a path, and cannot end it, `text` begins with, if another one follows them in
+/// its whole words of eight bytes: those from `&` to `~`, but `?`. The few others that might, as `!` and `$`, are rare.
 #[inline(always)]
-pub fn is_literal(path: &[u8]) -> bool {
-    !has(path, |word| below(word, b'&') | equal(word, b'?') | above(word, b'~'))
+pub fn literal_start(text: &[u8]) -> Option<usize> {
+    let (words, _) = text.as_chunks();
+    words.iter().enumerate().find_map(|(word_number, word)| {
+        let found = not_literal(u64::from_le_bytes(*word));
+        (found != 0).then(|| word_number * 8 + found.trailing_zeros() as usize / 8)
+    })
 }
+
+#[inline(always)]
+fn not_literal(word: u64) -> u64 {
+    below(word, b'&') | equal(word, b'?') | above(word, b'~')
+}
+
+// Each of these is not 0 if and only if it finds something, and the lowest byte that it marks is one that it has found: what
+// is carried from that one may mark those above it.
 
 /// Not 0 if and only if one of the word's bytes is this one (Mycroft's test for a byte that is 0).
 #[inline]
@@ -73,6 +85,17 @@ mod tests {
             if ascii >= b'a' {
                 prop_assert_eq!(has(&text, |word| above(word, ascii)), text.iter().any(|b| *b > ascii));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_literal_start_ends_where_a_loop_ends_it(text in prop::collection::vec(any::<u8>(), 0..40), literal in 0..40usize) {
+            // A start that is literal, or what follows it would hardly ever be reached.
+            let text = [vec![b'k'; literal], text].concat();
+            let whole = &text[..text.len() / 8 * 8];
+            let expected = whole.iter().position(|byte| !(b'&'..=b'~').contains(byte) || *byte == b'?');
+            prop_assert_eq!(literal_start(&text), expected);
         }
     }
 

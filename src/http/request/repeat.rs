@@ -10,24 +10,35 @@ use super::fields::{Meaning, Name};
 use super::{Framing, REQUEST_LINE_BYTES};
 use crate::http::scan;
 use crate::limits::{FIELDS_REMEMBERED_BYTES, HEAD_BYTES};
-use memchr::memchr;
 
-/// The last field section of HTTP/1.1 that was read and accepted, and is as most are: without a content, and without a
-/// field by which a GET is answered otherwise.
+/// What followed the target in the last head of HTTP/1.1 that was read and accepted, and is as most are: without a
+/// content, and without a field by which a GET is answered otherwise.
 ///
-/// Invariant: unless `section` is empty, it is a whole field section with its empty line, each of its lines ends in
-/// CRLF, and [`super::parse`] has taken a head with it for one that keeps the connection or not, as is remembered.
+/// Invariant: unless `ending` is empty, it is [`VERSION`] and a whole field section with its empty line, each of its lines ends
+/// in CRLF, and [`super::parse`] has taken a head with it for one that keeps the connection or not, as is remembered.
 #[derive(Debug, Default)]
 pub struct Repeat {
-    section: Vec<u8>,
+    ending: Vec<u8>,
     keep_alive: bool,
 }
 
-/// A request that is known without its fields being read.
+/// How the line of a GET begins, up to its target.
+const METHOD: &[u8] = b"GET ";
+/// How a request line ends, from the blank behind its target.
+const VERSION: &[u8] = b" HTTP/1.1\r\n";
+
+/// The path that the request at the front of `bytes` is a GET of, if it is ASCII that stands for itself: with neither escape nor
+/// query. What follows it has not been looked at.
+#[inline(always)]
+pub fn literal_path(bytes: &[u8]) -> Option<&[u8]> {
+    let line = bytes.strip_prefix(b"GET /")?;
+    let end = METHOD.len() + 1 + scan::literal_start(line)?;
+    Some(&bytes[METHOD.len()..end])
+}
+
+/// A GET that is known without its fields being read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LiteralGet<'b> {
-    /// Its path: ASCII that stands for itself, with neither escape nor query.
-    pub path: &'b [u8],
+pub struct Known {
     /// Whether the connection may go on after the answer.
     pub keep_alive: bool,
     /// Length of the head with its last empty line.
@@ -35,29 +46,31 @@ pub struct LiteralGet<'b> {
 }
 
 impl Repeat {
-    /// The request at the front of `bytes`, if it is a GET of a literal path with the remembered fields.
+    /// What is known of the request at the front of `bytes`, whose [`literal_path`] is `path`, if the rest of it is what is
+    /// remembered.
     ///
-    /// The line ends at the first LF; between the method and the version stands a target that every rule of a request line
-    /// lets through; what follows begins with a section that was accepted behind such a line. Both parts are
-    /// read without a look at the other, but for the version: so the verdict about the whole is the same.
+    /// Between the method and the blank behind it stands a target that every rule of a request line lets through; from
+    /// there on it is what was accepted behind such a target. Both parts are read without a look at the other: so the verdict
+    /// about the whole is the same.
     #[inline(always)]
-    pub fn literal_get<'b>(&self, bytes: &'b [u8]) -> Option<LiteralGet<'b>> {
-        let (line, rest) = bytes.split_at(memchr(b'\n', bytes)? + 1);
-        if self.section.is_empty() || !rest.starts_with(&self.section) {
+    pub fn known(&self, path: &[u8], bytes: &[u8]) -> Option<Known> {
+        let line = METHOD.len() + path.len();
+        if self.ending.is_empty() || !bytes.get(line..)?.starts_with(&self.ending) {
             return None;
         }
-        let path = line.strip_prefix(b"GET ")?.strip_suffix(b" HTTP/1.1\r\n")?;
-        let bytes = line.len() + self.section.len();
-        let is_within = line.len() <= REQUEST_LINE_BYTES && bytes <= HEAD_BYTES;
-        let known = is_within && path.first() == Some(&b'/') && scan::is_literal(path);
-        known.then_some(LiteralGet { path, keep_alive: self.keep_alive, bytes })
+        let bytes = line + self.ending.len();
+        let is_within = path.len() <= REQUEST_LINE_BYTES - b"GET  HTTP/1.1".len() && bytes <= HEAD_BYTES;
+        is_within.then_some(Known { keep_alive: self.keep_alive, bytes })
     }
 
-    /// Remembers a section that was accepted, if it is as most are.
-    pub(super) fn remember(&mut self, section: &[u8], headers: &[httparse::Header<'_>], meaning: Meaning) {
+    /// Remembers what follows the target in a head that was accepted, from the blank on, if it is as most are.
+    pub(super) fn remember(&mut self, ending: &[u8], headers: &[httparse::Header<'_>], meaning: Meaning) {
         let Meaning { framing, keep_alive, expects_continue } = meaning;
         // What such a request brings does not push out what the GETs between two of them bring.
-        if framing != Framing::None || expects_continue || section.len() > FIELDS_REMEMBERED_BYTES {
+        if framing != Framing::None
+            || expects_continue
+            || ending.len() > VERSION.len() + FIELDS_REMEMBERED_BYTES
+        {
             return;
         }
         let is_usual = |name: &str| match Name::of(name) {
@@ -69,8 +82,9 @@ impl Repeat {
             Some(Name::Origin | Name::RequestId | Name::List(_)) => false,
         };
         if headers.iter().all(|header| is_usual(header.name)) {
-            self.section.clear();
-            self.section.extend_from_slice(section);
+            debug_assert!(ending.starts_with(VERSION), "a line ended otherwise");
+            self.ending.clear();
+            self.ending.extend_from_slice(ending);
             self.keep_alive = keep_alive;
         }
     }
