@@ -32,7 +32,7 @@ pub fn run(invocation: &Invocation) -> Result<Ended, String> {
         Invocation::Migrate { database_url: None, .. } => {
             Err("there is no --database-url: hotrow's own PostgreSQL is migrated whenever it starts".into())
         }
-        Invocation::Migrate { database_url: Some(url), .. } => migrate(url),
+        Invocation::Migrate { database_url: Some(url), given_by, .. } => migrate(url, given_by),
         Invocation::Config(config) => Ok(settings::to_text(&config.settings)),
         Invocation::Completions(script) => Ok(script.clone()),
         Invocation::Export(export) => {
@@ -48,10 +48,10 @@ pub fn run(invocation: &Invocation) -> Result<Ended, String> {
     printed.map(Ended::Printed)
 }
 
-fn migrate(url: &str) -> Result<String, String> {
+fn migrate(url: &str, given_by: &str) -> Result<String, String> {
     let cannot = |error: crate::store::Error| {
         format!(
-            "cannot migrate the database (--database-url): {error}; hotrow migrate --print shows what is applied"
+            "cannot migrate the database ({given_by}): {error}; hotrow migrate --print shows what is applied"
         )
     };
     let database = Postgres::new(url, "migrate", Duration::from_secs(60)).map_err(cannot)?;

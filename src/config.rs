@@ -1,6 +1,7 @@
 //! Flags and environment into one checked, flat [`Config`]. Knows no thread and no socket. Called by `main`; read by
 //! [`crate::server`]. `--help` is made from the comments here, and a test holds the README against it.
 
+mod database;
 mod origins;
 pub mod settings;
 pub mod transfer;
@@ -8,15 +9,14 @@ mod values;
 
 pub use values::{AccessLogFormat, AccessLogTo, Count, Listen, LogFormat, Most};
 
-use crate::secrets;
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use settings::{Origin, Setting};
+use settings::Setting;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use transfer::{Export, Import};
 
@@ -60,7 +60,7 @@ enum Command {
         #[arg(long, env = "HOTROW_DATABASE_URL", value_name = "URL", hide_env_values = true)]
         database_url: Option<String>,
         /// A file with its URL in it
-        #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH", conflicts_with = "database_url")]
+        #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH")]
         database_url_file: Option<PathBuf>,
     },
     /// Stores the rows of a file, or of stdin, by a running server
@@ -89,6 +89,8 @@ pub enum Invocation {
         print: bool,
         /// The database.
         database_url: Option<String>,
+        /// What says so, for messages.
+        given_by: String,
     },
     /// Store rows.
     Import(Import),
@@ -132,7 +134,7 @@ pub struct Config {
     pub database_url: Option<String>,
 
     /// A file with the URL of the database in it, for one that has a password
-    #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH", conflicts_with = "database_url")]
+    #[arg(long, env = "HOTROW_DATABASE_URL_FILE", value_name = "PATH")]
     pub database_url_file: Option<PathBuf>,
 
     /// Where hotrow's own PostgreSQL lives
@@ -250,6 +252,10 @@ pub struct Config {
     #[arg(long, env = "HOTROW_LOG_LEVEL", value_name = "L", default_value = "info", value_parser = values::log_level)]
     pub log_level: log::LevelFilter,
 
+    /// What says which database, for messages
+    #[arg(skip)]
+    pub database_given_by: String,
+
     /// All of them as they were given, and where
     #[arg(skip)]
     pub settings: Vec<Setting>,
@@ -307,8 +313,9 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation,
         Some(Command::Config(config)) => Invocation::Config(complete(config, settings)?),
         Some(Command::Ready(ready)) => Invocation::Ready(ready),
         Some(Command::Migrate { print, database_url, database_url_file }) => {
-            let given = database_url_in(database_url_file.as_deref())?.or(database_url);
-            Invocation::Migrate { print, database_url: database_url_or_usual(given) }
+            let mut settings = settings;
+            let given = database::given(database_url, database_url_file, &mut settings, database::usual())?;
+            Invocation::Migrate { print, database_url: given.url, given_by: given.by }
         }
         Some(Command::Import(import)) => {
             Invocation::Import(Import { remote: import.remote.complete().map_err(Stop::Unusable)?, ..import })
@@ -338,17 +345,9 @@ fn variable_at_fault(error: &clap::Error, command: &clap::Command, arguments: &[
 }
 
 /// Adds what clap does not know of.
-fn complete(config: Config, mut settings: Vec<Setting>) -> Result<Config, Stop> {
+fn complete(config: Config, settings: Vec<Setting>) -> Result<Config, Stop> {
     origins::together(&config.cors_allow_origin).map_err(Stop::Unusable)?;
-    let given = database_url_in(config.database_url_file.as_deref())?.or(config.database_url);
-    let database_url = database_url_or_usual(given.clone());
-    if let (None, Some(usual)) = (given, &database_url)
-        && let Some(setting) = settings.iter_mut().find(|setting| setting.name == "database-url")
-    {
-        setting.value = Some(settings::mask_url(usual));
-        (setting.origin, setting.variable) = (Origin::Environment, Some("DATABASE_URL".to_owned()));
-    }
-    Ok(Config { database_url, settings, ..config })
+    database::complete(config, settings)
 }
 
 /// Refuses to let strangers in by mistake.
@@ -393,26 +392,9 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// The URL in a file.
-fn database_url_in(file: Option<&Path>) -> Result<Option<String>, Stop> {
-    let Some(file) = file else { return Ok(None) };
-    let text = secrets::read(file);
-    let text = text.map_err(|e| Stop::Unusable(format!("--database-url-file {}: {e}", file.display())))?;
-    match text.trim() {
-        "" => Err(Stop::Unusable(format!("--database-url-file {}: there is nothing in it", file.display()))),
-        url => Ok(Some(url.to_owned())),
-    }
-}
-
-/// The URL that was given, or that of the variable that many programs read; an empty one is none.
-fn database_url_or_usual(given: Option<String>) -> Option<String> {
-    let usual = || std::env::var("DATABASE_URL").ok();
-    // An empty flag or variable of ours says: none, whatever the other one says.
-    given.or_else(usual).filter(|url| !url.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::settings::Origin;
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Config, Stop> {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     if let Some(url) = &config.database_url
         && let Err(rule) = conninfo::read(url, |name| std::env::var(name).ok())
     {
-        say(format_args!("hotrow: --database-url: {rule}; it looks like {URL_FORM}"));
+        say(format_args!("hotrow: {}: {rule}; it looks like {URL_FORM}", config.database_given_by));
         return ExitCode::from(USAGE);
     }
     // Before there is a thread.
@@ -91,7 +91,11 @@ fn hide_password() -> io::Result<()> {
             _ => others.push(argument),
         }
     }
-    match url.filter(|url| url.to_str().is_some_and(conninfo::has_password)) {
+    // In the environment it would give way to a file, where both together are refused.
+    let is_contradicted = others
+        .iter()
+        .any(|other| other.to_str().is_some_and(|other| other.starts_with("--database-url-file")));
+    match url.filter(|url| !is_contradicted && url.to_str().is_some_and(conninfo::has_password)) {
         None => Ok(()),
         Some(url) => {
             let mut command = process::Command::new(std::env::current_exe()?);

@@ -156,8 +156,8 @@ pub fn start(
     // The workers' and the sweeper's.
     let sessions = readers + writers + 1;
     let (database, managed) = open_database(config, address, sessions, &mut takes_longer)?;
-    let about = prepare_in_time(&database, takes_longer)?;
-    let place = managed.as_ref().map_or_else(|| "--database-url".to_owned(), Managed::place);
+    let place = managed.as_ref().map_or_else(|| config.database_given_by.clone(), Managed::place);
+    let about = prepare_in_time(&database, &place, takes_longer)?;
 
     let clock = Clock::start();
     let worker_counters = Arc::new(Workers::new(readers, writers));
@@ -391,7 +391,7 @@ fn open_database(
         }
     };
     let database = Postgres::new(&url, &instance, config.request_timeout)
-        .map_err(|e| format!("cannot use --database-url: {e}; it looks like {URL_FORM}"))?;
+        .map_err(|e| format!("cannot use {}: {e}; it looks like {URL_FORM}", config.database_given_by))?;
     Ok((database, managed))
 }
 
@@ -403,7 +403,11 @@ enum Preparing {
 }
 
 /// Makes the database ready. A server that takes the connection and then says nothing is an error, not a hang.
-fn prepare_in_time(database: &Postgres, takes_longer: impl FnMut(Duration) -> bool) -> Result<About, String> {
+fn prepare_in_time(
+    database: &Postgres,
+    place: &str,
+    takes_longer: impl FnMut(Duration) -> bool,
+) -> Result<About, String> {
     let (sender, receiver) = mpsc::channel();
     let database = database.clone();
     thread::Builder::new()
@@ -416,7 +420,7 @@ fn prepare_in_time(database: &Postgres, takes_longer: impl FnMut(Duration) -> bo
         .map_err(|e| cannot_start_thread(&e))?;
     let unusable = |cause: String| {
         let remedy = remedy(&cause);
-        format!("cannot use the database (--database-url): {cause}; {remedy}")
+        format!("cannot use the database ({place}): {cause}; {remedy}")
     };
     wait_for(&receiver, FIRST_ANSWER, takes_longer).map_err(unusable)
 }
