@@ -1,5 +1,6 @@
--- Deletes those of these rows that are past their time. What another server, or a write, has in hand is left to it.
+-- Deletes those of these rows that are past their time. What another server, or a write, has in hand is left to it. COALESCE: so
+-- that they are looked for by their keys, and never among all that are past their time.
 DELETE FROM kv_store
-WHERE expires_at <= now() AND key IN (
-    SELECT key FROM kv_store WHERE key = ANY($1::varchar[]) AND expires_at <= now() FOR UPDATE SKIP LOCKED
+WHERE COALESCE(expires_at <= now(), false) AND key IN (
+    SELECT key FROM kv_store WHERE key = ANY($1::varchar[]) AND COALESCE(expires_at <= now(), false) FOR UPDATE SKIP LOCKED
 );

@@ -25,6 +25,7 @@ mod memory;
 mod operations;
 mod outage;
 mod package;
+mod plans;
 mod private_postgres;
 mod readme;
 mod refusals;

@@ -1,0 +1,59 @@
+//! How PostgreSQL goes about hotrow's statements: by an index, whatever it thinks of the table.
+
+use crate::support::Server;
+
+/// Every statement that looks for rows of the table, some with the types of what they are given.
+const STATEMENTS: [(&str, &str); 10] = [
+    ("read", include_str!("../sql/read.sql")),
+    ("look", include_str!("../sql/look.sql")),
+    ("page (text, text, bigint, bigint)", include_str!("../sql/page.sql")),
+    ("hold", include_str!("../sql/hold.sql")),
+    ("change", include_str!("../sql/change.sql")),
+    ("delete", include_str!("../sql/delete.sql")),
+    ("set_and_delete", include_str!("../sql/set_and_delete.sql")),
+    ("locked", include_str!("../sql/locked.sql")),
+    ("expired", include_str!("../sql/expired.sql")),
+    ("sweep", include_str!("../sql/sweep.sql")),
+];
+
+/// The plan that a session of hotrow's would use for each of them.
+fn plans(sql: &mut postgres::Client) -> Vec<(&'static str, String)> {
+    let plan_of = |(name, statement): (&'static str, &str)| {
+        sql.batch_execute(&format!("PREPARE {name} AS {statement}")).unwrap();
+        let (name, _) = name.split_once(' ').unwrap_or((name, ""));
+        let count = (1..).take_while(|n| statement.contains(&format!("${n}"))).count();
+        let nulls = vec!["NULL"; count].join(", ");
+        let lines = sql.query(&format!("EXPLAIN EXECUTE {name} ({nulls})"), &[]).unwrap();
+        sql.batch_execute(&format!("DEALLOCATE {name}")).unwrap();
+        (name, lines.iter().map(|line| line.get::<_, String>(0)).collect::<Vec<_>>().join("\n"))
+    };
+    STATEMENTS.map(plan_of).to_vec()
+}
+
+#[test]
+fn every_statement_goes_by_an_index_whatever_the_server_thinks_of_the_table() {
+    let server = Server::start(&[]);
+    let mut sql = server.database().connect();
+    sql.batch_execute(include_str!("../sql/session.sql")).unwrap();
+    let mut seen = Vec::new();
+    // Empty and never looked at; then full, and half of it past its time, as yet unknown to the planner; then known.
+    for change in [
+        "",
+        "INSERT INTO kv_store (key, value, expires_at)
+         SELECT 'key:' || i, 'v', CASE WHEN i % 2 = 0 THEN now() + interval '1 day' END FROM generate_series(1, 20000) AS i",
+        "ANALYZE kv_store",
+    ] {
+        sql.batch_execute(change).unwrap();
+        for (name, plan) in plans(&mut sql) {
+            assert!(plan.contains("using kv_store_"), "{name}:\n{plan}");
+            for way in ["Seq Scan", "Bitmap", "Hash Join", "Hash Semi Join", "Merge", "JIT"] {
+                assert!(!plan.contains(way), "{name} after {change:?}:\n{plan}");
+            }
+            // What looks for keys does not go through all that are past their time.
+            let by_end = plan.contains("kv_store_expires_at");
+            assert_eq!(by_end, name == "expired", "{name} after {change:?}:\n{plan}");
+            seen.push((name, plan));
+        }
+    }
+    assert_eq!(seen.len(), 3 * STATEMENTS.len());
+}
