@@ -27,8 +27,8 @@ class Database:
             shutil.chown(cluster, self.user)
         initdb = world.start(
             "initdb",
-            [tools.paths["initdb"], "--username=hotrow", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"]
-            + ["--no-instructions", "-D", cluster],
+            [tools.paths["initdb"], "--username=hotrow", "--encoding=UTF8", "--locale=C.UTF-8", "--lc-collate=C"]
+            + ["--auth=trust", "--no-instructions", "-D", cluster],
             user=self.user,
         )
         if initdb.process.wait() != 0:
