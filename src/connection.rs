@@ -214,23 +214,31 @@ impl Connection {
     }
 
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
-    /// are small. `reply` is one that it [waits for](Connection::waits_for).
-    pub fn turn(
+    /// are small.
+    pub fn turn(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
+        debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
+        self.turn_on(io, ws, cx)
+    }
+
+    /// The same with a reply that it [waits for](Connection::waits_for).
+    pub fn turn_with(
         &mut self,
+        reply: Reply,
         io: &mut impl Socket,
         ws: &mut Workspace,
         cx: &Context<'_>,
-        reply: Option<&Reply>,
     ) -> Turn {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
-        debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
-        if let Some(reply) = reply {
-            // While something is left over for its client to take, that has its own deadline, whatever the reply leads to.
-            let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
-            self.take_reply(reply, ws, cx);
-            self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
-            self.keep_asker(ws);
-        }
+        // While something is left over for its client to take, that has its own deadline, whatever the reply leads to.
+        let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
+        self.take_reply(reply, ws, cx);
+        self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
+        self.keep_asker(ws);
+        self.turn_on(io, ws, cx)
+    }
+
+    fn turn_on(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         if let Some(turn) = self.send_backlog(io, ws, cx) {
             return turn;
         }

@@ -108,7 +108,7 @@ impl Connection {
     /// unread, and does not bring about a reset, which can take earlier answers with it (RFC 9112 section 9.6).
     fn end_idle(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         self.readable = true;
-        let turn = self.turn(io, ws, cx, None);
+        let turn = self.turn(io, ws, cx);
         if turn != Turn::Wait || !matches!(self.state, State::Idle) || self.backlog.is_some() {
             return turn;
         }

@@ -12,7 +12,7 @@ use crate::http::response::Frame;
 use crate::limits::{EXPORT_BYTES, EXPORT_RETRY_MS};
 use crate::store::backend::Refusal;
 use crate::store::list::Page;
-use crate::store::{Answer, Reply};
+use crate::store::Answer;
 
 /// A list whose page is waited for.
 #[derive(Debug)]
@@ -70,22 +70,22 @@ impl Connection {
     pub(super) fn take_page(
         &mut self,
         listing: Listing,
-        reply: &Reply,
+        answer: Answer,
         frame: Frame,
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        let page = match &reply.answer {
+        let page = match answer {
             Answer::Page(page) => page,
             Answer::Failed(failure) => {
-                return self.end_page(&listing, &answer::failed(failure), frame, ws, cx);
+                return self.end_page(&listing, &answer::failed(&failure), frame, ws, cx);
             }
             other => unreachable!("{other:?} is no page"),
         };
         let Listing { list, sent } = listing;
         let version = match list.form {
             Form::Page => {
-                list.answer(&ws.encoder, &mut ws.output, page, cx.bounds.items_bytes(), frame);
+                list.answer(&ws.encoder, &mut ws.output, &page, cx.bounds.items_bytes(), frame);
                 return self.answered(frame, ws, cx);
             }
             Form::Lines(version) => version,
@@ -99,7 +99,7 @@ impl Connection {
         if let Some(last) = page.rows.last() {
             sent.last = last.key.clone();
         }
-        let Page { rows, more } = page.clone();
+        let Page { rows, more } = page;
         let export = Export { list, lines: Lines::new(rows), sent, more, patience_ms: 0 };
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
         self.state = State::Exporting(frame, Box::new(export));

@@ -503,12 +503,12 @@ impl Connection {
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
     }
 
-    pub(super) fn take_reply(&mut self, reply: &Reply, ws: &mut Workspace, cx: &Context<'_>) {
+    pub(super) fn take_reply(&mut self, reply: Reply, ws: &mut Workspace, cx: &Context<'_>) {
         if let State::Loading(_) = &self.state {
-            return self.take_loaded(reply, ws, cx);
+            return self.take_loaded(&reply, ws, cx);
         }
         if let State::Waiting(_, Job::Items(_)) = &self.state {
-            return self.take_item(reply, ws, cx);
+            return self.take_item(&reply, ws, cx);
         }
         let State::Waiting(frame, job) = std::mem::replace(&mut self.state, State::Idle) else { return };
         // Draining may have begun since the request was taken.
@@ -516,23 +516,23 @@ impl Connection {
         self.observe_job(&job, cx);
         self.bring_asker(ws);
         let Workspace { encoder, output, .. } = ws;
-        match (job, &reply.answer) {
-            (Job::Page(listing), _) => return self.take_page(*listing, reply, frame, ws, cx),
-            (Job::Watch(watch), reply) => return self.take_watched(watch, reply, frame, ws, cx),
-            (_, Answer::Failed(failure)) => return self.refuse(&answer::failed(failure), frame, ws, cx),
+        match (job, reply.answer) {
+            (Job::Page(listing), answer) => return self.take_page(*listing, answer, frame, ws, cx),
+            (Job::Watch(watch), answer) => return self.take_watched(watch, &answer, frame, ws, cx),
+            (_, Answer::Failed(failure)) => return self.refuse(&answer::failed(&failure), frame, ws, cx),
             (Job::Read(forward, conditions), Answer::Found(row)) => {
-                answer::found(encoder, output, row, forward, conditions.as_deref(), frame);
+                answer::found(encoder, output, &row, forward, conditions.as_deref(), frame);
             }
             (Job::Batch(_, asked), Answer::Many(answers)) => {
-                let request_id = asked.has_failed(answers).then(|| self.name_failure(ws, cx));
+                let request_id = asked.has_failed(&answers).then(|| self.name_failure(ws, cx));
                 let Workspace { encoder, output, .. } = ws;
-                asked.answer(encoder, output, answers, cx.bounds.items_bytes(), (frame, request_id));
+                asked.answer(encoder, output, &answers, cx.bounds.items_bytes(), (frame, request_id));
             }
             (Job::Batch(..) | Job::Read(..) | Job::Items(_), other) => {
                 unreachable!("{other:?} is no answer to this job")
             }
             (Job::Write { minimal, .. }, written) => {
-                answer::written(encoder, output, written, minimal, frame);
+                answer::written(encoder, output, &written, minimal, frame);
             }
         }
         self.answered(frame, ws, cx);

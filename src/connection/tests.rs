@@ -200,7 +200,10 @@ impl World {
     fn turn(&mut self, answer: Option<&Answer>) -> Turn {
         let ticket = Ticket { event_loop: 0, id: ID, job: self.connection.jobs };
         let reply = answer.map(|answer| Reply { ticket, answer: answer.clone() });
-        self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, reply.as_ref()))
+        self.with(|connection, io, ws, cx| match reply {
+            Some(reply) => connection.turn_with(reply, io, ws, cx),
+            None => connection.turn(io, ws, cx),
+        })
     }
 
     /// The keys that a reader would read next, with one statement.
@@ -227,7 +230,7 @@ impl World {
         for ticket in waiters.into_iter().filter(|ticket| ticket.id == ID) {
             assert!(self.connection.waits_for(ticket));
             let reply = Reply { ticket, answer: Answer::Found(row.clone()) };
-            turn = self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, Some(&reply)));
+            turn = self.with(|connection, io, ws, cx| connection.turn_with(reply, io, ws, cx));
         }
         turn
     }
@@ -711,7 +714,7 @@ fn one_read_serves_a_request_for_several_keys_and_one_for_a_single_key() {
     let taken: Vec<bool> = waiters.iter().map(|ticket| world.connection.waits_for(*ticket)).collect();
     assert_eq!(taken, [false, true]);
     let reply = Reply { ticket: waiters[1], answer: Answer::Found(row) };
-    world.with(|connection, io, ws, cx| connection.turn(io, ws, cx, Some(&reply)));
+    world.with(|connection, io, ws, cx| connection.turn_with(reply, io, ws, cx));
     assert_eq!(items(&world), [some(200, "read"), (404, None)]);
     assert!(!world.connection.waits_for(waiters[1]), "nothing is waited for any more");
 }

@@ -317,7 +317,7 @@ impl EventLoop {
                 Mail::Reply(reply) => {
                     let waiting = self.clients.get(reply.ticket.id.slot as usize);
                     if waiting.is_some_and(|client| client.connection.waits_for(reply.ticket)) {
-                        self.turn(reply.ticket.id, Some(&reply));
+                        self.turn_with(reply);
                     } else {
                         self.here.counters.late_replies.add(1);
                         // Its client is gone, and its rows are stored.
@@ -340,18 +340,28 @@ impl EventLoop {
             let Some(id) = self.ready.pop_front() else { break };
             if let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) {
                 client.queued = false;
-                self.turn(id, None);
+                self.turn(id);
             }
         }
     }
 
-    fn turn(&mut self, id: Id, reply: Option<&Reply>) {
+    fn turn(&mut self, id: Id) {
         let cx = self.here.context();
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
         if let Stream::Tls(tls) = stream {
             tls.push_pending();
         }
-        let turn = connection.turn(stream, &mut self.ws, &cx, reply);
+        let turn = connection.turn(stream, &mut self.ws, &cx);
+        self.settle(id, turn);
+    }
+
+    fn turn_with(&mut self, reply: Reply) {
+        let (id, cx) = (reply.ticket.id, self.here.context());
+        let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
+        if let Stream::Tls(tls) = stream {
+            tls.push_pending();
+        }
+        let turn = connection.turn_with(reply, stream, &mut self.ws, &cx);
         self.settle(id, turn);
     }
 
