@@ -30,6 +30,7 @@ mod load;
 mod requests;
 mod watch;
 
+use crate::api::auth;
 use crate::http::response::Frame;
 use crate::limits::{
     DRAIN_IDLE_MS, FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
@@ -109,6 +110,8 @@ pub struct Connection {
     sent_ns: u64,
     /// The method of the last request, for who counts.
     method: Method,
+    /// By which token the last request was let in, where there are tokens.
+    token: Option<auth::Id>,
     /// Who its client is, where answers are logged.
     peer: Option<Box<IpAddr>>,
     /// Of the request that is waited for.
@@ -151,6 +154,7 @@ impl Connection {
             deadline_ms: cx.now_ms + cx.bounds.idle_timeout_ms,
             sent_ns: 0,
             method: Method::None,
+            token: None,
             peer: None,
             asker: None,
         }

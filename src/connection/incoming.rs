@@ -32,6 +32,17 @@ pub(super) enum Purpose {
     Drop(Owned),
 }
 
+impl Purpose {
+    /// True where what it is for may change a row.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Purpose::Set(_) | Purpose::Batch(..) => true,
+            Purpose::Drop(Owned::Command(command, _)) => command.changes(),
+            Purpose::Drop(Owned::Refusal(_)) => false,
+        }
+    }
+}
+
 /// A PUT whose value is on its way.
 #[derive(Debug)]
 pub(super) struct Setting {

@@ -10,9 +10,9 @@ use crate::http::problem::Problem;
 use crate::http::request::Version;
 use crate::http::response::Frame;
 use crate::limits::{EXPORT_BYTES, EXPORT_RETRY_MS};
+use crate::store::Answer;
 use crate::store::backend::Refusal;
 use crate::store::list::Page;
-use crate::store::Answer;
 
 /// A list whose page is waited for.
 #[derive(Debug)]
@@ -171,6 +171,10 @@ impl Connection {
             self.answered(frame, ws, cx);
             return Turn::Again;
         };
+        if let Err(problem) = self.still_may(false, cx) {
+            self.cut_off(&problem, frame, ws, cx);
+            return Turn::Wait;
+        }
         match cx.backend.page(range, self.ticket(cx)) {
             Ok(()) => {
                 self.wait(frame, Job::Page(Box::new(Listing { list, sent: Some(sent) })), cx);

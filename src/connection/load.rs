@@ -183,6 +183,9 @@ impl Connection {
     }
 
     fn send_piece(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(true, cx) {
+            return self.fail_load(&problem, ws, cx);
+        }
         let ticket = self.ticket(cx);
         let State::Loading(load) = &mut self.state else { return };
         let (lines, count) = load.cut();

@@ -202,7 +202,12 @@ impl Connection {
         let mut routed = match self.role {
             Role::Data => match cx.tokens {
                 None => api::route(head.method, head.target),
-                Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization),
+                Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization).map(
+                    |(command, token)| {
+                        self.token = token;
+                        command
+                    },
+                ),
             },
             Role::Admin => admin::route(head.method, head.target),
         };
@@ -289,6 +294,11 @@ impl Connection {
         // Draining may have begun since the head was taken.
         let frame = frame.closing_if(cx.draining);
         self.bring_asker(ws);
+        if purpose.changes()
+            && let Err(problem) = self.still_may(true, cx)
+        {
+            return self.refuse(&problem, frame, ws, cx);
+        }
         match purpose {
             Purpose::Set(setting) => self.set(setting, content, frame, ws, cx),
             Purpose::Batch(form, all_or_nothing) => {
@@ -301,6 +311,14 @@ impl Connection {
             Purpose::Drop(Owned::Command(command, wishes)) => self.execute(command, wishes, frame, ws, cx),
             Purpose::Drop(Owned::Refusal(problem)) => self.refuse(&problem, frame, ws, cx),
         }
+    }
+
+    /// Whether the token of a request that takes long is still good for it: tokens are taken away while it is under way, too.
+    pub(super) fn still_may(&self, changes: bool, cx: &Context<'_>) -> Result<(), Problem> {
+        cx.tokens.map_or(Ok(()), |tokens| match self.role {
+            Role::Data => tokens.stands(self.token, changes),
+            Role::Admin => Ok(()),
+        })
     }
 
     /// Executes a request that has no content, or whose content did not matter.

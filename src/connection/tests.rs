@@ -3,6 +3,7 @@
 use super::context::Bounds;
 use super::*;
 use crate::api::admin;
+use crate::api::auth::Tokens;
 use crate::clock::Clock;
 use crate::engine::shard::Writes;
 use crate::engine::{Engine, NEVER, Record, Row};
@@ -88,6 +89,7 @@ struct World {
     now_ms: u64,
     now_s: u32,
     draining: bool,
+    tokens: Option<Tokens>,
 }
 
 const ID: Id = Id { slot: 3, generation: 7 };
@@ -152,6 +154,7 @@ impl World {
             now_ms,
             now_s: 0,
             draining: false,
+            tokens: None,
         }
     }
 
@@ -184,7 +187,7 @@ impl World {
             backend: &self.backend,
             status: &self.status,
             bounds: &self.bounds,
-            tokens: None,
+            tokens: self.tokens.as_ref(),
             counters: &self.counters,
             access_log: None,
             event_loop: 0,

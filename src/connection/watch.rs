@@ -169,6 +169,9 @@ impl Connection {
     /// Goes on to wait, by another look: what was known is not any more. Under a ticket of its own, for whoever has taken the
     /// last one may still send for it.
     fn watch_on(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(false, cx) {
+            return self.refuse(&problem, frame, ws, cx);
+        }
         (watch.ticket, watch.known, watch.forward) = (self.ticket(cx), None, forward(Freshness::Any));
         watch.paused_until_ms = None;
         self.watch(watch, Freshness::Any, frame, ws, cx);
@@ -268,6 +271,9 @@ impl Connection {
 
     /// The wait is over, and nobody knows what there is: it is looked for the last time, as any read does.
     fn look_last(&mut self, watch: Watch, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(false, cx) {
+            return self.refuse(&problem, frame, ws, cx);
+        }
         let Watch { key, conditions, .. } = watch;
         self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
     }
