@@ -211,8 +211,10 @@ pub struct Counters {
     pub cache_hits: Counter,
     /// Reads that the cache answered: there is none.
     pub cache_absent: Counter,
-    /// Reads that had to ask the database.
+    /// Reads that had to ask the database, or would have had to.
     pub cache_misses: Counter,
+    /// What of the hits and absences was no request with an answer of its own: keys of a request for several, looks of a wait.
+    known_aside: Counter,
     /// Writes queued for the database.
     pub writes: Counter,
     /// Rows stored by bulk loads.
@@ -245,7 +247,7 @@ pub struct Counters {
     pub busy_ns: Counter,
     /// Nanoseconds in poll.
     pub waiting_ns: Counter,
-    /// Durations of the turns that hits were answered in, once for each hit.
+    /// Durations of the turns that hits were answered in, once for each request.
     pub hit_duration: Histogram,
     /// Durations of reads that the database answered.
     pub miss_duration: Histogram,
@@ -263,6 +265,7 @@ impl Default for Counters {
         Counters {
             cache_hits: Counter::default(),
             cache_absent: Counter::default(),
+            known_aside: Counter::default(),
             cache_misses: Counter::default(),
             writes: Counter::default(),
             rows_loaded: Counter::default(),
@@ -305,9 +308,25 @@ impl Counters {
         self.answered(method, status);
     }
 
-    /// Reads that the cache has answered.
-    pub fn cache_known(&self) -> u64 {
-        self.cache_hits.get() + self.cache_absent.get()
+    /// So many looks for keys have found a value, or that there is none, and were no request with an answer of its own.
+    pub fn hit_aside(&self, looks: u64) {
+        self.cache_hits.add(looks);
+        self.known_aside.add(looks);
+    }
+
+    /// A request for several keys has found so many of them, has found so many to be absent, and did not find the others. If that is
+    /// all of them, it is one request that the cache has answered.
+    pub fn several(&self, hits: u64, absent: u64, misses: u64) {
+        self.cache_hits.add(hits);
+        self.cache_absent.add(absent);
+        self.cache_misses.add(misses);
+        let answered = u64::from(misses == 0);
+        self.known_aside.add((hits + absent).saturating_sub(answered));
+    }
+
+    /// Requests that the cache has answered.
+    pub fn cache_answers(&self) -> u64 {
+        self.cache_hits.get() + self.cache_absent.get() - self.known_aside.get()
     }
 
     /// Answers with this method, as status and number, where there were any.
@@ -331,7 +350,7 @@ impl Counters {
         self.lines_failed.add(refused);
     }
 
-    /// A problem with this number among the kinds was answered.
+    /// A problem with this number among the kinds was answered on the data socket.
     pub fn problem(&self, kind: usize) {
         self.problems[kind].add(1);
     }

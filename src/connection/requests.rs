@@ -424,7 +424,7 @@ impl Connection {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         match asked {
             Asked::Answered(()) => {
-                Connection::count_problem(ws, cx);
+                self.count_problem(ws, cx);
                 self.hit(frame, ws, cx);
             }
             Asked::Waiting | Asked::Joined => {
@@ -440,6 +440,7 @@ impl Connection {
             }
             Asked::Refused(refusal) => {
                 self.method = method;
+                cx.counters.cache_misses.add(1);
                 self.refuse(&answer::refused(refusal), frame, ws, cx);
             }
         }
@@ -608,7 +609,7 @@ impl Connection {
     /// An answer has been encoded.
     pub(super) fn answered(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         debug_assert!(self.asker.is_none(), "who has waited for this answer was not brought");
-        Connection::count_problem(ws, cx);
+        self.count_problem(ws, cx);
         match self.role {
             Role::Data => cx.counters.answered(self.method, ws.encoder.status()),
             Role::Admin => cx.counters.admin_requests.add(1),
@@ -616,10 +617,13 @@ impl Connection {
         self.go_on(frame, ws, cx);
     }
 
-    /// An answer has been encoded: if it is a problem, it counts by its name, wherever it was found.
+    /// An answer has been encoded: if it is a problem, it counts by its name, wherever it was found. What the admin socket says, again
+    /// and again to whoever looks after the server, is none that its clients have.
     #[inline]
-    pub(super) fn count_problem(ws: &Workspace, cx: &Context<'_>) {
-        if let Some(kind) = ws.encoder.take_problem() {
+    pub(super) fn count_problem(&self, ws: &Workspace, cx: &Context<'_>) {
+        if let Some(kind) = ws.encoder.take_problem()
+            && self.role == Role::Data
+        {
             cx.counters.problem(kind as usize);
         }
     }

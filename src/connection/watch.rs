@@ -159,9 +159,10 @@ impl Connection {
             fresh
         };
         if cx.backend.peek(key.as_bytes(), cx.now_s, hit) == Some(true) {
-            Connection::count_problem(ws, cx);
+            self.count_problem(ws, cx);
             self.hit(frame, ws, cx);
         } else {
+            cx.counters.cache_misses.add(1);
             self.refuse(&answer::not_cached(), frame, ws, cx);
         }
     }
@@ -200,6 +201,7 @@ impl Connection {
         let asked = cx.backend.watch(key, (cx.now_s, freshness), *ticket, hit);
         match (asked, same) {
             (Asked::Answered(()), Some(row)) => {
+                cx.counters.hit_aside(1);
                 watch.see(row, None, cx);
                 self.wait(frame, Job::Watch(watch), cx);
                 self.deadline_ms = self.own_deadline_ms(cx);
@@ -208,7 +210,10 @@ impl Connection {
                 cx.backend.unwatch(key, *ticket);
                 self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
             }
-            (Asked::Refused(_), _) if watch.has_waited => self.pause_watch(watch, frame, cx),
+            (Asked::Refused(_), _) if watch.has_waited => {
+                cx.counters.cache_misses.add(1);
+                self.pause_watch(watch, frame, cx);
+            }
             // Nothing is known: until it is, this is a read like any other.
             (asked, _) => {
                 if matches!(asked, Asked::Joined) {

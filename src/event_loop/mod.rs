@@ -223,7 +223,7 @@ impl EventLoop {
             self.here.now_ns = self.here.shared.clock.now_ns();
             self.here.now_ms = self.here.now_ns / NS_A_MS;
             self.here.counters.waiting_ns.add(self.here.now_ns - turned_ns);
-            let hits = self.here.counters.cache_known();
+            let hits = self.here.counters.cache_answers();
             self.ws.encoder.tick(self.here.now_ms, SystemTime::now);
             self.here.counters.turns.add(1);
             let mut woken = self.mail_left;
@@ -258,7 +258,7 @@ impl EventLoop {
     /// answers of the turn were sent.
     fn count_turn(&self, hits_before: u64, busy_ns: u64) {
         self.here.counters.busy_ns.add(busy_ns);
-        let hits = self.here.counters.cache_known() - hits_before;
+        let hits = self.here.counters.cache_answers() - hits_before;
         if hits > 0 {
             self.here.counters.hit_duration.observe(busy_ns, hits);
         }

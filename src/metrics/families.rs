@@ -53,7 +53,7 @@ families! {
     ADMIN_REQUESTS: Counter "hotrow_admin_requests_total" []
         "Requests answered on the admin socket."
     PROBLEMS: Counter "hotrow_problems_total" ["problem"]
-        "Requests answered with a problem, by its name: every bound that a client can hit has one. Absent keys are none here; nor are items and lines of an answer."
+        "Requests on the data socket answered with a problem, by its name: every bound that a client can hit has one. Absent keys are none here; nor are items and lines of an answer."
     PARSE_ERRORS: Counter "hotrow_parse_errors_total" ["reason"]
         "Connections closed because their bytes were no proper request."
     REQUEST_DURATION: Histogram "hotrow_request_duration_seconds" ["kind"]

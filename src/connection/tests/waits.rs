@@ -2,7 +2,6 @@
 //! wait.
 
 use super::*;
-use crate::http::problem::Kind;
 use crate::limits::LOOK_PAUSE_MS;
 
 /// A GET of `k` that waits for so many seconds until it has another version than `tag`.
