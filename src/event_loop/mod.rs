@@ -405,6 +405,14 @@ impl EventLoop {
                 continue;
             }
             let id = connection.id();
+            if let Stream::Tls(tls) = stream
+                && tls.is_shaking_hands()
+                && self.here.draining.is_none()
+            {
+                // It is no idle connection, and nothing can be said.
+                self.close(id);
+                continue;
+            }
             let turn = connection.expire(stream, &mut self.ws, &cx);
             self.settle(id, turn);
         }
@@ -415,7 +423,7 @@ impl EventLoop {
     fn close(&mut self, id: Id) {
         let mut client = self.clients.remove(id.slot as usize);
         if let Stream::Tls(tls) = &mut client.stream {
-            tls.farewell();
+            tls.end(&self.here.counters, self.here.draining.is_some());
         }
         let cx = self.here.context();
         client.connection.leave(&mut self.ws, &cx);

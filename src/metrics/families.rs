@@ -99,7 +99,7 @@ families! {
     TLS_HANDSHAKES: Counter "hotrow_tls_handshakes_total" []
         "TLS sessions established with clients."
     TLS_FAILURES: Counter "hotrow_tls_failures_total" []
-        "TLS sessions ended because what came was no TLS, not whole, or not acceptable."
+        "TLS sessions ended because what came was no TLS, not whole, not in time, or not acceptable."
     CONNECTIONS_CLOSED: Counter "hotrow_connections_closed_total" ["reason"]
         "Connections closed by a deadline: idle, silent for --idle-timeout; slow_reader, did not read their answers."
     ACCEPT_PAUSES: Counter "hotrow_accept_pauses_total" []
