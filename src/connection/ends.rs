@@ -52,11 +52,7 @@ impl Connection {
         }
         self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle if cx.draining => return self.end_idle(io, ws, cx),
-            State::Idle => {
-                cx.counters.idle_closed.add(1);
-                return Turn::Close;
-            }
+            State::Idle => return self.end_idle(io, ws, cx),
             State::Closing | State::Lingering { .. } => return Turn::Close,
             State::Head => {
                 self.method = Method::None;
@@ -103,14 +99,19 @@ impl Connection {
         self.flush_and(Turn::Again, io, ws, cx)
     }
 
-    /// The server drains, and the client was silent for long enough. Its next request may have come since poll has looked:
+    /// The client was silent for long enough: for `--idle-timeout`, or while the server drains. Its next request may have come since poll has looked:
     /// then it is answered. If it is still on its way, the end of the stream tells that it will not be; it is dropped
     /// unread, and does not bring about a reset, which can take earlier answers with it (RFC 9112 section 9.6).
     fn end_idle(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         self.readable = true;
         let turn = self.turn(io, ws, cx);
-        if turn != Turn::Wait || !matches!(self.state, State::Idle) || self.backlog.is_some() {
+        // What was answered has moved the deadline.
+        let has_come = !matches!(self.state, State::Idle) || self.deadline_ms > cx.now_ms;
+        if turn != Turn::Wait || has_come || self.backlog.is_some() {
             return turn;
+        }
+        if !cx.draining {
+            cx.counters.idle_closed.add(1);
         }
         io.shutdown_write();
         self.enter_lingering(cx);

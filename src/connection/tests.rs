@@ -414,7 +414,9 @@ fn a_reply_leaves_behind_what_waits_to_be_sent() {
 #[test]
 fn every_state_has_its_deadline() {
     let mut idle = World::new();
-    assert_eq!((idle.expire(), idle.statuses()), (Turn::Close, vec![]));
+    assert_eq!((idle.expire(), idle.statuses()), (Turn::Again, vec![]));
+    assert!(idle.io.shut && idle.counters.idle_closed.get() == 1, "the end, and no reset");
+    assert_eq!((idle.expire(), idle.counters.idle_closed.get()), (Turn::Close, 1));
 
     let mut head = World::new();
     head.send(b"GET /kv/");
