@@ -14,6 +14,8 @@
 //!   from anywhere, once the connection is to end:  Closing ──flushed──► Lingering ──► gone
 //! ```
 //!
+//! - Before its first request it is New: that is Idle, but for an empty line. Behind a request one is left over, in front of
+//!   the first it begins it.
 //! - While it waits for a reply it parses no further. That keeps answers in the order of the requests, lets a
 //!   pipelined GET see the PUT before it, and bounds what one connection can have under way.
 //! - While a client does not read its answers, nothing more of it is parsed either.
@@ -120,6 +122,8 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum State {
+    /// Before the first request, of which nothing has come.
+    New,
     /// Between requests.
     Idle,
     /// Some of a head is in `input`.
@@ -142,7 +146,7 @@ impl Connection {
     /// A connection that was accepted just now.
     pub fn new(id: Id, role: Role, cx: &Context<'_>) -> Connection {
         Connection {
-            state: State::Idle,
+            state: State::New,
             id,
             role,
             input: Vec::new(),
@@ -191,7 +195,7 @@ impl Connection {
     pub fn phase(&self) -> Phase {
         match &self.state {
             _ if self.backlog.is_some() => Phase::Client,
-            State::Idle => Phase::Idle,
+            State::New | State::Idle => Phase::Idle,
             State::Head => Phase::Head,
             State::Loading(load) if load.is_out() => Phase::Reply,
             State::Content(_) | State::Loading(_) => Phase::Content,
@@ -308,8 +312,8 @@ impl Connection {
         match &self.state {
             // An answer that is on its way is a request under way, whatever else happens.
             _ if self.backlog.is_some() => cx.now_ms + cx.bounds.idle_timeout_ms,
-            State::Idle if cx.draining => cx.now_ms + DRAIN_IDLE_MS,
-            State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
+            State::New | State::Idle if cx.draining => cx.now_ms + DRAIN_IDLE_MS,
+            State::New | State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
             State::Head => cx.now_ms + cx.bounds.header_timeout_ms,
             // A wait without news and a load between two pieces may go on for ever: they end now.
             State::Waiting(_, Job::Watch(watch)) if cx.draining && watch.look_at_ms().is_some() => cx.now_ms,
@@ -349,7 +353,8 @@ impl Connection {
                 State::Waiting(..) if self.is_abandoned_watch() => return Turn::Close,
                 State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
                 State::Loading(ref load) if load.is_blocked() => return Turn::Wait,
-                State::Idle
+                State::New
+                | State::Idle
                 | State::Head
                 | State::Content(_)
                 | State::Loading(_)
@@ -412,9 +417,10 @@ impl Connection {
                 self.input = bytes[used..].to_vec();
             }
         } else {
-            // The rest of a head: parse again when a line has ended, not at every byte.
+            // The rest of a head: parse again when a line has ended, not at every byte. Behind an empty line it only begins.
             self.input.extend_from_slice(bytes);
-            if memchr(b'\n', bytes).is_some() || self.input.len() > REQUEST_LINE_BYTES {
+            if matches!(self.state, State::Idle)
+                || memchr(b'\n', bytes).is_some() || self.input.len() > REQUEST_LINE_BYTES {
                 let bytes = std::mem::take(&mut self.input);
                 let used = self.serve(&bytes, requests, ws, cx);
                 self.keep_rest(bytes, used);

@@ -52,7 +52,7 @@ impl Connection {
         }
         self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle => return self.end_idle(io, ws, cx),
+            State::New | State::Idle => return self.end_idle(io, ws, cx),
             State::Closing | State::Lingering { .. } => return Turn::Close,
             State::Head => {
                 self.method = Method::None;

@@ -59,7 +59,7 @@ impl Connection {
             let rest = &bytes[used..];
             let literal = request::literal_path(rest);
             if short_way
-                && matches!(self.state, State::Idle | State::Head)
+                && matches!(self.state, State::New | State::Idle | State::Head)
                 && Connection::may_answer(*requests, ws)
                 && let Some(path) = literal
                 && let Some(get) = ws.repeats[self.id.slot as usize % REPEATS].known(path, rest)
@@ -97,7 +97,7 @@ impl Connection {
         cx: &Context<'_>,
     ) -> Option<usize> {
         match &mut self.state {
-            State::Idle | State::Head => {
+            State::New | State::Idle | State::Head => {
                 if !Connection::may_answer(*requests, ws) {
                     self.unparsed = true;
                     return None;
@@ -116,7 +116,7 @@ impl Connection {
                         Some(head.bytes)
                     }
                     Ok(Parsed::Partial) => {
-                        self.begin_head(cx);
+                        self.begin_head(bytes, cx);
                         None
                     }
                     Err(problem) => {
@@ -150,10 +150,15 @@ impl Connection {
 
     /// A head is not whole yet. Not inlined, as [`Connection::begin_any`].
     #[inline(never)]
-    fn begin_head(&mut self, cx: &Context<'_>) {
-        if matches!(self.state, State::Idle) {
-            self.state = State::Head;
-            self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
+    fn begin_head(&mut self, bytes: &[u8], cx: &Context<'_>) {
+        match self.state {
+            // An empty line that some send behind a content begins none (RFC 9112 section 2.2); more of them do.
+            State::Idle if matches!(bytes, b"\r" | b"\r\n") => {}
+            State::New | State::Idle => {
+                self.state = State::Head;
+                self.deadline_ms = cx.now_ms + cx.bounds.header_timeout_ms;
+            }
+            _ => {}
         }
     }
 
