@@ -262,7 +262,8 @@ impl Connection {
                 return;
             }
             Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
-            Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
+            // Whoever expects what is not done may send no content before the answer.
+            Err(problem) if droppable && !matches!(problem.kind, Kind::ValueTooLarge | Kind::ExpectationFailed) => {
                 Purpose::Drop(Owned::Refusal(problem))
             }
             Ok(_) if changes => {

@@ -41,6 +41,8 @@ pub struct Extras<'b> {
 pub enum List {
     /// `Cache-Control`.
     CacheControl,
+    /// `Expect`, where it is one that is not met here.
+    Expect,
     /// `If-Match`.
     IfMatch,
     /// `If-None-Match`.
@@ -67,6 +69,7 @@ impl Name {
     pub(super) fn of(name: &str) -> Option<Name> {
         Some(match name.len() {
             6 if is(name, "Accept") => Name::Accept,
+            6 if is(name, "Expect") => Name::List(List::Expect),
             6 if is(name, "Origin") => Name::Origin,
             6 if is(name, "Prefer") => Name::List(List::Prefer),
             8 if is(name, "If-Match") => Name::List(List::IfMatch),
@@ -138,8 +141,8 @@ pub(super) fn read<'b>(
                 if value.eq_ignore_ascii_case(b"100-continue") {
                     expects_continue = true;
                 } else if version == Version::Http11 {
-                    let detail = "the only expectation met here is 100-continue";
-                    return Err(Problem::new(Kind::ExpectationFailed, detail));
+                    // To be refused by who knows what is asked for: the end of the message is known all the same.
+                    extras.lists.push((List::Expect, value));
                 }
             }
             10 if is(name, "Connection") => {
