@@ -30,7 +30,7 @@ use crate::connection::context::{Bounds, Context, Workspace};
 use crate::connection::{Connection, Role, Turn};
 use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
-use crate::limits::{DEADLINES_A_TURN, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN};
+use crate::limits::{DEADLINES_A_TURN, DEADLINES_PUT_OFF_TURNS, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN};
 use crate::metrics::{Counters, Phase};
 use crate::store::backend::Backend;
 use crate::store::{Answer, Reply};
@@ -169,6 +169,8 @@ pub struct EventLoop {
     ws: Workspace,
     /// The last turn did not get to the bottom of the inbox.
     mail_left: bool,
+    /// So many turns in a row have not looked at deadlines because of that.
+    put_off: usize,
     turned_away: usize,
     admin: usize,
 }
@@ -202,6 +204,7 @@ impl EventLoop {
             due: Vec::new(),
             ws: Workspace::new(encoder),
             mail_left: false,
+            put_off: 0,
             turned_away: 0,
             admin: 0,
         })
@@ -244,7 +247,9 @@ impl EventLoop {
             }
             self.accept();
             self.turn_ready();
-            self.look_at_deadlines();
+            if !self.mail_left || !self.puts_deadlines_off() {
+                self.look_at_deadlines();
+            }
             turned_ns = self.here.shared.clock.now_ns();
             self.count_turn(hits, turned_ns - self.here.now_ns);
         }
@@ -388,7 +393,16 @@ impl EventLoop {
         }
     }
 
+    /// An answer that has come in time, and lies in the inbox, is not to be too late because others lie in front of it. Not without
+    /// end: replies may come as fast as they are taken.
+    #[cold]
+    fn puts_deadlines_off(&mut self) -> bool {
+        self.put_off += 1;
+        self.put_off <= DEADLINES_PUT_OFF_TURNS
+    }
+
     fn look_at_deadlines(&mut self) {
+        self.put_off = 0;
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(self.here.now_ms, DEADLINES_A_TURN, &mut due);
         for slot in due.drain(..) {
