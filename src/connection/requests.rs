@@ -112,6 +112,9 @@ impl Connection {
                         if !self.begin(head, literal, head.bytes < bytes.len(), ws, cx) {
                             // It may cost more than it sends: one a turn.
                             *requests = 0;
+                            if self.unparsed {
+                                return None;
+                            }
                         }
                         Some(head.bytes)
                     }
@@ -255,6 +258,11 @@ impl Connection {
                     return self.refuse(&problem, frame.closing_if(true), ws, cx);
                 }
             },
+            // Whoever does not read earlier answers keeps none of the few places.
+            Ok((Command::Load, _)) if !ws.output.is_empty() => {
+                self.unparsed = true;
+                return self.forget_asker(ws);
+            }
             Ok((Command::Load, _)) => {
                 if self.begin_load(head.framing, frame, ws, cx) && head.expects_continue && !more_follows {
                     Connection::ask_for_content(ws);

@@ -1,6 +1,7 @@
 //! How much patience there is with a client that is slow, and with one that only seems to be.
 
 use super::*;
+use crate::limits::LOADS;
 
 #[test]
 fn a_client_that_reads_slowly_is_not_closed() {
@@ -79,4 +80,24 @@ fn an_empty_line_behind_a_request_holds_nothing_up() {
     assert_eq!(world.connection.phase(), Phase::Head);
     world.expire();
     assert_eq!(world.statuses(), [408]);
+}
+
+#[test]
+fn a_load_does_not_begin_before_earlier_answers_are_out() {
+    let load = "PUT /kv HTTP/1.1\r\nHost: h\r\nX-Request-Id: i\r\nContent-Type: application/x-ndjson\r\nContent-Length: 3\r\n\r\n{}\n";
+    let mut world = World::knowing("a", "value");
+    world.io.room = 10;
+    world.send(&[&get("a"), load.as_bytes()].concat());
+    assert_eq!(world.connection.phase(), Phase::Client);
+    let mut others: Vec<_> = std::iter::from_fn(|| world.backend.loads.begin()).collect();
+    assert_eq!(others.len(), LOADS, "it has no place");
+    others.pop();
+    world.io.room = usize::MAX;
+    world.turn_until_it_waits();
+    assert_eq!((world.statuses(), world.writes.len()), (vec![200], 1), "now it has");
+    assert!(world.backend.loads.begin().is_none());
+    world.turn(Some(&Answer::Failed(Failure::NotStarted)));
+    world.turn_until_it_waits();
+    assert_eq!(world.statuses(), [200, 503]);
+    assert_eq!(String::from_utf8_lossy(&world.io.written).matches("X-Request-Id: i\r\n").count(), 1);
 }
