@@ -129,7 +129,7 @@ impl Load {
         let unended = last && self.whole < self.lines.len();
         self.lines.truncate(self.lines.len() - rest.len());
         let count = std::mem::take(&mut self.count) + usize::from(unended);
-        (self.whole, self.speaks) = (0, !rest.is_empty());
+        (self.whole, self.speaks) = (0, !rest.trim_ascii_start().is_empty());
         (std::mem::replace(&mut self.lines, rest), count)
     }
 }
@@ -302,6 +302,17 @@ mod tests {
         load.out = Some((Claim::default(), LOAD_LINES as u64));
         load.take(&lines).unwrap();
         assert!(load.is_blocked());
+    }
+
+    #[test]
+    fn blanks_that_are_left_over_say_nothing() {
+        let mut load = load(1, 1_000);
+        load.take(b"x\n \r").unwrap();
+        assert!(load.speaks);
+        assert_eq!(load.cut(), (b"x\n".to_vec(), 1));
+        assert!(!load.speaks);
+        load.take(b"\ny").unwrap();
+        assert!(load.speaks);
     }
 
     proptest! {
