@@ -5,7 +5,7 @@ use super::collection::{lent, too_much};
 use super::json;
 use super::{key, query};
 use crate::http::problem::Problem;
-use crate::http::request::{Extras, Version};
+use crate::http::request::{Extras, List as FieldList, Version};
 use crate::http::response::{Encoder, Frame, JSON, Lent};
 use crate::limits::{ITEMS_BYTES, LIST_ROWS, LIST_ROWS_DEFAULT};
 use crate::output::Output;
@@ -57,7 +57,7 @@ impl List {
 
     /// What the client takes, as far as it matters here: lines where it names them, and else a page.
     pub fn negotiate(&mut self, extras: &Extras<'_>, version: Version) {
-        if extras.accept.is_some_and(takes_lines) {
+        if extras.accept.into_iter().chain(extras.lines(FieldList::Accept)).any(takes_lines) {
             self.form = Form::Lines(version);
         }
     }
@@ -278,6 +278,19 @@ mod tests {
             });
             assert_eq!(got, expected, "{query}");
         }
+    }
+
+    #[test]
+    fn what_is_accepted_may_be_said_in_several_lines() {
+        let form = |extras: &Extras<'_>| {
+            let mut list = List::parse("").unwrap();
+            list.negotiate(extras, Version::Http11);
+            list.form
+        };
+        let mut extras = Extras { accept: Some(b"text/html"), ..Extras::default() };
+        assert_eq!(form(&extras), Form::Page);
+        extras.lists.push((FieldList::Accept, NDJSON.as_bytes()));
+        assert_eq!(form(&extras), Form::Lines(Version::Http11));
     }
 
     #[test]

@@ -360,7 +360,7 @@ fn fields_of_some_requests_are_noted_as_they_were_sent() {
     let extras = head.extras;
     let lines = |list| extras.lines(list).collect::<Vec<_>>();
     assert_eq!(lines(List::IfNoneMatch), [b"\"1\"", b"\"2\""]);
-    assert_eq!(lines(List::IfMatch), [b"*"]);
+    assert_eq!((lines(List::IfMatch), lines(List::Accept)), (vec![&b"*"[..]], vec![&b"b"[..]]));
     assert_eq!(
         (lines(List::CacheControl), lines(List::Prefer)),
         (vec![&b"no-cache"[..]], vec![&b"wait=1"[..]])
@@ -371,4 +371,7 @@ fn fields_of_some_requests_are_noted_as_they_were_sent() {
     let twice = b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y\r\n\r\n";
     let Ok(Parsed::Complete(head)) = parse(twice) else { panic!("it is a whole head") };
     assert_eq!(head.extras.authorization, Some(&b""[..]));
+    let twice = b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n\r\n";
+    let Ok(Parsed::Complete(head)) = parse(twice) else { panic!("it is a whole head") };
+    assert_eq!(head.extras.content_encoding, Some(&b""[..]));
 }
