@@ -420,7 +420,9 @@ impl Connection {
             // The rest of a head: parse again when a line has ended, not at every byte. Behind an empty line it only begins.
             self.input.extend_from_slice(bytes);
             if matches!(self.state, State::Idle)
-                || memchr(b'\n', bytes).is_some() || self.input.len() > REQUEST_LINE_BYTES {
+                || memchr(b'\n', bytes).is_some()
+                || self.input.len() > REQUEST_LINE_BYTES
+            {
                 let bytes = std::mem::take(&mut self.input);
                 let used = self.serve(&bytes, requests, ws, cx);
                 self.keep_rest(bytes, used);

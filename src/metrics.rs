@@ -301,7 +301,8 @@ impl Counters {
         self.answers[method as usize][usize::from(status) % STATUSES].add(1);
     }
 
-    /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed.
+    /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed,
+    /// or is not as a condition wants it.
     #[inline]
     pub fn hit(&self, method: Method, status: u16) {
         if status == 404 { &self.cache_absent } else { &self.cache_hits }.add(1);

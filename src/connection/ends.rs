@@ -67,9 +67,6 @@ impl Connection {
                 self.state = State::Loading(load);
                 self.load_expired(ws, cx);
             }
-            State::Waiting(frame, Job::Watch(watch)) => {
-                self.watched_in_vain(watch, frame.closing_if(cx.draining), ws, cx);
-            }
             State::Exporting(frame, export) => {
                 // The queue was full: perhaps it is not any more.
                 self.state = State::Exporting(frame, export);
@@ -78,22 +75,22 @@ impl Connection {
             State::Waiting(frame, job) => {
                 let frame = frame.closing_if(cx.draining);
                 self.observe_job(&job, cx);
-                let problem = match job {
+                match job {
+                    Job::Watch(watch) => self.watched_in_vain(watch, frame, ws, cx),
                     Job::Page(listing) => {
                         self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.flush_and(Turn::Again, io, ws, cx);
                     }
                     Job::Items(collect) => {
                         self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.flush_and(Turn::Again, io, ws, cx);
                     }
-                    Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
+                    Job::Read(..) => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
                     Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
-                        answer::not_started()
+                        self.refuse(&answer::not_started(), frame, ws, cx);
                     }
-                    Job::Write { .. } | Job::Batch(..) => answer::outcome_unknown(),
-                };
-                self.refuse(&problem, frame, ws, cx);
+                    Job::Write { .. } | Job::Batch(..) => {
+                        self.refuse(&answer::outcome_unknown(), frame, ws, cx);
+                    }
+                }
             }
         }
         self.flush_and(Turn::Again, io, ws, cx)

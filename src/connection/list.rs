@@ -138,7 +138,7 @@ impl Connection {
     /// The next piece of the lines, or the next page. Called when everything before is in the kernel's hands.
     pub(super) fn export_on(&mut self, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         let State::Exporting(frame, mut export) = std::mem::replace(&mut self.state, State::Idle) else {
-            return Turn::Again;
+            unreachable!("whoever calls this has seen that it exports");
         };
         self.bring_asker(ws);
         // A piece of its own, for its length is said before it.

@@ -271,7 +271,9 @@ impl Connection {
             }
             Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
             // Whoever expects what is not done may send no content before the answer.
-            Err(problem) if droppable && !matches!(problem.kind, Kind::ValueTooLarge | Kind::ExpectationFailed) => {
+            Err(problem)
+                if droppable && !matches!(problem.kind, Kind::ValueTooLarge | Kind::ExpectationFailed) =>
+            {
                 Purpose::Drop(Owned::Refusal(problem))
             }
             Ok(_) if changes => {

@@ -702,7 +702,10 @@ fn several_keys_are_one_job_and_one_answer_in_the_order_of_the_request() {
     assert_eq!(world.reads.len(), 0, "what was read is cached");
     assert_eq!(items(&world), [some(200, "read"), some(200, "value"), (404, None), some(200, "read")]);
     let counters = &world.counters;
-    assert_eq!((counters.cache_hits.get(), counters.cache_absent.get(), counters.cache_misses.get()), (5, 1, 3));
+    assert_eq!(
+        (counters.cache_hits.get(), counters.cache_absent.get(), counters.cache_misses.get()),
+        (5, 1, 3)
+    );
 }
 
 #[test]

@@ -30,7 +30,9 @@ use crate::connection::context::{Bounds, Context, Workspace};
 use crate::connection::{Connection, Role, Turn};
 use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
-use crate::limits::{DEADLINES_A_TURN, DEADLINES_PUT_OFF_TURNS, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN};
+use crate::limits::{
+    DEADLINES_A_TURN, DEADLINES_PUT_OFF_TURNS, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN,
+};
 use crate::metrics::{Counters, Phase};
 use crate::store::backend::Backend;
 use crate::store::{Answer, Reply};

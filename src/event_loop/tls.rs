@@ -11,8 +11,8 @@
 //! - Before the handshake is done nothing is written, whoever asks: the handshake goes on instead.
 
 use crate::connection::{Connection, Context, Workspace};
-use crate::metrics::Counters;
 use crate::limits::{TLS_OUTPUT_BYTES, TLS_READS};
+use crate::metrics::Counters;
 use mio::net::TcpStream;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;

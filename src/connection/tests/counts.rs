@@ -50,7 +50,8 @@ fn what_the_admin_socket_answers_is_no_problem_of_the_data() {
 #[test]
 fn an_expectation_that_is_refused_is_a_request_like_any_other() {
     let mut world = World::knowing("k", "value");
-    let expects = |method| format!("{method} /kv/k HTTP/1.1\r\nHost: h\r\nX-Request-Id: i\r\nExpect: a-miracle\r\n");
+    let expects =
+        |method| format!("{method} /kv/k HTTP/1.1\r\nHost: h\r\nX-Request-Id: i\r\nExpect: a-miracle\r\n");
     world.send(&[expects("GET").as_bytes(), b"\r\n", &get("k")].concat());
     assert_eq!(world.statuses(), [417, 200], "nothing follows that could be taken for a request");
     world.send(format!("{}Content-Length: 1\r\n\r\n", expects("PUT")).as_bytes());
