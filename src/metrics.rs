@@ -206,15 +206,17 @@ const STATUSES: usize = 512;
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Counters {
-    /// Reads that the cache answered with a value. Apart from absences: a difference of two counters that are read one after the other
-    /// could go backwards.
+    /// Requests that the cache answered with a value. Apart from absences: a difference of two counters that are read one after the
+    /// other could go backwards.
     pub cache_hits: Counter,
-    /// Reads that the cache answered: there is none.
+    /// Requests that the cache answered: there is none.
     pub cache_absent: Counter,
+    /// Values that the cache had for a part of a request: for one of its keys, or for one of its looks.
+    pub part_hits: Counter,
+    /// Keys of which the cache knew, for a part of a request, that there is none.
+    pub part_absent: Counter,
     /// Reads that had to ask the database, or would have had to.
     pub cache_misses: Counter,
-    /// What of the hits and absences was no request with an answer of its own: keys of a request for several, looks of a wait.
-    known_aside: Counter,
     /// Writes queued for the database.
     pub writes: Counter,
     /// Rows stored by bulk loads.
@@ -265,7 +267,8 @@ impl Default for Counters {
         Counters {
             cache_hits: Counter::default(),
             cache_absent: Counter::default(),
-            known_aside: Counter::default(),
+            part_hits: Counter::default(),
+            part_absent: Counter::default(),
             cache_misses: Counter::default(),
             writes: Counter::default(),
             rows_loaded: Counter::default(),
@@ -309,25 +312,34 @@ impl Counters {
         self.answered(method, status);
     }
 
-    /// So many looks for keys have found a value, or that there is none, and were no request with an answer of its own.
-    pub fn hit_aside(&self, looks: u64) {
-        self.cache_hits.add(looks);
-        self.known_aside.add(looks);
-    }
-
-    /// A request for several keys has found so many of them, has found so many to be absent, and did not find the others. If that is
-    /// all of them, it is one request that the cache has answered.
+    /// A request for several keys has found so many of them, has found so many to be absent, and did not find the others. If there are no
+    /// others, it is one that the cache has answered.
     pub fn several(&self, hits: u64, absent: u64, misses: u64) {
-        self.cache_hits.add(hits);
-        self.cache_absent.add(absent);
+        let (hit, none) = match (misses, hits) {
+            (0, 0) => (0, 1),
+            (0, _) => (1, 0),
+            _ => (0, 0),
+        };
+        self.cache_hits.add(hit);
+        self.cache_absent.add(none);
+        self.part_hits.add(hits - hit);
+        self.part_absent.add(absent - none);
         self.cache_misses.add(misses);
-        let answered = u64::from(misses == 0);
-        self.known_aside.add((hits + absent).saturating_sub(answered));
     }
 
     /// Requests that the cache has answered.
     pub fn cache_answers(&self) -> u64 {
-        self.cache_hits.get() + self.cache_absent.get() - self.known_aside.get()
+        self.cache_hits.get() + self.cache_absent.get()
+    }
+
+    /// Values that the cache has had.
+    pub fn hits(&self) -> u64 {
+        self.cache_hits.get() + self.part_hits.get()
+    }
+
+    /// What the cache has known to be absent.
+    pub fn absences(&self) -> u64 {
+        self.cache_absent.get() + self.part_absent.get()
     }
 
     /// Answers with this method, as status and number, where there were any.

@@ -201,7 +201,7 @@ impl Connection {
         let asked = cx.backend.watch(key, (cx.now_s, freshness), *ticket, hit);
         match (asked, same) {
             (Asked::Answered(()), Some(row)) => {
-                cx.counters.hit_aside(1);
+                cx.counters.part_hits.add(1);
                 watch.see(row, None, cx);
                 self.wait(frame, Job::Watch(watch), cx);
                 self.deadline_ms = self.own_deadline_ms(cx);

@@ -4,8 +4,7 @@ use super::*;
 
 fn of(world: &World) -> (u64, u64, u64, u64) {
     let counters = &world.counters;
-    let known = (counters.cache_hits.get(), counters.cache_absent.get());
-    (known.0, known.1, counters.cache_misses.get(), counters.cache_answers())
+    (counters.hits(), counters.absences(), counters.cache_misses.get(), counters.cache_answers())
 }
 
 /// While the database is down a ratio of hits that leaves them out would say that all is well.
