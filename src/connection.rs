@@ -22,15 +22,19 @@
 //! - Idle, it owns no buffer: reading, parsing and encoding happen in the loop's [`Workspace`]; only what is left
 //!   over is copied out of it.
 
+mod answered;
 mod asker;
 mod collect;
 pub mod context;
 mod ends;
 mod incoming;
+mod jobs;
 mod list;
 mod load;
+mod read;
 mod requests;
 mod watch;
+mod write;
 
 use crate::api::auth;
 use crate::http::response::Frame;
@@ -40,14 +44,14 @@ use crate::limits::{
 use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
 use crate::store::Reply;
-use crate::token::{Id, Ticket};
+use crate::token::Id;
 use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
 use incoming::Incoming;
+use jobs::Job;
 use list::Export;
 use load::Load;
 use memchr::memchr;
-use requests::Job;
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 
@@ -252,21 +256,6 @@ impl Connection {
         }
         let then = self.advance(io, ws, cx);
         self.flush_and(then, io, ws, cx)
-    }
-
-    /// True when this reply is for the job that is out.
-    pub fn waits_for(&self, ticket: Ticket) -> bool {
-        if let State::Loading(load) = &self.state {
-            return load.is_out() && ticket.id == self.id && ticket.job == self.jobs;
-        }
-        let State::Waiting(_, job) = &self.state else { return false };
-        ticket.id == self.id
-            && match job {
-                Job::Items(collect) => collect.waits_for(ticket.job),
-                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) | Job::Page(_) => {
-                    ticket.job == self.jobs
-                }
-            }
     }
 
     /// Sends what was encoded; once the kernel has all of it, `then` says what comes next.

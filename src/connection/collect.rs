@@ -1,7 +1,7 @@
 //! A request for several keys: what the cache knows is taken at once, the rest is waited for, each key under a job
 //! number of its own, and everything leaves as one answer. Called by [`super::requests`].
 
-use super::requests::Job;
+use super::jobs::Job;
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer;
 use crate::api::collection::{self, Item};

@@ -1,7 +1,7 @@
 //! How what a connection waits for comes to an end before it has come: its deadline passes, the server drains or can wait no
 //! longer, there is no room for it.
 
-use super::requests::Job;
+use super::jobs::Job;
 use super::{Connection, Context, Crowd, Socket, State, Turn, Workspace};
 use crate::api::answer;
 use crate::http::problem::{Kind, Problem};

@@ -2,7 +2,7 @@
 //! next one is asked for when everything of the last one is in the kernel's hands, so that whoever reads slowly holds
 //! one page here, and nobody waits behind a long list. Called by [`super`] and by [`super::requests`].
 
-use super::requests::Job;
+use super::jobs::Job;
 use super::{Connection, Context, State, Turn, Workspace};
 use crate::api::answer;
 use crate::api::list::{Form, LINES_STATUS, Lines, List};

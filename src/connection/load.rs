@@ -163,7 +163,7 @@ impl Connection {
                 used
             }
             Err(problem) => {
-                cx.counters.parse_error(super::requests::reason(&problem));
+                cx.counters.parse_error(super::answered::reason(&problem));
                 self.fail_load(&problem, ws, cx);
                 bytes.len()
             }
