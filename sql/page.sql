@@ -1,13 +1,14 @@
--- One page of a list: the rows from $1 on and before $2, up to $3 of them, and no more values than that the rows before
--- stay below $4 bytes (NULL: no values at all). The innermost query has no upper end, so that it is nothing but a walk
+-- One page of a list: the rows from $1 on and before $2, up to $3 of them, and no more than that the keys of the rows before,
+-- and with $5 their values, stay below $4 bytes. Without $5 no values are told. The innermost query has no upper end, so that it is nothing but a walk
 -- along kv_store_key_order that stops after so many rows, whatever the planner thinks of the keys. Whoever asks for the
 -- next page must know whether there is one: one row more is looked at, and counted.
-SELECT key, CASE WHEN $4 IS NOT NULL THEN value END AS value, version, expires_at, found
+SELECT key, CASE WHEN $5 THEN value END AS value, version, expires_at, found
 FROM (
     SELECT *,
         row_number() OVER in_order AS number,
         count(*) OVER () AS found,
-        sum(octet_length(value)) OVER (in_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+        sum(octet_length(key) + CASE WHEN $5 THEN coalesce(octet_length(value), 0) ELSE 0 END)
+            OVER (in_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
     FROM (
         SELECT key, value, xmin AS version,
             CASE WHEN isfinite(expires_at)
@@ -20,5 +21,5 @@ FROM (
     WHERE key COLLATE "C" < $2
     WINDOW in_order AS (ORDER BY key COLLATE "C")
 ) AS page
-WHERE number <= $3 AND ($4 IS NULL OR bytes_before IS NULL OR bytes_before < $4)
+WHERE number <= $3 AND (bytes_before IS NULL OR bytes_before < $4)
 ORDER BY number;

@@ -2,7 +2,6 @@
 //! Loops read it once a turn; the layers below them take it as an argument.
 
 use rustix::time::{ClockId, clock_gettime};
-use std::time::Duration;
 
 /// A monotonic clock, which goes on while the machine sleeps, as that of the database does: what is cached of a row that expires is to
 /// end with it. `Instant` stands still then. Copies agree.
@@ -31,11 +30,6 @@ impl Clock {
     /// Time since the beginning, in nanoseconds: for 584 years.
     pub fn now_ns(&self) -> u64 {
         since_boot_ns().saturating_sub(self.epoch_ns)
-    }
-
-    /// Time since the beginning.
-    pub fn elapsed(&self) -> Duration {
-        Duration::from_nanos(self.now_ns())
     }
 }
 

@@ -14,22 +14,29 @@
 //!   from anywhere, once the connection is to end:  Closing ──flushed──► Lingering ──► gone
 //! ```
 //!
+//! - Before its first request it is New: that is Idle, but for an empty line. Behind a request one is left over, in front of
+//!   the first it begins it.
 //! - While it waits for a reply it parses no further. That keeps answers in the order of the requests, lets a
 //!   pipelined GET see the PUT before it, and bounds what one connection can have under way.
 //! - While a client does not read its answers, nothing more of it is parsed either.
 //! - Idle, it owns no buffer: reading, parsing and encoding happen in the loop's [`Workspace`]; only what is left
 //!   over is copied out of it.
 
+mod answered;
 mod asker;
 mod collect;
 pub mod context;
 mod ends;
 mod incoming;
+mod jobs;
 mod list;
 mod load;
+mod read;
 mod requests;
 mod watch;
+mod write;
 
+use crate::api::auth;
 use crate::http::response::Frame;
 use crate::limits::{
     DRAIN_IDLE_MS, FLUSH_BYTES, LINGER_BYTES, LINGER_MS, READS_A_TURN, REQUEST_LINE_BYTES, REQUESTS_A_TURN,
@@ -37,14 +44,14 @@ use crate::limits::{
 use crate::metrics::{Method, Phase};
 use crate::output::{Flush, Output};
 use crate::store::Reply;
-use crate::token::{Id, Ticket};
+use crate::token::Id;
 use asker::Asker;
 pub use context::{Bounds, Context, Workspace};
 use incoming::Incoming;
+use jobs::Job;
 use list::Export;
 use load::Load;
 use memchr::memchr;
-use requests::Job;
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 
@@ -109,6 +116,8 @@ pub struct Connection {
     sent_ns: u64,
     /// The method of the last request, for who counts.
     method: Method,
+    /// By which token the last request was let in, where there are tokens.
+    token: Option<auth::Id>,
     /// Who its client is, where answers are logged.
     peer: Option<Box<IpAddr>>,
     /// Of the request that is waited for.
@@ -117,6 +126,8 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum State {
+    /// Before the first request, of which nothing has come.
+    New,
     /// Between requests.
     Idle,
     /// Some of a head is in `input`.
@@ -139,7 +150,7 @@ impl Connection {
     /// A connection that was accepted just now.
     pub fn new(id: Id, role: Role, cx: &Context<'_>) -> Connection {
         Connection {
-            state: State::Idle,
+            state: State::New,
             id,
             role,
             input: Vec::new(),
@@ -151,6 +162,7 @@ impl Connection {
             deadline_ms: cx.now_ms + cx.bounds.idle_timeout_ms,
             sent_ns: 0,
             method: Method::None,
+            token: None,
             peer: None,
             asker: None,
         }
@@ -187,7 +199,7 @@ impl Connection {
     pub fn phase(&self) -> Phase {
         match &self.state {
             _ if self.backlog.is_some() => Phase::Client,
-            State::Idle => Phase::Idle,
+            State::New | State::Idle => Phase::Idle,
             State::Head => Phase::Head,
             State::Loading(load) if load.is_out() => Phase::Reply,
             State::Content(_) | State::Loading(_) => Phase::Content,
@@ -214,43 +226,36 @@ impl Connection {
     }
 
     /// Does what can be done now: sends what is left over, reads, answers, sends, each at most once if the requests
-    /// are small. `reply` is one that it [waits for](Connection::waits_for).
-    pub fn turn(
+    /// are small.
+    pub fn turn(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
+        debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
+        debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
+        self.turn_on(io, ws, cx)
+    }
+
+    /// The same with a reply that it [waits for](Connection::waits_for).
+    pub fn turn_with(
         &mut self,
+        reply: Reply,
         io: &mut impl Socket,
         ws: &mut Workspace,
         cx: &Context<'_>,
-        reply: Option<&Reply>,
     ) -> Turn {
         debug_assert!(ws.output.is_empty(), "another connection's answers were left in the workspace");
-        debug_assert!(!Connection::has_asker(ws), "another connection's asker was left in the workspace");
-        if let Some(reply) = reply {
-            // While something is left over for its client to take, that has its own deadline, whatever the reply leads to.
-            let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
-            self.take_reply(reply, ws, cx);
-            self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
-            self.keep_asker(ws);
-        }
+        // While something is left over for its client to take, that has its own deadline, whatever the reply leads to.
+        let slow_ms = self.backlog.is_some().then_some(self.deadline_ms);
+        self.take_reply(reply, ws, cx);
+        self.deadline_ms = slow_ms.unwrap_or(self.deadline_ms);
+        self.keep_asker(ws);
+        self.turn_on(io, ws, cx)
+    }
+
+    fn turn_on(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         if let Some(turn) = self.send_backlog(io, ws, cx) {
             return turn;
         }
         let then = self.advance(io, ws, cx);
         self.flush_and(then, io, ws, cx)
-    }
-
-    /// True when this reply is for the job that is out.
-    pub fn waits_for(&self, ticket: Ticket) -> bool {
-        if let State::Loading(load) = &self.state {
-            return load.is_out() && ticket.id == self.id && ticket.job == self.jobs;
-        }
-        let State::Waiting(_, job) = &self.state else { return false };
-        ticket.id == self.id
-            && match job {
-                Job::Items(collect) => collect.waits_for(ticket.job),
-                Job::Read(..) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) | Job::Page(_) => {
-                    ticket.job == self.jobs
-                }
-            }
     }
 
     /// Sends what was encoded; once the kernel has all of it, `then` says what comes next.
@@ -296,8 +301,8 @@ impl Connection {
         match &self.state {
             // An answer that is on its way is a request under way, whatever else happens.
             _ if self.backlog.is_some() => cx.now_ms + cx.bounds.idle_timeout_ms,
-            State::Idle if cx.draining => cx.now_ms + DRAIN_IDLE_MS,
-            State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
+            State::New | State::Idle if cx.draining => cx.now_ms + DRAIN_IDLE_MS,
+            State::New | State::Idle | State::Closing => cx.now_ms + cx.bounds.idle_timeout_ms,
             State::Head => cx.now_ms + cx.bounds.header_timeout_ms,
             // A wait without news and a load between two pieces may go on for ever: they end now.
             State::Waiting(_, Job::Watch(watch)) if cx.draining && watch.look_at_ms().is_some() => cx.now_ms,
@@ -337,7 +342,8 @@ impl Connection {
                 State::Waiting(..) if self.is_abandoned_watch() => return Turn::Close,
                 State::Waiting(..) | State::Exporting(..) | State::Closing => return Turn::Wait,
                 State::Loading(ref load) if load.is_blocked() => return Turn::Wait,
-                State::Idle
+                State::New
+                | State::Idle
                 | State::Head
                 | State::Content(_)
                 | State::Loading(_)
@@ -400,9 +406,12 @@ impl Connection {
                 self.input = bytes[used..].to_vec();
             }
         } else {
-            // The rest of a head: parse again when a line has ended, not at every byte.
+            // The rest of a head: parse again when a line has ended, not at every byte. Behind an empty line it only begins.
             self.input.extend_from_slice(bytes);
-            if memchr(b'\n', bytes).is_some() || self.input.len() > REQUEST_LINE_BYTES {
+            if matches!(self.state, State::Idle)
+                || memchr(b'\n', bytes).is_some()
+                || self.input.len() > REQUEST_LINE_BYTES
+            {
                 let bytes = std::mem::take(&mut self.input);
                 let used = self.serve(&bytes, requests, ws, cx);
                 self.keep_rest(bytes, used);

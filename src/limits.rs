@@ -97,6 +97,8 @@ pub const EVENTS_A_TURN: usize = 1024;
 pub const DEADLINES_A_TURN: usize = 256;
 /// Replies taken from the inbox in one turn.
 pub const REPLIES_A_TURN: usize = 1024;
+/// Turns in a row that look at no deadlines because there are replies left for the next one.
+pub const DEADLINES_PUT_OFF_TURNS: usize = 16;
 
 /// Connections over `--max-connections` that one loop tells so with a 503 at a time; beyond these they are closed without a word.
 pub const TURNED_AWAY: usize = 64;

@@ -206,12 +206,16 @@ const STATUSES: usize = 512;
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Counters {
-    /// Reads that the cache answered with a value. Apart from absences: a difference of two counters that are read one after the other
-    /// could go backwards.
+    /// Requests that the cache answered with a value. Apart from absences: a difference of two counters that are read one after the
+    /// other could go backwards.
     pub cache_hits: Counter,
-    /// Reads that the cache answered: there is none.
+    /// Requests that the cache answered: there is none.
     pub cache_absent: Counter,
-    /// Reads that had to ask the database.
+    /// Values that the cache had for a part of a request: for one of its keys, or for one of its looks.
+    pub part_hits: Counter,
+    /// Keys of which the cache knew, for a part of a request, that there is none.
+    pub part_absent: Counter,
+    /// Reads that had to ask the database, or would have had to.
     pub cache_misses: Counter,
     /// Writes queued for the database.
     pub writes: Counter,
@@ -245,7 +249,7 @@ pub struct Counters {
     pub busy_ns: Counter,
     /// Nanoseconds in poll.
     pub waiting_ns: Counter,
-    /// Durations of the turns that hits were answered in, once for each hit.
+    /// Durations of the turns that hits were answered in, once for each request.
     pub hit_duration: Histogram,
     /// Durations of reads that the database answered.
     pub miss_duration: Histogram,
@@ -263,6 +267,8 @@ impl Default for Counters {
         Counters {
             cache_hits: Counter::default(),
             cache_absent: Counter::default(),
+            part_hits: Counter::default(),
+            part_absent: Counter::default(),
             cache_misses: Counter::default(),
             writes: Counter::default(),
             rows_loaded: Counter::default(),
@@ -298,16 +304,42 @@ impl Counters {
         self.answers[method as usize][usize::from(status) % STATUSES].add(1);
     }
 
-    /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed.
+    /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed,
+    /// or is not as a condition wants it.
     #[inline]
     pub fn hit(&self, method: Method, status: u16) {
         if status == 404 { &self.cache_absent } else { &self.cache_hits }.add(1);
         self.answered(method, status);
     }
 
-    /// Reads that the cache has answered.
-    pub fn cache_known(&self) -> u64 {
+    /// A request for several keys has found so many of them, has found so many to be absent, and did not find the others. If there are no
+    /// others, it is one that the cache has answered.
+    pub fn several(&self, hits: u64, absent: u64, misses: u64) {
+        let (hit, none) = match (misses, hits) {
+            (0, 0) => (0, 1),
+            (0, _) => (1, 0),
+            _ => (0, 0),
+        };
+        self.cache_hits.add(hit);
+        self.cache_absent.add(none);
+        self.part_hits.add(hits - hit);
+        self.part_absent.add(absent - none);
+        self.cache_misses.add(misses);
+    }
+
+    /// Requests that the cache has answered.
+    pub fn cache_answers(&self) -> u64 {
         self.cache_hits.get() + self.cache_absent.get()
+    }
+
+    /// Values that the cache has had.
+    pub fn hits(&self) -> u64 {
+        self.cache_hits.get() + self.part_hits.get()
+    }
+
+    /// What the cache has known to be absent.
+    pub fn absences(&self) -> u64 {
+        self.cache_absent.get() + self.part_absent.get()
     }
 
     /// Answers with this method, as status and number, where there were any.
@@ -331,7 +363,7 @@ impl Counters {
         self.lines_failed.add(refused);
     }
 
-    /// A problem with this number among the kinds was answered.
+    /// A problem with this number among the kinds was answered on the data socket.
     pub fn problem(&self, kind: usize) {
         self.problems[kind].add(1);
     }

@@ -71,7 +71,7 @@ pub struct Running {
     pub ready_line: String,
     stopper: Stopper,
     renewer: Option<Renewer>,
-    loops: Vec<JoinHandle<io::Result<()>>>,
+    loops: Vec<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     end: Sender<Infallible>,
     shared: Arc<Shared>,
@@ -309,14 +309,12 @@ impl Running {
         }
     }
 
-    /// Waits until the server has drained and everything behind it has ended. An error is a loop that has failed.
+    /// Waits until the server has drained and everything behind it has ended. An error is a loop that has panicked.
     pub fn join(self) -> Result<(), String> {
         let mut result = Ok(());
         for thread in self.loops {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => result = Err(format!("an event loop has failed: {error}")),
-                Err(_) => result = Err("an event loop has panicked".into()),
+            if thread.join().is_err() {
+                result = Err("an event loop has panicked".into());
             }
         }
         // With the last sender the queues close, and the workers end.
@@ -356,7 +354,7 @@ fn start_loops(
     sockets: Sockets,
     shared: &Arc<Shared>,
     credentials: &Credentials,
-) -> Result<Vec<JoinHandle<io::Result<()>>>, String> {
+) -> Result<Vec<JoinHandle<()>>, String> {
     let Sockets { data, mut admin, .. } = sockets;
     let mut threads = Vec::new();
     for (number, ((poll, inbox, counters), data)) in polls.into_iter().zip(data).enumerate() {
@@ -369,7 +367,16 @@ fn start_loops(
         let (shared, credentials) = (Arc::clone(shared), credentials.clone());
         let event_loop = EventLoop::new(poll, number as u16, shared, credentials, inbox, counters, listeners)
             .map_err(|e| format!("cannot poll: {e}"))?;
-        let thread = thread::Builder::new().name(format!("loop {number}")).spawn(move || event_loop.run());
+        let turn = move || {
+            // Nobody would serve its connections any more, and others would go on as if all were well: as where it panics, who
+            // watches over the process starts it anew.
+            if let Err(error) = event_loop.run() {
+                log::error!("event loop {number} has failed: {error}");
+                log::logger().flush();
+                std::process::abort();
+            }
+        };
+        let thread = thread::Builder::new().name(format!("loop {number}")).spawn(turn);
         threads.push(thread.map_err(|e| cannot_start_thread(&e))?);
     }
     Ok(threads)

@@ -197,6 +197,7 @@ fn a_content_that_stands_for_something_else_is_refused() {
     let mut client = server.connect();
     for (fields, outcome) in [
         ("Content-Encoding: gzip\r\n", "415 unsupported-media-type"),
+        ("Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", "415 unsupported-media-type"),
         ("Content-Range: bytes 0-0/5\r\n", "400 malformed-request"),
         ("Content-Encoding: identity\r\n", "201"),
     ] {

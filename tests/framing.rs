@@ -238,7 +238,10 @@ fn request_fields() {
         fields("Host: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", "200", Goes),
         row("BREW /kv/k HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "501 unknown-method", Closes),
         // Expect.
-        fields("Host: h\r\nExpect: a-miracle\r\n", "417 expectation-failed", Closes),
+        fields("Host: h\r\nExpect: a-miracle\r\n", "417 expectation-failed", Goes),
+        fields("Host: h\r\nExpect: 100-continue\r\nExpect: a-miracle\r\n", "417 expectation-failed", Goes),
+        put("Content-Length: 5\r\nExpect: a-miracle", "value", "417 expectation-failed", Closes),
+        row("BREW /kv/k HTTP/1.1\r\nHost: h\r\nExpect: a-miracle\r\n\r\n", "501 unknown-method", Goes),
         fields("Host: h\r\nExpect: 100-continue\r\n", "200", Goes),
         row("GET /kv/known HTTP/1.0\r\nExpect: a-miracle\r\n\r\n", "200", Closes),
         // Limits.

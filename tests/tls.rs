@@ -324,6 +324,52 @@ fn what_is_no_tls_gets_an_alert_and_a_clean_close() {
     wait_until("all are counted", || server.metric("hotrow_tls_failures_total") == 4);
 }
 
+#[test]
+fn a_handshake_that_is_cut_is_a_failure_and_one_that_is_done_is_counted_whatever_follows() {
+    let certificates = Certificates::new();
+    let server =
+        certificates.server(&["--event-loops", "1", "--header-timeout", "1s", "--idle-timeout", "1s"]);
+    let config = certificates.config(&TLS13);
+    let (failures, done) = ("hotrow_tls_failures_total", "hotrow_tls_handshakes_total");
+    let idle = r#"hotrow_connections_closed_total{reason="idle"}"#;
+    let hello = || {
+        let mut hello = Vec::new();
+        client_side(&config).write_tls(&mut hello).unwrap();
+        hello
+    };
+    let mut cut = tcp(server.address);
+    cut.write_all(&hello()[..100]).unwrap();
+    drop(cut);
+    wait_until("a handshake that its client has cut is counted", || server.metric(failures) == 1);
+    let mut late = tcp(server.address);
+    late.write_all(&hello()[..100]).unwrap();
+    assert_eq!(late.read(&mut [0; 8]).unwrap_or(0), 0);
+    assert_eq!((server.metric(failures), server.metric(idle)), (2, 0));
+    // Who says nothing has begun no handshake.
+    drop(tcp(server.address));
+    assert_eq!(tcp(server.address).read(&mut [0; 8]).unwrap(), 0);
+    wait_until("silence is counted", || server.metric(idle) == 1);
+    assert_eq!((server.metric(failures), server.metric(done)), (2, 0));
+    // The last flight of a handshake, and the end, come as one event.
+    let (mut socket, mut session) = (tcp(server.address), client_side(&config));
+    session.write_tls(&mut socket).unwrap();
+    while session.is_handshaking() {
+        session.read_tls(&mut socket).unwrap();
+        session.process_new_packets().unwrap();
+    }
+    session.send_close_notify();
+    let mut flight = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut flight).unwrap();
+    }
+    stand_still(server.pid());
+    socket.write_all(&flight).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    server.signal(Signal::CONT);
+    wait_until("a session that ends at once is counted", || server.metric(done) == 1);
+    assert_eq!(server.metric(failures), 2);
+}
+
 /// What a client sends up to and with its first request, cut into the flights that it comes in.
 fn flights(config: &Arc<ClientConfig>, address: SocketAddr) -> (TcpStream, ClientConnection) {
     let mut session = client_side(config);

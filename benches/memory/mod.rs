@@ -112,7 +112,7 @@ impl World {
     pub(crate) fn turn(&mut self, input: &[u8]) -> usize {
         let mut memory = Memory { input, written: 0 };
         self.connection.set_readable(false);
-        let turn = self.connection.turn(&mut memory, &mut self.ws, &self.around.context(), None);
+        let turn = self.connection.turn(&mut memory, &mut self.ws, &self.around.context());
         assert_eq!(turn, Turn::Wait);
         memory.written
     }

@@ -5,6 +5,7 @@ use super::{Command, route};
 use crate::http::problem::{Kind, Problem};
 use crate::limits::{TOKEN_BYTES, TOKENS};
 use std::fmt;
+use std::num::NonZeroU32;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 /// What a token is good for.
@@ -16,13 +17,45 @@ pub enum Access {
     ReadWrite,
 }
 
+impl Access {
+    fn allow(self, changes: bool) -> Result<(), Problem> {
+        match self {
+            Access::ReadOnly if changes => {
+                Err(Problem::new(Kind::Forbidden, "this token is good for reading only"))
+            }
+            Access::ReadOnly | Access::ReadWrite => Ok(()),
+        }
+    }
+}
+
 /// All tokens that are good.
-pub struct Tokens(Vec<(Access, Box<[u8]>)>);
+pub struct Tokens {
+    known: Vec<Token>,
+    /// The number of the next one that is new.
+    next: Id,
+}
+
+struct Token {
+    access: Access,
+    secret: Box<[u8]>,
+    id: Id,
+}
+
+/// Which token it was, without the token: what a request that takes long is asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id(NonZeroU32);
+
+impl Id {
+    /// One that nothing has for a long time to come: there are few tokens at a time.
+    fn next(self) -> Id {
+        Id(self.0.checked_add(1).unwrap_or(NonZeroU32::MIN))
+    }
+}
 
 /// Without the tokens: they would be read in a log.
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tokens", self.0.len())
+        write!(f, "{} tokens", self.known.len())
     }
 }
 
@@ -30,7 +63,7 @@ impl Tokens {
     /// The tokens of a file: `ro TOKEN` or `rw TOKEN`, one a line; empty lines and those that begin with # say nothing.
     /// An error names the line, and not what is in it.
     pub fn parse(text: &str) -> Result<Tokens, String> {
-        let mut tokens = Vec::new();
+        let (mut known, mut next) = (Vec::<Token>::new(), Id(NonZeroU32::MIN));
         for (number, line) in (1..).zip(text.lines()) {
             let mut words = line.split_whitespace();
             let access = match words.next() {
@@ -50,51 +83,58 @@ impl Tokens {
                 ));
             }
             // One of them is left over, and would be the one that counts.
-            if tokens
-                .iter()
-                .any(|(other, known): &(Access, Box<[u8]>)| *other != access && **known == *token.as_bytes())
-            {
+            if known.iter().any(|other| other.access != access && *other.secret == *token.as_bytes()) {
                 return Err(format!("the token in line {number} stands above with other rights"));
             }
-            tokens.push((access, token.as_bytes().into()));
+            known.push(Token { access, secret: token.as_bytes().into(), id: next });
+            next = next.next();
         }
-        match tokens.len() {
+        match known.len() {
             0 => Err("there is no token in it: nobody would be let in".into()),
-            1..=TOKENS => Ok(Tokens(tokens)),
+            1..=TOKENS => Ok(Tokens { known, next }),
             n => Err(format!("there are {n} tokens in it, and {TOKENS} is the most")),
         }
     }
 
-    /// What a method and a target ask for, if whoever asks may have it. Without a token nobody learns what there is;
+    /// The same, with those that were there before by the number that they had. One that was taken away and is there again is
+    /// a new one.
+    pub fn after(mut self, before: &Tokens) -> Tokens {
+        self.next = before.next;
+        for token in &mut self.known {
+            // Of lines that say the same the last one counts, as for a request.
+            let same = before.known.iter().rfind(|other| other.secret == token.secret);
+            token.id = same.map_or(self.next, |same| same.id);
+            self.next = if same.is_none() { self.next.next() } else { self.next };
+        }
+        self
+    }
+
+    /// Whether a token is still good: for changing something, or for reading.
+    pub fn stands(&self, id: Option<Id>, changes: bool) -> Result<(), Problem> {
+        match self.known.iter().find(|token| Some(token.id) == id) {
+            Some(token) => token.access.allow(changes),
+            None => Err(Problem::new(Kind::Unauthorized, "this token was taken away meanwhile")),
+        }
+    }
+
+    /// What a method and a target ask for, and by which token, if whoever asks may have it. Without a token nobody learns what there is;
     /// but a browser asks for the methods of a resource before it sends its token.
     pub fn route<'b>(
         &self,
         method: &str,
         target: &'b str,
         authorization: Option<&[u8]>,
-    ) -> Result<Command<'b>, Problem> {
-        let access = if method == "OPTIONS" { Access::ReadOnly } else { self.access(authorization)? };
-        let command = route(method, target)?;
-        let writes = match command {
-            Command::Set(..) | Command::Delete(_) | Command::Add(..) | Command::Batch(_) | Command::Load => {
-                true
-            }
-            Command::Get(_)
-            | Command::GetMany(_)
-            | Command::List(_)
-            | Command::Options(_)
-            | Command::Description
-            | Command::Admin(_) => false,
-        };
-        match access {
-            Access::ReadOnly if writes => {
-                Err(Problem::new(Kind::Forbidden, "this token is good for reading only"))
-            }
-            Access::ReadOnly | Access::ReadWrite => Ok(command),
+    ) -> Result<(Command<'b>, Option<Id>), Problem> {
+        if method == "OPTIONS" {
+            return Ok((route(method, target)?, None));
         }
+        let (access, id) = self.access(authorization)?;
+        let command = route(method, target)?;
+        access.allow(command.changes())?;
+        Ok((command, Some(id)))
     }
 
-    fn access(&self, authorization: Option<&[u8]>) -> Result<Access, Problem> {
+    fn access(&self, authorization: Option<&[u8]>) -> Result<(Access, Id), Problem> {
         let unauthorized = |detail: &'static str| Problem::new(Kind::Unauthorized, detail);
         let Some(field) = authorization else {
             return Err(unauthorized("a token is needed here: Authorization: Bearer TOKEN"));
@@ -107,16 +147,16 @@ impl Tokens {
             _ => return Err(unauthorized("the scheme of Authorization is Bearer, and a token follows")),
         };
         // Every token is compared, each in a time that does not depend on where they differ.
-        let (mut found, mut writes) = (Choice::from(0), 0u8);
-        for (access, known) in &self.0 {
-            let same = known.ct_eq(token);
-            writes.conditional_assign(&u8::from(*access == Access::ReadWrite), same);
+        let (mut found, mut writes, mut id) = (Choice::from(0), 0u8, 0u32);
+        for known in &self.known {
+            let same = known.secret.ct_eq(token);
+            writes.conditional_assign(&u8::from(known.access == Access::ReadWrite), same);
+            id.conditional_assign(&known.id.0.get(), same);
             found |= same;
         }
-        match (bool::from(found), writes) {
-            (false, _) => Err(unauthorized("this token is not known here")),
-            (true, 0) => Ok(Access::ReadOnly),
-            (true, _) => Ok(Access::ReadWrite),
+        match NonZeroU32::new(id).filter(|_| bool::from(found)) {
+            None => Err(unauthorized("this token is not known here")),
+            Some(id) => Ok((if writes == 0 { Access::ReadOnly } else { Access::ReadWrite }, Id(id))),
         }
     }
 }
@@ -149,6 +189,32 @@ mod tests {
             let error = Tokens::parse(text).unwrap_err();
             assert!(error.contains(part) && !error.contains("abc"), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_token_is_known_again_in_the_next_file_as_long_as_it_is_in_every_one() {
+        let ids = |tokens: &Tokens| {
+            ["reader", "writer", "other"].map(|token| {
+                let field = format!("Bearer {token}");
+                tokens.route("GET", "/kv/a", Some(field.as_bytes())).ok().and_then(|(_, id)| id)
+            })
+        };
+        let first = Tokens::parse("ro reader\nrw writer\nrw writer").unwrap();
+        let [reader, writer, none] = ids(&first);
+        assert!(reader.is_some() && writer.is_some() && reader != writer && none.is_none());
+        let second = Tokens::parse("ro other\nro writer").unwrap().after(&first);
+        let [_, writer_then, other] = ids(&second);
+        assert!(writer_then == writer && other.is_some() && other != reader && other != writer);
+        let third = Tokens::parse("rw writer\nro reader\nro other").unwrap().after(&second);
+        let [reader_then, writer_then, other_then] = ids(&third);
+        assert!(
+            writer_then == writer && other_then == other && ![reader, writer, other].contains(&reader_then)
+        );
+        let status =
+            |tokens: &Tokens, id, changes| tokens.stands(id, changes).map_err(|problem| problem.status());
+        assert_eq!((status(&first, writer, true), status(&first, reader, true)), (Ok(()), Err(403)));
+        assert_eq!((status(&second, writer, false), status(&second, writer, true)), (Ok(()), Err(403)));
+        assert_eq!((status(&second, reader, false), status(&third, reader, false)), (Err(401), Err(401)));
     }
 
     #[test]

@@ -83,8 +83,8 @@ fn requests(page: &mut Page, loops: &Loops) {
 
 fn cache(page: &mut Page, status: &Status, loops: &Loops) {
     let stats = status.engine.stats();
-    page.put(&families::CACHE_REQUESTS, &["hit"], sum(loops, |c| &c.cache_hits));
-    page.put(&families::CACHE_REQUESTS, &["absent"], sum(loops, |c| &c.cache_absent));
+    page.put(&families::CACHE_REQUESTS, &["hit"], loops.iter().map(|c| c.hits()).sum::<u64>());
+    page.put(&families::CACHE_REQUESTS, &["absent"], loops.iter().map(|c| c.absences()).sum::<u64>());
     page.put(&families::CACHE_REQUESTS, &["miss"], sum(loops, |c| &c.cache_misses));
     page.one(&families::CACHE_ENTRIES, stats.entries);
     page.one(&families::CACHE_BYTES, stats.bytes);

@@ -5,7 +5,7 @@ use super::collection::{lent, too_much};
 use super::json;
 use super::{key, query};
 use crate::http::problem::Problem;
-use crate::http::request::{Extras, Version};
+use crate::http::request::{Extras, List as FieldList, Version};
 use crate::http::response::{Encoder, Frame, JSON, Lent};
 use crate::limits::{ITEMS_BYTES, LIST_ROWS, LIST_ROWS_DEFAULT};
 use crate::output::Output;
@@ -57,7 +57,7 @@ impl List {
 
     /// What the client takes, as far as it matters here: lines where it names them, and else a page.
     pub fn negotiate(&mut self, extras: &Extras<'_>, version: Version) {
-        if extras.accept.is_some_and(takes_lines) {
+        if extras.accept.into_iter().chain(extras.lines(FieldList::Accept)).any(takes_lines) {
             self.form = Form::Lines(version);
         }
     }
@@ -68,13 +68,13 @@ impl List {
             Form::Page => (self.limit.unwrap_or(LIST_ROWS_DEFAULT), self.values),
             Form::Lines(_) => (self.limit.unwrap_or(LIST_ROWS), true),
         };
-        Range::new(&self.prefix, self.after.as_deref(), rows, values.then_some(ITEMS_BYTES))
+        Range::new(&self.prefix, self.after.as_deref(), rows, ITEMS_BYTES, values)
     }
 
     /// The page behind this key, if that many rows are not enough.
     pub fn next(&self, last: &str, rows: u32) -> Option<Range> {
         let left = self.limit.map_or(LIST_ROWS, |limit| limit.saturating_sub(rows));
-        (left > 0).then(|| Range::new(&self.prefix, Some(last), left.min(LIST_ROWS), Some(ITEMS_BYTES)))
+        (left > 0).then(|| Range::new(&self.prefix, Some(last), left.min(LIST_ROWS), ITEMS_BYTES, true))
     }
 
     /// The target of the page behind this key.
@@ -89,10 +89,16 @@ impl List {
         link + &format!("&cursor={cursor}>; rel=\"next\"")
     }
 
-    /// Writes one page: `{"items":[…],"cursor":…}`. Encoded, values get no further than `bytes`.
+    /// Writes one page: `{"items":[…],"cursor":…}`. Encoded, its rows are as many as begin before [`ITEMS_BYTES`], whatever was
+    /// read, and values get no further than `bytes`.
     pub fn answer(&self, encoder: &Encoder, out: &mut Output, page: &Page, bytes: usize, frame: Frame) {
         let mut json = b"{\"items\":[".to_vec();
+        let mut told = 0;
         for (at, row) in page.rows.iter().enumerate() {
+            if json.len() >= ITEMS_BYTES {
+                break;
+            }
+            told = at + 1;
             json.extend_from_slice(if at == 0 { b"{\"key\":" } else { b",{\"key\":" });
             json::string(&mut json, &row.key);
             json.extend_from_slice(format!(",\"etag\":\"\\\"{}\\\"\"", row.version).as_bytes());
@@ -107,7 +113,8 @@ impl List {
             }
             json.push(b'}');
         }
-        let last = page.rows.last().filter(|_| page.more);
+        let more = page.more || told < page.rows.len();
+        let last = page.rows[..told].last().filter(|_| more);
         let cursor = last.map(|row| cursor(&row.key));
         json.extend_from_slice(b"],\"cursor\":");
         match &cursor {
@@ -274,6 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_accepted_may_be_said_in_several_lines() {
+        let form = |extras: &Extras<'_>| {
+            let mut list = List::parse("").unwrap();
+            list.negotiate(extras, Version::Http11);
+            list.form
+        };
+        let mut extras = Extras { accept: Some(b"text/html"), ..Extras::default() };
+        assert_eq!(form(&extras), Form::Page);
+        extras.lists.push((FieldList::Accept, NDJSON.as_bytes()));
+        assert_eq!(form(&extras), Form::Lines(Version::Http11));
+    }
+
+    #[test]
     fn lines_are_sent_to_who_names_them() {
         for (accept, expected) in [
             ("application/x-ndjson", true),
@@ -317,6 +337,25 @@ mod tests {
         assert!(!last.contains("Link:") && json["cursor"].is_null());
         assert!(json["items"][0]["detail"].is_string(), "what there is no room for is said: {json}");
         assert!(json["items"][0].get("value").is_none());
+    }
+
+    #[test]
+    fn a_page_is_bounded_in_bytes_whatever_its_keys_are() {
+        let encoder = Encoder::new(0, SystemTime::UNIX_EPOCH);
+        let key = |at: usize| format!("{}{at:03}", "\u{1}".repeat(252));
+        let row = |at| PageRow { key: key(at).into(), version: 7, value: None, expires_at: None };
+        let page = Page { rows: (0..1_000).map(row).collect(), more: false };
+        let (mut out, mut sent) = (Output::default(), Vec::new());
+        let frame = Frame { head_only: false, reuse: Reuse::Silent, audience: Audience::NONE };
+        let list = List::parse("limit=1000").unwrap();
+        list.answer(&encoder, &mut out, &page, 2 * ITEMS_BYTES, frame);
+        out.flush(&mut sent, usize::MAX);
+        let text = String::from_utf8(sent).unwrap();
+        assert!((ITEMS_BYTES..ITEMS_BYTES + 4_096).contains(&text.len()), "{}", text.len());
+        let json: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let told = json["items"].as_array().unwrap().len();
+        assert_eq!(json["cursor"], cursor(&key(told - 1)), "the next page begins behind the last row told");
+        assert!(text.contains("rel=\"next\""));
     }
 
     proptest! {

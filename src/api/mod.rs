@@ -47,6 +47,23 @@ pub enum Command<'b> {
     Admin(admin::Page),
 }
 
+impl Command<'_> {
+    /// True where it may change a row.
+    pub fn changes(&self) -> bool {
+        match self {
+            Command::Set(..) | Command::Delete(_) | Command::Add(..) | Command::Batch(_) | Command::Load => {
+                true
+            }
+            Command::Get(_)
+            | Command::GetMany(_)
+            | Command::List(_)
+            | Command::Options(_)
+            | Command::Description
+            | Command::Admin(_) => false,
+        }
+    }
+}
+
 /// The methods of a key.
 pub const KEY_METHODS: &str = "GET, HEAD, PUT, SET, DELETE, OPTIONS";
 /// What there is to a key as a counter, by a query of its own.

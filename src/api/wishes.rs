@@ -8,7 +8,7 @@ use crate::http::problem::Problem;
 use crate::http::request::{Extras, List};
 use crate::limits::WATCH_SECONDS;
 
-/// What one request asks for. The default asks for nothing.
+/// What one request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wishes {
     /// What must be true of the row.

@@ -47,6 +47,11 @@ impl Connection {
         };
     }
 
+    /// The request that was just noted is put off: it will be noted again.
+    pub(super) fn forget_asker(&self, ws: &mut Workspace) {
+        ws.asker = Asker::default();
+    }
+
     /// The client is told to send the content that it holds back. That is no part of the answer.
     pub(super) fn ask_for_content(ws: &mut Workspace) {
         ws.output.bytes.extend_from_slice(CONTINUE);

@@ -1,7 +1,7 @@
 //! A request for several keys: what the cache knows is taken at once, the rest is waited for, each key under a job
 //! number of its own, and everything leaves as one answer. Called by [`super::requests`].
 
-use super::requests::Job;
+use super::jobs::Job;
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer;
 use crate::api::collection::{self, Item};
@@ -62,10 +62,11 @@ impl Connection {
         let items = vec![None; keys.len()];
         let mut collect =
             Box::new(Collect { first: first.job, keys: Vec::new(), items, waiting: 0, bytes: 0 });
+        let (mut hits, mut absent) = (0, 0);
         let asked = cx.backend.get_many(keys.iter().map(|key| &**key), cx.now_s, ticket, |at, known| {
             let row = match known {
                 Known::Value(held) => {
-                    cx.counters.cache_hits.add(1);
+                    hits += 1;
                     Some(Record {
                         value: owned(held.value),
                         version: held.version,
@@ -73,12 +74,14 @@ impl Connection {
                     })
                 }
                 Known::Absent { .. } => {
-                    cx.counters.cache_absent.add(1);
+                    absent += 1;
                     None
                 }
             };
             collect.keep(at, row, cx.bounds.items_bytes());
         });
+        let misses = keys.len() as u64 - hits - absent;
+        cx.counters.several(hits, absent, misses);
         for (item, asked) in collect.items.iter_mut().zip(asked) {
             match asked {
                 Asked::Answered(()) => {}
@@ -86,7 +89,6 @@ impl Connection {
                 Asked::Refused(refusal) => *item = Some(Item::Failed(answer::refused(refusal))),
             }
         }
-        cx.counters.cache_misses.add(collect.waiting as u64);
         collect.keys = keys;
         if collect.waiting == 0 {
             return self.answer_items(&collect, frame, ws, cx);

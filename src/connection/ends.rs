@@ -1,7 +1,7 @@
 //! How what a connection waits for comes to an end before it has come: its deadline passes, the server drains or can wait no
 //! longer, there is no room for it.
 
-use super::requests::Job;
+use super::jobs::Job;
 use super::{Connection, Context, Crowd, Socket, State, Turn, Workspace};
 use crate::api::answer;
 use crate::http::problem::{Kind, Problem};
@@ -52,11 +52,7 @@ impl Connection {
         }
         self.bring_asker(ws);
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle if cx.draining => return self.end_idle(io, ws, cx),
-            State::Idle => {
-                cx.counters.idle_closed.add(1);
-                return Turn::Close;
-            }
+            State::New | State::Idle => return self.end_idle(io, ws, cx),
             State::Closing | State::Lingering { .. } => return Turn::Close,
             State::Head => {
                 self.method = Method::None;
@@ -71,9 +67,6 @@ impl Connection {
                 self.state = State::Loading(load);
                 self.load_expired(ws, cx);
             }
-            State::Waiting(frame, Job::Watch(watch)) => {
-                self.watched_in_vain(watch, frame.closing_if(cx.draining), ws, cx);
-            }
             State::Exporting(frame, export) => {
                 // The queue was full: perhaps it is not any more.
                 self.state = State::Exporting(frame, export);
@@ -82,35 +75,40 @@ impl Connection {
             State::Waiting(frame, job) => {
                 let frame = frame.closing_if(cx.draining);
                 self.observe_job(&job, cx);
-                let problem = match job {
+                match job {
+                    Job::Watch(watch) => self.watched_in_vain(watch, frame, ws, cx),
                     Job::Page(listing) => {
                         self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.flush_and(Turn::Again, io, ws, cx);
                     }
                     Job::Items(collect) => {
                         self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
-                        return self.flush_and(Turn::Again, io, ws, cx);
                     }
-                    Job::Read(..) | Job::Watch(_) => answer::deadline_exceeded(),
+                    Job::Read(..) => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
                     Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
-                        answer::not_started()
+                        self.refuse(&answer::not_started(), frame, ws, cx);
                     }
-                    Job::Write { .. } | Job::Batch(..) => answer::outcome_unknown(),
-                };
-                self.refuse(&problem, frame, ws, cx);
+                    Job::Write { .. } | Job::Batch(..) => {
+                        self.refuse(&answer::outcome_unknown(), frame, ws, cx);
+                    }
+                }
             }
         }
         self.flush_and(Turn::Again, io, ws, cx)
     }
 
-    /// The server drains, and the client was silent for long enough. Its next request may have come since poll has looked:
+    /// The client was silent for long enough: for `--idle-timeout`, or while the server drains. Its next request may have come since poll has looked:
     /// then it is answered. If it is still on its way, the end of the stream tells that it will not be; it is dropped
     /// unread, and does not bring about a reset, which can take earlier answers with it (RFC 9112 section 9.6).
     fn end_idle(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         self.readable = true;
-        let turn = self.turn(io, ws, cx, None);
-        if turn != Turn::Wait || !matches!(self.state, State::Idle) || self.backlog.is_some() {
+        let turn = self.turn(io, ws, cx);
+        // What was answered has moved the deadline.
+        let has_come = !matches!(self.state, State::Idle) || self.deadline_ms > cx.now_ms;
+        if turn != Turn::Wait || has_come || self.backlog.is_some() {
             return turn;
+        }
+        if !cx.draining {
+            cx.counters.idle_closed.add(1);
         }
         io.shutdown_write();
         self.enter_lingering(cx);

@@ -6,7 +6,7 @@ use crate::api::wishes::Wishes;
 use crate::api::{Command, value};
 use crate::http::content::Decoder;
 use crate::http::problem::{Kind, Problem};
-use crate::http::request::{Framing, Head};
+use crate::http::request::{Framing, Head, List};
 use crate::http::response::Frame;
 use crate::limits::DISCARD_BYTES;
 
@@ -30,6 +30,17 @@ pub(super) enum Purpose {
     Batch(Form, bool),
     /// It is dropped, and then this is done.
     Drop(Owned),
+}
+
+impl Purpose {
+    /// True where what it is for may change a row.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Purpose::Set(_) | Purpose::Batch(..) => true,
+            Purpose::Drop(Owned::Command(command, _)) => command.changes(),
+            Purpose::Drop(Owned::Refusal(_)) => false,
+        }
+    }
 }
 
 /// A PUT whose value is on its way.
@@ -97,7 +108,7 @@ pub(super) fn reserve(content: &mut Vec<u8>, more: usize, max_value_bytes: usize
     }
 }
 
-/// Whether a request may have the content that it is sent with: a write needs a length, and one that fits; and what is stored is
+/// Whether a request may have the expectation, and the content, that it is sent with: a write needs a length, and one that fits; and what is stored is
 /// stored as it comes, and whole. A content that stands for another, or is a part of one, would be taken for what it is
 /// not (RFC 9110 sections 8.4 and 14.5).
 pub(super) fn check<'b>(
@@ -105,6 +116,10 @@ pub(super) fn check<'b>(
     head: &Head<'_>,
     max_value_bytes: usize,
 ) -> Result<Command<'b>, Problem> {
+    if head.extras.lines(List::Expect).next().is_some() {
+        let detail = "the only expectation met here is 100-continue";
+        return Err(Problem::new(Kind::ExpectationFailed, detail));
+    }
     let stores = match command {
         Command::Set(..) | Command::Batch(_) | Command::Load => true,
         Command::Get(_)

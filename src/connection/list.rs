@@ -2,7 +2,7 @@
 //! next one is asked for when everything of the last one is in the kernel's hands, so that whoever reads slowly holds
 //! one page here, and nobody waits behind a long list. Called by [`super`] and by [`super::requests`].
 
-use super::requests::Job;
+use super::jobs::Job;
 use super::{Connection, Context, State, Turn, Workspace};
 use crate::api::answer;
 use crate::api::list::{Form, LINES_STATUS, Lines, List};
@@ -10,9 +10,9 @@ use crate::http::problem::Problem;
 use crate::http::request::Version;
 use crate::http::response::Frame;
 use crate::limits::{EXPORT_BYTES, EXPORT_RETRY_MS};
+use crate::store::Answer;
 use crate::store::backend::Refusal;
 use crate::store::list::Page;
-use crate::store::{Answer, Reply};
 
 /// A list whose page is waited for.
 #[derive(Debug)]
@@ -70,22 +70,22 @@ impl Connection {
     pub(super) fn take_page(
         &mut self,
         listing: Listing,
-        reply: &Reply,
+        answer: Answer,
         frame: Frame,
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        let page = match &reply.answer {
+        let page = match answer {
             Answer::Page(page) => page,
             Answer::Failed(failure) => {
-                return self.end_page(&listing, &answer::failed(failure), frame, ws, cx);
+                return self.end_page(&listing, &answer::failed(&failure), frame, ws, cx);
             }
             other => unreachable!("{other:?} is no page"),
         };
         let Listing { list, sent } = listing;
         let version = match list.form {
             Form::Page => {
-                list.answer(&ws.encoder, &mut ws.output, page, cx.bounds.items_bytes(), frame);
+                list.answer(&ws.encoder, &mut ws.output, &page, cx.bounds.items_bytes(), frame);
                 return self.answered(frame, ws, cx);
             }
             Form::Lines(version) => version,
@@ -99,7 +99,7 @@ impl Connection {
         if let Some(last) = page.rows.last() {
             sent.last = last.key.clone();
         }
-        let Page { rows, more } = page.clone();
+        let Page { rows, more } = page;
         let export = Export { list, lines: Lines::new(rows), sent, more, patience_ms: 0 };
         self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
         self.state = State::Exporting(frame, Box::new(export));
@@ -138,7 +138,7 @@ impl Connection {
     /// The next piece of the lines, or the next page. Called when everything before is in the kernel's hands.
     pub(super) fn export_on(&mut self, ws: &mut Workspace, cx: &Context<'_>) -> Turn {
         let State::Exporting(frame, mut export) = std::mem::replace(&mut self.state, State::Idle) else {
-            return Turn::Again;
+            unreachable!("whoever calls this has seen that it exports");
         };
         self.bring_asker(ws);
         // A piece of its own, for its length is said before it.
@@ -171,6 +171,10 @@ impl Connection {
             self.answered(frame, ws, cx);
             return Turn::Again;
         };
+        if let Err(problem) = self.still_may(false, cx) {
+            self.cut_off(&problem, frame, ws, cx);
+            return Turn::Wait;
+        }
         match cx.backend.page(range, self.ticket(cx)) {
             Ok(()) => {
                 self.wait(frame, Job::Page(Box::new(Listing { list, sent: Some(sent) })), cx);

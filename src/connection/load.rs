@@ -129,7 +129,7 @@ impl Load {
         let unended = last && self.whole < self.lines.len();
         self.lines.truncate(self.lines.len() - rest.len());
         let count = std::mem::take(&mut self.count) + usize::from(unended);
-        (self.whole, self.speaks) = (0, !rest.is_empty());
+        (self.whole, self.speaks) = (0, !rest.trim_ascii_start().is_empty());
         (std::mem::replace(&mut self.lines, rest), count)
     }
 }
@@ -163,7 +163,7 @@ impl Connection {
                 used
             }
             Err(problem) => {
-                cx.counters.parse_error(super::requests::reason(&problem));
+                cx.counters.parse_error(super::answered::reason(&problem));
                 self.fail_load(&problem, ws, cx);
                 bytes.len()
             }
@@ -183,6 +183,9 @@ impl Connection {
     }
 
     fn send_piece(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(true, cx) {
+            return self.fail_load(&problem, ws, cx);
+        }
         let ticket = self.ticket(cx);
         let State::Loading(load) = &mut self.state else { return };
         let (lines, count) = load.cut();
@@ -299,6 +302,17 @@ mod tests {
         load.out = Some((Claim::default(), LOAD_LINES as u64));
         load.take(&lines).unwrap();
         assert!(load.is_blocked());
+    }
+
+    #[test]
+    fn blanks_that_are_left_over_say_nothing() {
+        let mut load = load(1, 1_000);
+        load.take(b"x\n \r").unwrap();
+        assert!(load.speaks);
+        assert_eq!(load.cut(), (b"x\n".to_vec(), 1));
+        assert!(!load.speaks);
+        load.take(b"\ny").unwrap();
+        assert!(load.speaks);
     }
 
     proptest! {

@@ -3,9 +3,11 @@
 use super::context::Bounds;
 use super::*;
 use crate::api::admin;
+use crate::api::auth::Tokens;
 use crate::clock::Clock;
 use crate::engine::shard::Writes;
 use crate::engine::{Engine, NEVER, Record, Row};
+use crate::http::problem::Kind;
 use crate::http::response::Encoder;
 use crate::limits::OUTPUT_BYTES;
 use crate::metrics::{Counters, Workers};
@@ -14,6 +16,7 @@ use crate::store::health::Health;
 use crate::store::list::{Page, PageJob, PageRow};
 use crate::store::load::Loads;
 use crate::store::{Answer, Failure, Job, ReadJob, ReadWork};
+use crate::token::Ticket;
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::VecDeque;
 use std::io;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+mod counts;
 mod patience;
 mod waits;
 
@@ -88,6 +92,7 @@ struct World {
     now_ms: u64,
     now_s: u32,
     draining: bool,
+    tokens: Option<Tokens>,
 }
 
 const ID: Id = Id { slot: 3, generation: 7 };
@@ -152,6 +157,7 @@ impl World {
             now_ms,
             now_s: 0,
             draining: false,
+            tokens: None,
         }
     }
 
@@ -184,7 +190,7 @@ impl World {
             backend: &self.backend,
             status: &self.status,
             bounds: &self.bounds,
-            tokens: None,
+            tokens: self.tokens.as_ref(),
             counters: &self.counters,
             access_log: None,
             event_loop: 0,
@@ -200,7 +206,10 @@ impl World {
     fn turn(&mut self, answer: Option<&Answer>) -> Turn {
         let ticket = Ticket { event_loop: 0, id: ID, job: self.connection.jobs };
         let reply = answer.map(|answer| Reply { ticket, answer: answer.clone() });
-        self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, reply.as_ref()))
+        self.with(|connection, io, ws, cx| match reply {
+            Some(reply) => connection.turn_with(reply, io, ws, cx),
+            None => connection.turn(io, ws, cx),
+        })
     }
 
     /// The keys that a reader would read next, with one statement.
@@ -227,7 +236,7 @@ impl World {
         for ticket in waiters.into_iter().filter(|ticket| ticket.id == ID) {
             assert!(self.connection.waits_for(ticket));
             let reply = Reply { ticket, answer: Answer::Found(row.clone()) };
-            turn = self.with(|connection, io, ws, cx| connection.turn(io, ws, cx, Some(&reply)));
+            turn = self.with(|connection, io, ws, cx| connection.turn_with(reply, io, ws, cx));
         }
         turn
     }
@@ -406,7 +415,9 @@ fn a_reply_leaves_behind_what_waits_to_be_sent() {
 #[test]
 fn every_state_has_its_deadline() {
     let mut idle = World::new();
-    assert_eq!((idle.expire(), idle.statuses()), (Turn::Close, vec![]));
+    assert_eq!((idle.expire(), idle.statuses()), (Turn::Again, vec![]));
+    assert!(idle.io.shut && idle.counters.idle_closed.get() == 1, "the end, and no reset");
+    assert_eq!((idle.expire(), idle.counters.idle_closed.get()), (Turn::Close, 1));
 
     let mut head = World::new();
     head.send(b"GET /kv/");
@@ -691,8 +702,8 @@ fn several_keys_are_one_job_and_one_answer_in_the_order_of_the_request() {
     world.send(&get_many(&["m1", "hit", "m2", "m1"]));
     assert_eq!(world.reads.len(), 0, "what was read is cached");
     assert_eq!(items(&world), [some(200, "read"), some(200, "value"), (404, None), some(200, "read")]);
-    assert_eq!((world.counters.cache_known(), world.counters.cache_misses.get()), (1 + 1 + 4, 3));
-    assert_eq!(world.counters.cache_absent.get(), 1);
+    let counters = &world.counters;
+    assert_eq!((counters.hits(), counters.absences(), counters.cache_misses.get()), (5, 1, 3));
 }
 
 #[test]
@@ -711,7 +722,7 @@ fn one_read_serves_a_request_for_several_keys_and_one_for_a_single_key() {
     let taken: Vec<bool> = waiters.iter().map(|ticket| world.connection.waits_for(*ticket)).collect();
     assert_eq!(taken, [false, true]);
     let reply = Reply { ticket: waiters[1], answer: Answer::Found(row) };
-    world.with(|connection, io, ws, cx| connection.turn(io, ws, cx, Some(&reply)));
+    world.with(|connection, io, ws, cx| connection.turn_with(reply, io, ws, cx));
     assert_eq!(items(&world), [some(200, "read"), (404, None)]);
     assert!(!world.connection.waits_for(waiters[1]), "nothing is waited for any more");
 }

@@ -1,6 +1,5 @@
-//! Reads that ask for more than what is cached: as fresh as they want it, under conditions, or once it changes. A
-//! connection that waits for a change is a ticket in the key's shard and a deadline, and no thread. Called by
-//! [`super::requests`].
+//! Reads that are answered once their key changes. A connection that waits for a change is a ticket in the key's shard and a
+//! deadline, and no thread. Called by [`super::read`].
 //!
 //! ```text
 //!  GET, If-None-Match, Prefer: wait ──► the key's shard: ticket among its watchers, and a look-up, under one lock
@@ -9,10 +8,10 @@
 //!       the wait is over ──► 304 ◄────────────────────┘
 //! ```
 
-use super::requests::Job;
+use super::jobs::Job;
+use super::read::forward;
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer::{self, Forward};
-use crate::api::wishes::Wishes;
 use crate::engine::shard::{Freshness, Held, Known};
 use crate::http::conditional::{Current, Preconditions, Verdict};
 use crate::http::response::{Frame, Lent};
@@ -52,6 +51,17 @@ struct Seen {
 }
 
 impl Watch {
+    pub(super) fn new(
+        key: &str,
+        conditions: Box<Preconditions>,
+        until_ms: u64,
+        forward: Forward,
+        ticket: Ticket,
+    ) -> Watch {
+        let (known, has_waited, paused_until_ms) = (None, false, None);
+        Watch { key: key.into(), conditions, until_ms, forward, known, has_waited, paused_until_ms, ticket }
+    }
+
     /// Nobody is to be told of a change any more.
     pub(super) fn leave(&self, cx: &Context<'_>) {
         cx.backend.unwatch(&self.key, self.ticket);
@@ -78,104 +88,19 @@ impl Watch {
 }
 
 impl Connection {
-    /// A GET with fields about conditions, the cache, or waiting.
-    pub(super) fn get_as_wished(
-        &mut self,
-        key: &str,
-        wishes: Wishes,
-        frame: Frame,
-        ws: &mut Workspace,
-        cx: &Context<'_>,
-    ) {
-        // Who forbids to ask the table has nothing to wait for (RFC 9111 section 5.2.1.7).
-        let watches = wishes.is_watch() && !wishes.only_if_cached && !cx.draining;
-        let Wishes { conditions, freshness, only_if_cached, wait_s, .. } = wishes;
-        match (conditions, wait_s) {
-            (Some(conditions), Some(wait_s)) if watches => {
-                let until_ms = cx.now_ms + u64::from(wait_s) * 1_000;
-                let ticket = self.ticket(cx);
-                let forward = forward(freshness);
-                let watch = Watch {
-                    key: key.into(),
-                    conditions,
-                    until_ms,
-                    forward,
-                    known: None,
-                    has_waited: false,
-                    paused_until_ms: None,
-                    ticket,
-                };
-                self.watch(Box::new(watch), freshness, frame, ws, cx);
-            }
-            (conditions, _) if only_if_cached => {
-                self.get_cached(key, freshness, conditions.as_deref(), frame, ws, cx);
-            }
-            (conditions, _) => {
-                self.get_fresh(key, freshness, conditions, frame, ws, cx);
-            }
-        }
-    }
-
-    /// As fresh as this, under conditions.
-    fn get_fresh(
-        &mut self,
-        key: &str,
-        freshness: Freshness,
-        conditions: Option<Box<Preconditions>>,
-        frame: Frame,
-        ws: &mut Workspace,
-        cx: &Context<'_>,
-    ) {
-        let ticket = self.ticket(cx);
-        let Workspace { output, encoder, .. } = ws;
-        let hit = |known: Known<'_>| {
-            answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
-        };
-        let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
-        self.take_asked(asked, Job::Read(forward(freshness), conditions), frame, ws, cx);
-    }
-
-    /// Only if cached.
-    fn get_cached(
-        &mut self,
-        key: &str,
-        freshness: Freshness,
-        conditions: Option<&Preconditions>,
-        frame: Frame,
-        ws: &mut Workspace,
-        cx: &Context<'_>,
-    ) {
-        let most_s = match freshness {
-            Freshness::Any => Some(u32::MAX),
-            Freshness::AtMost(most_s) => Some(most_s),
-            Freshness::Now | Freshness::Uncached => None,
-        };
-        let Workspace { output, encoder, .. } = ws;
-        let hit = |known: Known<'_>| {
-            let fresh = most_s.is_some_and(|most_s| known.age_s() <= most_s);
-            if fresh {
-                answer::hit_if(encoder, output, &known, conditions, frame);
-            }
-            fresh
-        };
-        if cx.backend.peek(key.as_bytes(), cx.now_s, hit) == Some(true) {
-            Connection::count_problem(ws, cx);
-            self.hit(frame, ws, cx);
-        } else {
-            self.refuse(&answer::not_cached(), frame, ws, cx);
-        }
-    }
-
     /// Goes on to wait, by another look: what was known is not any more. Under a ticket of its own, for whoever has taken the
     /// last one may still send for it.
     fn watch_on(&mut self, mut watch: Box<Watch>, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(false, cx) {
+            return self.refuse(&problem, frame, ws, cx);
+        }
         (watch.ticket, watch.known, watch.forward) = (self.ticket(cx), None, forward(Freshness::Any));
         watch.paused_until_ms = None;
         self.watch(watch, Freshness::Any, frame, ws, cx);
     }
 
     /// Begins to wait for a change: answers if there is one already, by a look that is as fresh as this.
-    fn watch(
+    pub(super) fn watch(
         &mut self,
         mut watch: Box<Watch>,
         freshness: Freshness,
@@ -197,6 +122,7 @@ impl Connection {
         let asked = cx.backend.watch(key, (cx.now_s, freshness), *ticket, hit);
         match (asked, same) {
             (Asked::Answered(()), Some(row)) => {
+                cx.counters.part_hits.add(1);
                 watch.see(row, None, cx);
                 self.wait(frame, Job::Watch(watch), cx);
                 self.deadline_ms = self.own_deadline_ms(cx);
@@ -205,7 +131,10 @@ impl Connection {
                 cx.backend.unwatch(key, *ticket);
                 self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
             }
-            (Asked::Refused(_), _) if watch.has_waited => self.pause_watch(watch, frame, cx),
+            (Asked::Refused(_), _) if watch.has_waited => {
+                cx.counters.cache_misses.add(1);
+                self.pause_watch(watch, frame, cx);
+            }
             // Nothing is known: until it is, this is a read like any other.
             (asked, _) => {
                 if matches!(asked, Asked::Joined) {
@@ -268,6 +197,9 @@ impl Connection {
 
     /// The wait is over, and nobody knows what there is: it is looked for the last time, as any read does.
     fn look_last(&mut self, watch: Watch, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(false, cx) {
+            return self.refuse(&problem, frame, ws, cx);
+        }
         let Watch { key, conditions, .. } = watch;
         self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
     }
@@ -303,15 +235,6 @@ impl Connection {
     /// True while it waits for a change.
     pub(super) fn is_watching(&self) -> bool {
         matches!(self.state, State::Waiting(_, Job::Watch(_)))
-    }
-}
-
-/// Why a read that is to be as fresh as this goes to the database.
-fn forward(freshness: Freshness) -> Forward {
-    match freshness {
-        Freshness::Any => Forward::Miss,
-        Freshness::AtMost(_) | Freshness::Now => Forward::Request,
-        Freshness::Uncached => Forward::Bypass,
     }
 }
 

@@ -77,7 +77,11 @@ impl Inbox {
 
     /// One system call for a batch, and none while the loop has not looked since the last.
     fn wake(&self) -> io::Result<()> {
-        if self.awake.swap(true, Ordering::AcqRel) { Ok(()) } else { self.waker.wake() }
+        if self.awake.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // One that has failed is not on its way: the next piece of mail tries again.
+        self.waker.wake().inspect_err(|_| self.awake.store(false, Ordering::Release))
     }
 
     /// What came since the last time. The order is what makes it safe: first reset, *then* drain. Mail that comes

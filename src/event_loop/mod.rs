@@ -30,7 +30,9 @@ use crate::connection::context::{Bounds, Context, Workspace};
 use crate::connection::{Connection, Role, Turn};
 use crate::http::cors::Audiences;
 use crate::http::response::Encoder;
-use crate::limits::{DEADLINES_A_TURN, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN};
+use crate::limits::{
+    DEADLINES_A_TURN, DEADLINES_PUT_OFF_TURNS, DRAIN_LOOK_MS, EVENTS_A_TURN, REPLIES_A_TURN,
+};
 use crate::metrics::{Counters, Phase};
 use crate::store::backend::Backend;
 use crate::store::{Answer, Reply};
@@ -169,6 +171,8 @@ pub struct EventLoop {
     ws: Workspace,
     /// The last turn did not get to the bottom of the inbox.
     mail_left: bool,
+    /// So many turns in a row have not looked at deadlines because of that.
+    put_off: usize,
     turned_away: usize,
     admin: usize,
 }
@@ -202,6 +206,7 @@ impl EventLoop {
             due: Vec::new(),
             ws: Workspace::new(encoder),
             mail_left: false,
+            put_off: 0,
             turned_away: 0,
             admin: 0,
         })
@@ -223,7 +228,7 @@ impl EventLoop {
             self.here.now_ns = self.here.shared.clock.now_ns();
             self.here.now_ms = self.here.now_ns / NS_A_MS;
             self.here.counters.waiting_ns.add(self.here.now_ns - turned_ns);
-            let hits = self.here.counters.cache_known();
+            let hits = self.here.counters.cache_answers();
             self.ws.encoder.tick(self.here.now_ms, SystemTime::now);
             self.here.counters.turns.add(1);
             let mut woken = self.mail_left;
@@ -244,7 +249,9 @@ impl EventLoop {
             }
             self.accept();
             self.turn_ready();
-            self.look_at_deadlines();
+            if !self.mail_left || !self.puts_deadlines_off() {
+                self.look_at_deadlines();
+            }
             turned_ns = self.here.shared.clock.now_ns();
             self.count_turn(hits, turned_ns - self.here.now_ns);
         }
@@ -258,7 +265,7 @@ impl EventLoop {
     /// answers of the turn were sent.
     fn count_turn(&self, hits_before: u64, busy_ns: u64) {
         self.here.counters.busy_ns.add(busy_ns);
-        let hits = self.here.counters.cache_known() - hits_before;
+        let hits = self.here.counters.cache_answers() - hits_before;
         if hits > 0 {
             self.here.counters.hit_duration.observe(busy_ns, hits);
         }
@@ -317,7 +324,7 @@ impl EventLoop {
                 Mail::Reply(reply) => {
                     let waiting = self.clients.get(reply.ticket.id.slot as usize);
                     if waiting.is_some_and(|client| client.connection.waits_for(reply.ticket)) {
-                        self.turn(reply.ticket.id, Some(&reply));
+                        self.turn_with(reply);
                     } else {
                         self.here.counters.late_replies.add(1);
                         // Its client is gone, and its rows are stored.
@@ -340,18 +347,28 @@ impl EventLoop {
             let Some(id) = self.ready.pop_front() else { break };
             if let Some(client) = self.clients.get_mut(id.slot as usize).filter(|c| c.connection.id() == id) {
                 client.queued = false;
-                self.turn(id, None);
+                self.turn(id);
             }
         }
     }
 
-    fn turn(&mut self, id: Id, reply: Option<&Reply>) {
+    fn turn(&mut self, id: Id) {
         let cx = self.here.context();
         let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
         if let Stream::Tls(tls) = stream {
             tls.push_pending();
         }
-        let turn = connection.turn(stream, &mut self.ws, &cx, reply);
+        let turn = connection.turn(stream, &mut self.ws, &cx);
+        self.settle(id, turn);
+    }
+
+    fn turn_with(&mut self, reply: Reply) {
+        let (id, cx) = (reply.ticket.id, self.here.context());
+        let Client { stream, connection, .. } = &mut self.clients[id.slot as usize];
+        if let Stream::Tls(tls) = stream {
+            tls.push_pending();
+        }
+        let turn = connection.turn_with(reply, stream, &mut self.ws, &cx);
         self.settle(id, turn);
     }
 
@@ -378,7 +395,16 @@ impl EventLoop {
         }
     }
 
+    /// An answer that has come in time, and lies in the inbox, is not to be too late because others lie in front of it. Not without
+    /// end: replies may come as fast as they are taken.
+    #[cold]
+    fn puts_deadlines_off(&mut self) -> bool {
+        self.put_off += 1;
+        self.put_off <= DEADLINES_PUT_OFF_TURNS
+    }
+
     fn look_at_deadlines(&mut self) {
+        self.put_off = 0;
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(self.here.now_ms, DEADLINES_A_TURN, &mut due);
         for slot in due.drain(..) {
@@ -395,6 +421,14 @@ impl EventLoop {
                 continue;
             }
             let id = connection.id();
+            if let Stream::Tls(tls) = stream
+                && tls.is_shaking_hands()
+                && self.here.draining.is_none()
+            {
+                // It is no idle connection, and nothing can be said.
+                self.close(id);
+                continue;
+            }
             let turn = connection.expire(stream, &mut self.ws, &cx);
             self.settle(id, turn);
         }
@@ -405,7 +439,7 @@ impl EventLoop {
     fn close(&mut self, id: Id) {
         let mut client = self.clients.remove(id.slot as usize);
         if let Stream::Tls(tls) = &mut client.stream {
-            tls.farewell();
+            tls.end(&self.here.counters, self.here.draining.is_some());
         }
         let cx = self.here.context();
         client.connection.leave(&mut self.ws, &cx);

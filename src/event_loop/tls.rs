@@ -12,6 +12,7 @@
 
 use crate::connection::{Connection, Context, Workspace};
 use crate::limits::{TLS_OUTPUT_BYTES, TLS_READS};
+use crate::metrics::Counters;
 use mio::net::TcpStream;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -68,6 +69,8 @@ pub struct TlsStream {
     session: ServerConnection,
     /// When the handshake must be done.
     until_ms: u64,
+    /// The client has sent something.
+    begun: bool,
     established: bool,
     ended: bool,
     failed: bool,
@@ -89,6 +92,7 @@ impl TlsStream {
             socket,
             session,
             until_ms,
+            begun: false,
             established: false,
             ended: false,
             failed: false,
@@ -139,12 +143,26 @@ impl TlsStream {
         established || more || ended || failed
     }
 
+    /// Its client has begun a handshake that has neither come to its end nor failed. One that has sent nothing has begun none: it may
+    /// only have looked whether somebody is there.
+    pub fn is_shaking_hands(&self) -> bool {
+        self.begun && !self.established && !self.failed
+    }
+
+    /// Its connection ends, perhaps before it was told what has happened: that is counted all the same.
+    pub fn end(&mut self, counters: &Counters, draining: bool) {
+        let News { established, failed, .. } = std::mem::take(&mut self.news);
+        counters.tls_handshakes.add(u64::from(established));
+        counters.tls_failures.add(u64::from(failed || self.is_shaking_hands() && !draining));
+        self.farewell();
+    }
+
     /// Takes bytes from the socket once and lets rustls look at them. False: there are none for now.
     fn pull(&mut self) -> io::Result<bool> {
         match self.session.read_tls(&mut self.socket) {
             // A client that is gone before the handshake is: even where there is something to tell it.
             Ok(0) if !self.established => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
+            Ok(_) => self.begun = true,
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(e) if e.kind() == ErrorKind::Interrupted => return Ok(true),
             Err(e) => return Err(e),
@@ -207,7 +225,7 @@ impl TlsStream {
 
     /// Says in TLS that nothing more comes. What does not fit into the socket now is lost: two dozen bytes, behind
     /// answers that are all in the kernel's hands.
-    pub fn farewell(&mut self) {
+    fn farewell(&mut self) {
         if self.established && !self.failed {
             self.session.send_close_notify();
             let _ = self.push();

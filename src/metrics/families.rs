@@ -53,7 +53,7 @@ families! {
     ADMIN_REQUESTS: Counter "hotrow_admin_requests_total" []
         "Requests answered on the admin socket."
     PROBLEMS: Counter "hotrow_problems_total" ["problem"]
-        "Requests answered with a problem, by its name: every bound that a client can hit has one. Absent keys are none here; nor are items and lines of an answer."
+        "Requests on the data socket answered with a problem, by its name: every bound that a client can hit has one. Absent keys are none here; nor are items and lines of an answer."
     PARSE_ERRORS: Counter "hotrow_parse_errors_total" ["reason"]
         "Connections closed because their bytes were no proper request."
     REQUEST_DURATION: Histogram "hotrow_request_duration_seconds" ["kind"]
@@ -99,7 +99,7 @@ families! {
     TLS_HANDSHAKES: Counter "hotrow_tls_handshakes_total" []
         "TLS sessions established with clients."
     TLS_FAILURES: Counter "hotrow_tls_failures_total" []
-        "TLS sessions ended because what came was no TLS, not whole, or not acceptable."
+        "TLS sessions ended because what came was no TLS, not whole, not in time, or not acceptable."
     CONNECTIONS_CLOSED: Counter "hotrow_connections_closed_total" ["reason"]
         "Connections closed by a deadline: idle, silent for --idle-timeout; slow_reader, did not read their answers."
     ACCEPT_PAUSES: Counter "hotrow_accept_pauses_total" []

@@ -34,7 +34,7 @@ impl Renewer {
             tokens: config.auth_tokens_file.clone(),
             tls: config.tls_cert.clone().zip(config.tls_key.clone()),
         };
-        let tokens = files.tokens.as_deref().map(tokens).transpose()?;
+        let tokens = files.tokens.as_deref().map(tokens).transpose()?.map(Arc::new);
         let tls = files.tls.as_ref().map(|(cert, key)| tls_config(cert, key)).transpose()?;
         Ok(Renewer { files, current: Credentials { tokens, tls }, inboxes: Vec::new() })
     }
@@ -55,7 +55,12 @@ impl Renewer {
             match tokens(path) {
                 Ok(tokens) => {
                     log::info!("{tokens:?} are in force from {}", path.display());
-                    self.current.tokens = Some(tokens);
+                    let before = self.current.tokens.take();
+                    let tokens = match before {
+                        Some(before) => tokens.after(&before),
+                        None => tokens,
+                    };
+                    self.current.tokens = Some(Arc::new(tokens));
                 }
                 Err(error) => log::error!("{error}; the tokens from before stay in force"),
             }
@@ -85,7 +90,7 @@ fn tls_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
     tls::config(cert, key)
 }
 
-fn tokens(path: &Path) -> Result<Arc<Tokens>, String> {
+fn tokens(path: &Path) -> Result<Tokens, String> {
     let bad = |e: String| format!("cannot use --auth-tokens-file {}: {e}", path.display());
     if secrets::is_exposed(path).map_err(|e| bad(e.to_string()))? {
         log::warn!(
@@ -94,5 +99,5 @@ fn tokens(path: &Path) -> Result<Arc<Tokens>, String> {
         );
     }
     let text = secrets::read(path).map_err(|e| bad(e.to_string()))?;
-    Ok(Arc::new(Tokens::parse(&text).map_err(bad)?))
+    Tokens::parse(&text).map_err(bad)
 }

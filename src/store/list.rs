@@ -25,8 +25,10 @@ pub struct Range {
     pub to: Box<str>,
     /// So many rows at most.
     pub rows: u32,
-    /// Values, as long as those before are fewer bytes than this; `None`: keys only.
-    pub bytes: Option<usize>,
+    /// As long as the rows before are fewer bytes than this.
+    pub bytes: usize,
+    /// With their values, or keys only.
+    pub values: bool,
 }
 
 /// Some rows of a list.
@@ -58,10 +60,10 @@ fn end_of_all() -> String {
 
 impl Range {
     /// The keys with a prefix, behind one of them if that is given.
-    pub fn new(prefix: &str, after: Option<&str>, rows: u32, bytes: Option<usize>) -> Range {
+    pub fn new(prefix: &str, after: Option<&str>, rows: u32, bytes: usize, values: bool) -> Range {
         // The first text behind a key is the key with the least character that a key may have.
         let from = after.map_or_else(|| prefix.to_owned(), |key| format!("{key}\u{1}"));
-        Range { from: from.into(), to: behind(prefix).into(), rows, bytes }
+        Range { from: from.into(), to: behind(prefix).into(), rows, bytes, values }
     }
 }
 
@@ -106,13 +108,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_range_has_exactly_the_keys_with_its_prefix(prefix in "[a-b\u{d7ff}\u{10ffff}]{0,3}", key in "[a-c\u{1}\u{d7ff}\u{e000}\u{10ffff}]{1,5}") {
-            let range = Range::new(&prefix, None, 1, None);
+            let range = Range::new(&prefix, None, 1, 1, false);
             prop_assert_eq!(*range.from <= *key && *key < *range.to, key.starts_with(&prefix));
         }
 
         #[test]
         fn nothing_is_between_a_key_and_what_follows_it(key in "[a-b\u{10ffff}]{1,4}", other in "[\u{1}a-b\u{10ffff}]{1,5}") {
-            let range = Range::new("", Some(&key), 1, None);
+            let range = Range::new("", Some(&key), 1, 1, false);
             prop_assert_eq!(*range.from <= *other, *other > *key);
         }
     }

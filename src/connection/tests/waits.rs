@@ -2,7 +2,6 @@
 //! wait.
 
 use super::*;
-use crate::http::problem::Kind;
 use crate::limits::LOOK_PAUSE_MS;
 
 /// A GET of `k` that waits for so many seconds until it has another version than `tag`.
@@ -344,4 +343,63 @@ fn who_waits_already_is_not_told_that_the_database_cannot_be_asked_now() {
     world.send(&wait("9", 60));
     world.turn(Some(&Answer::Failed(Failure::NotStarted)));
     assert_eq!(world.statuses(), [503]);
+}
+
+#[test]
+fn a_token_that_is_taken_away_ends_what_is_under_way_at_its_next_step() {
+    let with_token = |request: &[u8]| {
+        let request = String::from_utf8(request.to_vec()).unwrap();
+        request.replacen("\r\n", "\r\nAuthorization: Bearer writer\r\n", 1).into_bytes()
+    };
+    let load = b"PUT /kv HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n";
+    let put = b"PUT /kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n";
+    for (left, read_status, write_status) in
+        [("rw writer", 304, 200), ("ro writer", 304, 403), ("ro reader", 401, 401)]
+    {
+        let world = || {
+            let mut world = World::knowing("k", "value");
+            world.tokens = Some(Tokens::parse("rw writer").unwrap());
+            world
+        };
+        let renew = |world: &mut World| {
+            let renewed = Tokens::parse(left).unwrap().after(world.tokens.as_ref().unwrap());
+            world.tokens = Some(renewed);
+        };
+        let mut watching = world();
+        watching.send(&with_token(&wait("9", 60)));
+        renew(&mut watching);
+        assert!(watching.statuses().is_empty());
+        change(&mut watching);
+        if read_status == 304 {
+            watching.turn(Some(&Answer::Found(row(9))));
+            watching.expire();
+        }
+        assert_eq!(watching.statuses(), [read_status], "a wait, {left}");
+
+        let mut exporting = world();
+        exporting.send(&with_token(&export()));
+        renew(&mut exporting);
+        exporting.turn(Some(&page(&["a"], "v", true)));
+        exporting.turn_until_it_waits();
+        let goes_on = exporting.connection.phase() == Phase::Reply;
+        assert_eq!(goes_on, read_status == 304, "an export, {left}");
+        assert!(!content(&exporting).ends_with("0\r\n\r\n"));
+
+        let mut loading = world();
+        loading.send(&with_token(load));
+        renew(&mut loading);
+        loading.send(b"0\r\n\r\n");
+        let sent = loading.writes.try_recv().is_ok();
+        assert_eq!(sent, write_status == 200, "a load, {left}");
+        if sent {
+            loading.turn(Some(&Answer::Failed(Failure::NotStarted)));
+        }
+        assert_eq!(loading.statuses(), [if sent { 503 } else { write_status }], "a load, {left}");
+
+        let mut putting = world();
+        putting.send(&with_token(put));
+        renew(&mut putting);
+        putting.send(b"v");
+        assert_eq!(putting.writes.try_recv().is_ok(), write_status == 200, "a write, {left}");
+    }
 }

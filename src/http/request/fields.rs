@@ -20,11 +20,11 @@ pub struct Extras<'b> {
     /// The lines of fields whose values are lists, in their order: a list may be spread over several lines
     /// (RFC 9110 section 5.3).
     pub lists: Vec<(List, &'b [u8])>,
-    /// `Accept`, the first.
+    /// `Accept`, the first line of it: others are in `lists`.
     pub accept: Option<&'b [u8]>,
     /// `Authorization`. Two are as good as a wrong one: then it is empty.
     pub authorization: Option<&'b [u8]>,
-    /// `Content-Encoding`, the first.
+    /// `Content-Encoding`. Two lines are two codings, or none that is known: then it is empty.
     pub content_encoding: Option<&'b [u8]>,
     /// `Content-Range`, the first.
     pub content_range: Option<&'b [u8]>,
@@ -39,8 +39,12 @@ pub struct Extras<'b> {
 /// A field of [`Extras`] whose value is a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
+    /// `Accept`, behind the first line.
+    Accept,
     /// `Cache-Control`.
     CacheControl,
+    /// `Expect`, where it is one that is not met here.
+    Expect,
     /// `If-Match`.
     IfMatch,
     /// `If-None-Match`.
@@ -67,6 +71,7 @@ impl Name {
     pub(super) fn of(name: &str) -> Option<Name> {
         Some(match name.len() {
             6 if is(name, "Accept") => Name::Accept,
+            6 if is(name, "Expect") => Name::List(List::Expect),
             6 if is(name, "Origin") => Name::Origin,
             6 if is(name, "Prefer") => Name::List(List::Prefer),
             8 if is(name, "If-Match") => Name::List(List::IfMatch),
@@ -97,20 +102,24 @@ impl<'b> Extras<'b> {
     /// Takes the next field.
     pub(super) fn note(&mut self, name: Name, value: &'b [u8]) {
         let place = match name {
+            // One line is what most send, and the shortest way takes it.
+            Name::Accept if self.accept.is_some() => return self.lists.push((List::Accept, value)),
             Name::Accept => &mut self.accept,
-            Name::ContentEncoding => &mut self.content_encoding,
             Name::ContentRange => &mut self.content_range,
             Name::ContentType => &mut self.content_type,
             Name::Origin => &mut self.origin,
             Name::RequestId => &mut self.request_id,
-            Name::Authorization => {
-                self.authorization = if self.authorization.is_none() { Some(value) } else { Some(b"") };
-                return;
-            }
+            Name::Authorization => return alone(&mut self.authorization, value),
+            Name::ContentEncoding => return alone(&mut self.content_encoding, value),
             Name::List(list) => return self.lists.push((list, value)),
         };
         place.get_or_insert(value);
     }
+}
+
+/// Takes a field that says something only where it is there once.
+fn alone<'b>(place: &mut Option<&'b [u8]>, value: &'b [u8]) {
+    *place = if place.is_none() { Some(value) } else { Some(b"") };
 }
 
 /// Reads the fields of a head, in one pass.
@@ -138,8 +147,8 @@ pub(super) fn read<'b>(
                 if value.eq_ignore_ascii_case(b"100-continue") {
                     expects_continue = true;
                 } else if version == Version::Http11 {
-                    let detail = "the only expectation met here is 100-continue";
-                    return Err(Problem::new(Kind::ExpectationFailed, detail));
+                    // To be refused by who knows what is asked for: the end of the message is known all the same.
+                    extras.lists.push((List::Expect, value));
                 }
             }
             10 if is(name, "Connection") => {

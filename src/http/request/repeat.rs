@@ -73,10 +73,12 @@ impl Repeat {
         {
             return;
         }
-        let is_usual = |name: &str| match Name::of(name) {
+        let mut accepts = false;
+        let mut is_usual = |name: &str| match Name::of(name) {
             None => !name.eq_ignore_ascii_case("Cookie"),
             // A value is of one type whatever is accepted, and a GET has no content.
-            Some(Name::Accept | Name::ContentEncoding | Name::ContentRange | Name::ContentType) => true,
+            Some(Name::Accept) => !std::mem::replace(&mut accepts, true),
+            Some(Name::ContentEncoding | Name::ContentRange | Name::ContentType) => true,
             // Other clients' requests are compared with what is here: how long that takes may not tell a secret.
             Some(Name::Authorization) => false,
             Some(Name::Origin | Name::RequestId | Name::List(_)) => false,

@@ -82,22 +82,27 @@ impl Session for PostgresSession {
 
     fn page(&mut self, range: &Range) -> Result<Page, Error> {
         self.begin()?;
-        let Range { from, to, rows, bytes } = range;
-        let bytes = bytes.map(|bytes| bytes as i64);
-        let rows = i64::from(*rows);
+        let Range { from, to, rows, bytes, values } = range;
+        let (rows, bytes) = (i64::from(*rows), *bytes as i64);
         // Not prepared: so each page is planned for its own range and length, and never for any.
         let sql = include_str!("../../../sql/page.sql");
         let found = self
             .client
             .query_typed(
                 sql,
-                &[(from, Type::TEXT), (to, Type::TEXT), (&rows, Type::INT8), (&bytes, Type::INT8)],
+                &[
+                    (from, Type::TEXT),
+                    (to, Type::TEXT),
+                    (&rows, Type::INT8),
+                    (&bytes, Type::INT8),
+                    (values, Type::BOOL),
+                ],
             )
             .map_err(sort)?;
         self.check_timeline()?;
         let row = |row: &::postgres::Row| {
             // Without values all of them are NULL.
-            let value = bytes.map(|_| column::<&str>(row, 1)).transpose()?;
+            let value = values.then(|| column::<&str>(row, 1)).transpose()?;
             Ok(PageRow {
                 key: column::<&str>(row, 0)?.into(),
                 value: value.map(Into::into),

@@ -1,0 +1,61 @@
+//! What is counted of requests, where that is not one for each.
+
+use super::*;
+
+fn of(world: &World) -> (u64, u64, u64, u64) {
+    let counters = &world.counters;
+    (counters.hits(), counters.absences(), counters.cache_misses.get(), counters.cache_answers())
+}
+
+/// While the database is down a ratio of hits that leaves them out would say that all is well.
+#[test]
+fn a_read_that_the_cache_cannot_answer_is_a_miss_even_where_nobody_can_be_asked() {
+    let mut world = World::knowing("k", "value");
+    while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+    world.send(&get("none"));
+    assert_eq!((world.statuses(), of(&world)), (vec![503], (0, 0, 1, 0)));
+    world.send(&get_many(&["k", "none", "nor-this"]));
+    assert_eq!(of(&world), (1, 0, 3, 0));
+    world.send(b"GET /kv/none HTTP/1.1\r\nHost: h\r\nCache-Control: only-if-cached\r\n\r\n");
+    assert_eq!((world.statuses(), of(&world)), (vec![503, 200, 504], (1, 0, 4, 0)));
+}
+
+#[test]
+fn a_request_for_several_keys_that_the_cache_answers_is_one_that_it_has_answered() {
+    let mut world = World::knowing("k", "value");
+    world.send(&get_many(&["k", "k", "k"]));
+    assert_eq!(of(&world), (3, 0, 0, 1));
+    world.send(&get_many(&["k", "none", "k"]));
+    assert_eq!(of(&world), (5, 0, 1, 1), "the database has");
+}
+
+#[test]
+fn a_look_of_a_wait_that_finds_the_same_is_a_hit_and_no_answer() {
+    let mut world = World::knowing("k", "value");
+    world.send(b"GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"9\"\r\nPrefer: wait=60\r\n\r\n");
+    assert_eq!((world.statuses(), of(&world)), (vec![], (1, 0, 0, 0)));
+}
+
+/// Whoever asks again and again whether a server is ready makes no problem of it.
+#[test]
+fn what_the_admin_socket_answers_is_no_problem_of_the_data() {
+    let mut world = World::new();
+    world.connection.role = Role::Admin;
+    world.send(&get("k"));
+    assert_eq!((world.statuses(), world.counters.problems(Kind::PathNotFound as usize)), (vec![404], 0));
+    assert_eq!(world.counters.admin_requests.get(), 1);
+}
+
+#[test]
+fn an_expectation_that_is_refused_is_a_request_like_any_other() {
+    let mut world = World::knowing("k", "value");
+    let expects =
+        |method| format!("{method} /kv/k HTTP/1.1\r\nHost: h\r\nX-Request-Id: i\r\nExpect: a-miracle\r\n");
+    world.send(&[expects("GET").as_bytes(), b"\r\n", &get("k")].concat());
+    assert_eq!(world.statuses(), [417, 200], "nothing follows that could be taken for a request");
+    world.send(format!("{}Content-Length: 1\r\n\r\n", expects("PUT")).as_bytes());
+    assert_eq!((world.statuses(), world.connection.phase()), (vec![417, 200, 417], Phase::Closing));
+    for (method, expected) in [(Method::Get, vec![(200, 1), (417, 1)]), (Method::Put, vec![(417, 1)])] {
+        assert_eq!(world.counters.answers(method).collect::<Vec<_>>(), expected);
+    }
+}
