@@ -36,6 +36,9 @@ struct Cluster {
     _guard: Child,
 }
 
+/// The zone of the tests' clusters, far from hotrow's sessions, which set their own: a time that is not read in UTC is hours off.
+pub const ZONE: &str = "Asia/Kolkata";
+
 /// How many statements of hotrow's workers wait in the database of `sql`, of those of which `why` holds. The sweeper's do
 /// not count: it comes when it likes, and nobody waits for it.
 fn waiting(sql: &mut postgres::Client, why: &str) -> Result<i64, postgres::Error> {
@@ -108,6 +111,7 @@ impl Cluster {
             .args(["-c", &format!("max_connections={}", most_sessions())])
             // What a test of durability needs, this cluster has not: the machine is not going to lose its power.
             .args(["-c", "fsync=off", "-c", "full_page_writes=off"])
+            .args(["-c", &format!("timezone={ZONE}")])
             .arg("-c")
             .arg(format!("unix_socket_directories={}", dir.display()))
             .stdin(Stdio::piped())

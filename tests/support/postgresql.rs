@@ -4,7 +4,7 @@
 //! A shell waits for the end of its input, whose other end this process holds: however this process ends, PostgreSQL
 //! is stopped and its folder removed.
 
-use super::database::Database;
+use super::database::{Database, ZONE};
 use super::process::has_ended;
 use super::wait_until;
 use hotrow::store::managed::binaries::{self, Binaries, Owner};
@@ -66,6 +66,7 @@ impl Postgresql {
             // What a test of durability against loss of power would need: the machine is not going to lose its own.
             "fsync=off",
             "full_page_writes=off",
+            &format!("timezone='{ZONE}'"),
         ]);
         new.start();
         new
