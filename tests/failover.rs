@@ -8,7 +8,7 @@ use crate::support::linearizable::Prior;
 use crate::support::load::Load;
 use crate::support::postgresql::Postgresql;
 use crate::support::world::judge;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending, wait_until};
 
 /// A primary that acknowledges nothing that its standby does not have.
 fn pair() -> (Postgresql, Postgresql) {
@@ -136,7 +136,7 @@ fn a_standby_alone_is_refused() {
     assert_eq!(first.connect().put("k", "v").status, 201);
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", &standby.url()]);
-    let output = command.output().unwrap();
+    let output = ending::run(&mut command);
     let stderr = String::from_utf8(output.stderr).unwrap();
     let line = stderr.lines().last().unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");

@@ -5,7 +5,7 @@ use crate::support::client::request;
 use crate::support::database::Database;
 use crate::support::postgresql::{Postgresql, free_port, url_at};
 use crate::support::proxy::{Hold, Proxy};
-use crate::support::{Client, Server, wait_until};
+use crate::support::{Client, Server, ending, wait_until};
 
 /// A server behind a proxy, at an address that it can have again.
 struct Fenced {
@@ -175,12 +175,8 @@ fn a_migration_that_is_cut_off_keeps_nobody_out() {
     let proxy = Proxy::start(postgresql.port);
     proxy.aim_at("EXISTS hotrow_migrations");
     let migrate = |url: &str| {
-        Server::command(env!("CARGO_BIN_EXE_hotrow"))
-            .args(["migrate", "--database-url", url])
-            .output()
-            .unwrap()
-            .status
-            .code()
+        let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+        ending::run(command.args(["migrate", "--database-url", url])).status.code()
     };
     // Its backend has the lock of the migrations, and waits for a statement that nobody lets through. Not for ever: where this machine
     // has stood still for longer than that, the next one shows it.

@@ -3,7 +3,7 @@
 
 use crate::support::client::request;
 use crate::support::database::Database;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending, wait_until};
 use rustix::process::Signal;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
@@ -210,7 +210,7 @@ fn a_full_disk_is_said_once() {
 fn a_log_that_cannot_be_opened_is_refused_at_once() {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log", "/nowhere/at/all"]);
-    let output = command.args(["--database-url", &Database::new().url]).output().unwrap();
+    let output = ending::run(command.args(["--database-url", &Database::new().url]));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("/nowhere/at/all (--access-log)"), "{stderr}");
@@ -220,7 +220,7 @@ fn a_log_that_cannot_be_opened_is_refused_at_once() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log"]).arg(&pipe);
-    let output = command.args(["--database-url", &Database::new().url]).output().unwrap();
+    let output = ending::run(command.args(["--database-url", &Database::new().url]));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("(--access-log)"), "{stderr}");

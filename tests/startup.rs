@@ -3,7 +3,7 @@
 
 use crate::support::database::Database;
 use crate::support::postgresql::free_port;
-use crate::support::{Client, Server, left_out, put_in_the_end, wait_until};
+use crate::support::{Client, Server, ending, left_out, put_in_the_end, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Write;
@@ -15,14 +15,7 @@ use std::thread;
 fn run(flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
     let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(flags).envs(environment.iter().copied());
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    wait_until(&format!("hotrow {flags:?} ends"), || child.try_wait().expect("it is our child").is_some());
-    let output = child.wait_with_output().expect("it has ended");
+    let output = ending::run(&mut command);
     let stderr = String::from_utf8(output.stderr).expect("stderr is text");
     assert!(!stderr.contains("panicked"), "{stderr}");
     let ours = stderr.lines().filter(|line| line.starts_with("hotrow: ")).map(str::to_owned).collect();
@@ -102,7 +95,7 @@ fn serves(stderr: &std::io::PipeWriter, database: &Database, ask: impl FnOnce(Cl
 fn a_stderr_that_is_gone_changes_nothing() {
     let (reader, stderr) = std::io::pipe().unwrap();
     drop(reader);
-    assert_eq!(speaks_to(&stderr, &["--lissten"]).status().unwrap().code(), Some(2));
+    assert_eq!(ending::of(speaks_to(&stderr, &["--lissten"]).spawn().unwrap()).status.code(), Some(2));
     serves(&stderr, &Database::new(), |mut client, _| put_in_the_end(&mut client, "k", "v"));
 }
 

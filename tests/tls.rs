@@ -1,7 +1,7 @@
 //! HTTP over TLS, with clients of three makes: rustls, OpenSSL and curl; and with what is no TLS, or not whole.
 
 use crate::support::postgresql::stand_still;
-use crate::support::{Client, DEADLINE, Server, left_out, random_text, wait_until};
+use crate::support::{Client, DEADLINE, Server, ending, left_out, random_text, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use rustls::client::Resumption;
@@ -527,9 +527,7 @@ fn files_that_cannot_be_used_are_refused() {
     ] {
         let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off"]).args(flags);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        wait_until("hotrow ends", || child.try_wait().unwrap().is_some());
-        let output = child.wait_with_output().unwrap();
+        let output = ending::run(&mut command);
         let stderr = String::from_utf8(output.stderr).unwrap();
         let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap_or_default();
         assert_eq!(output.status.code(), Some(code), "{flags:?}: {stderr}");

@@ -6,7 +6,7 @@
 
 use super::database::{Database, ZONE};
 use super::process::has_ended;
-use super::wait_until;
+use super::{ending, wait_until};
 use hotrow::store::managed::binaries::{self, Binaries, Owner};
 use postgres::{Client, NoTls};
 use rustix::process::{Pid, Signal, kill_process};
@@ -319,6 +319,6 @@ fn signal(pid: u32, signal: Signal) {
 
 /// Runs a command that must work.
 fn run(command: &mut Command) {
-    let output = command.output().expect("the program is there");
+    let output = ending::run(command);
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
