@@ -2,6 +2,7 @@
 //! and waiting for a change. The plain ones are in `data_path.rs`.
 
 use crate::support::client::Response;
+use crate::support::process::connections_allowed;
 use crate::support::{Client, Server, wait_until};
 use std::thread;
 
@@ -402,8 +403,7 @@ fn whoever_waits_for_a_change_is_told_of_it() {
 
 #[test]
 fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
-    const WATCHERS: usize = 2_000;
-    crate::support::process::allow_many_descriptors();
+    let Some(count) = connections_allowed("connections that wait for a change", 2_000) else { return };
     let server = Server::start(&[]);
     let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count();
     server.connect().put("k", "v");
@@ -418,12 +418,12 @@ fn thousands_wait_without_a_thread_and_are_let_go_when_the_server_stops() {
         names.contains("signals\n") && !names.contains("prepare\n") && !names.contains("say\n")
     });
     let before = threads();
-    let mut watchers: Vec<Client> = (0..WATCHERS).map(|_| server.connect()).collect();
+    let mut watchers: Vec<Client> = (0..count).map(|_| server.connect()).collect();
     let fields = format!("If-None-Match: {tag}\r\nPrefer: wait=300\r\n");
     for watcher in &mut watchers {
         watcher.send(crate::support::client::request("GET", "/kv/k", &fields, b""));
     }
-    wait_until("all wait", || server.metric("hotrow_watchers") == WATCHERS as u64);
+    wait_until("all wait", || server.metric("hotrow_watchers") == count as u64);
     assert_eq!(threads(), before);
     assert_eq!(server.connect().get("k").text(), "v", "others are served");
     let (status, _) = server.stop();
