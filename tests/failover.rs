@@ -29,7 +29,7 @@ fn both(first: &Postgresql, second: &Postgresql) -> Database {
     let url = format!(
         "postgresql://hotrow@127.0.0.1:{first},127.0.0.1:{second}/postgres?target_session_attrs=read-write"
     );
-    Database { url }
+    Database::at(url)
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_standby_alone_is_refused() {
     assert!(line.contains("standby") && line.contains("target_session_attrs=read-write"), "{line}");
     // Without being told so, it takes the one of two that can be written to.
     let url = format!("postgresql://hotrow@127.0.0.1:{},127.0.0.1:{}/postgres", standby.port, primary.port);
-    let second = Server::start_on(&Database { url }, &[]);
+    let second = Server::start_on(&Database::at(url), &[]);
     assert_eq!(second.connect().get("k").text(), "v");
     assert_eq!(second.connect().put("k", "w").status, 200);
 }

@@ -22,7 +22,7 @@ impl Fenced {
     }
 
     fn start(&self) -> Server {
-        let database = Database { url: url_at(self.proxy.port) };
+        let database = Database::at(url_at(self.proxy.port));
         let server = Server::start_on(
             &database,
             &["--listen", &self.listen, "--db-writers", "1", "--cache-bytes", "0"],

@@ -518,7 +518,8 @@ fn out_of_descriptors_the_database_can_still_be_reached_again() {
     let mut bystander = Bystander::new(&server);
     let clients = take_all_descriptors(&server);
     // The database goes away and stays away, while connections wait for every descriptor that gets free.
-    let mut admin = Database::new().connect();
+    let other = Database::new();
+    let mut admin = other.connect();
     let name = server.database().text("SELECT current_database()::text", &[]).unwrap();
     admin.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).unwrap();
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";

@@ -61,7 +61,8 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
     refused(&["config", "--cache-bytes", "1GiB"], &bad, 2, &["--tls-key"]);
     refused(&["serve"], &bad[..1], 2, &["--cache-bytes", "(it is in HOTROW_CACHE_BYTES)"]);
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
-    command.args(["--database-url", &Database::new().url, "--listen", "127.0.0.1:0"]);
+    let database = Database::new();
+    command.args(["--database-url", &database.url, "--listen", "127.0.0.1:0"]);
     command.env("HOTROW_LISTEN", "192.0.2.1:80").env("HOTROW_EVENT_LOOPS", "2");
     assert!(Server::spawn(command).address.ip().is_loopback());
 }
@@ -393,7 +394,7 @@ fn a_role_that_acts_in_another_one_is_refused() {
     refused(&["migrate", "--database-url", &url], &[], 1, &parts);
     // As it is told to.
     client.batch_execute("ALTER ROLE the_login RESET role; GRANT the_owner TO the_login").unwrap();
-    let server = Server::start_on(&Database { url }, &[]);
+    let server = Server::start_on(&Database::at(url), &[]);
     assert_eq!(server.connect().put("k", "v").status, 201);
 }
 

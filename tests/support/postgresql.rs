@@ -137,7 +137,7 @@ impl Postgresql {
 
     /// The same as a database for a server.
     pub fn database(&self) -> Database {
-        Database { url: self.url() }
+        Database::at(self.url())
     }
 
     /// A session.

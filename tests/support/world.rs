@@ -106,7 +106,7 @@ impl World {
 
     /// Starts hotrow where it always is.
     pub fn start_server(&mut self) {
-        let database = Database { url: url_at(self.proxy.port) };
+        let database = Database::at(url_at(self.proxy.port));
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         self.server = Some(Server::start_on(&database, &flags));
     }
