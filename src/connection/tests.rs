@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 mod patience;
+mod shares;
 mod waits;
 
 /// What the client sends, piece by piece, and how much it takes.

@@ -419,3 +419,6 @@ impl EventLoop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
