@@ -170,6 +170,24 @@ fn no_time_limit_of_statements_holds_for_migrations() {
 }
 
 #[test]
+fn what_writes_and_what_sweeps_has_a_time_limit_and_counts_in_utc() {
+    let server = Server::start(&["--request-timeout", "7s"]);
+    let look = "CREATE TABLE seen (what text, statement_timeout text, zone text);
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen VALUES (tg_op, current_setting('statement_timeout'), current_setting('TimeZone'));
+            RETURN COALESCE(NEW, OLD);
+        END $$;
+        CREATE TRIGGER look BEFORE INSERT OR DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION look()";
+    server.database().connect().batch_execute(look).unwrap();
+    let mut client = server.connect();
+    wait_until("it is written", || client.request("PUT", "/kv/k?ttl=1", "", b"v").status < 300);
+    // By nobody else than the sweeper.
+    wait_until("it is swept", || server.metric("hotrow_rows_swept_total") == 1);
+    let seen = "SELECT string_agg(DISTINCT concat_ws(' ', what, statement_timeout, zone), ', ') FROM seen";
+    assert_eq!(server.database().text(seen, &[]).as_deref(), Some("DELETE 7s UTC, INSERT 7s UTC"));
+}
+
+#[test]
 fn a_migration_that_is_cut_off_keeps_nobody_out() {
     let postgresql = Postgresql::start_new();
     let proxy = Proxy::start(postgresql.port);
