@@ -293,11 +293,11 @@ fn the_log_is_json_where_that_is_asked_for() {
     command.args(["-c", r#"err=$1 && shift && exec "$@" 2>"$err""#, "sh", path.to_str().unwrap()]);
     command.arg(env!("CARGO_BIN_EXE_hotrow")).args(["--log-format", "json"]);
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", &database.url]);
-    let mut child = command.spawn().unwrap();
+    let child = command.spawn().unwrap();
     let read = || fs::read_to_string(&path).unwrap_or_default();
     wait_until("it listens", || read().contains("listening on "));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
+    assert!(ending::of(child).status.success());
     let text = read();
     let mut objects = 0;
     for line in text.lines().filter(|line| !line.starts_with("listening on ")) {

@@ -80,16 +80,11 @@ fn serves(stderr: &std::io::PipeWriter, database: &Database, ask: impl FnOnce(Cl
     let [data, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let (listen, admin_listen) = (data.to_string(), admin.to_string());
     let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", &admin_listen];
-    let mut server = speaks_to(stderr, &[&flags[..], &["--log-level", "debug"]].concat()).spawn().unwrap();
+    let server = speaks_to(stderr, &[&flags[..], &["--log-level", "debug"]].concat()).spawn().unwrap();
     wait_until("it serves", || TcpStream::connect(data).is_ok());
     ask(Client::connect(data), Client::connect(admin));
     kill_process(Pid::from_raw(server.id() as i32).unwrap(), Signal::TERM).unwrap();
-    let mut status = None;
-    wait_until("it has stopped", || {
-        status = server.try_wait().unwrap();
-        status.is_some()
-    });
-    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(ending::of(server).status.code(), Some(0));
 }
 
 #[test]

@@ -265,9 +265,13 @@ fn a_handshake_has_its_time_and_an_established_session_its_own() {
     let server = certificates.server(&["--event-loops", "1", "--header-timeout", "2s"]);
     let mut established = Session::open(&certificates.config(&TLS13), server.address);
     // Where this machine stands still for as long as a handshake may take, with the next one.
-    while established.stream.conn.complete_io(&mut established.stream.sock).is_err() {
-        established = Session::open(&certificates.config(&TLS13), server.address);
-    }
+    wait_until("a handshake is done in its time", || {
+        let done = established.stream.conn.complete_io(&mut established.stream.sock).is_ok();
+        if !done {
+            established = Session::open(&certificates.config(&TLS13), server.address);
+        }
+        done
+    });
     let mut silent = Client::connect(server.address);
     let mut hello = Vec::new();
     client_side(&certificates.config(&TLS13)).write_tls(&mut hello).unwrap();
@@ -593,7 +597,7 @@ fn openssl_speaks_with_it_and_takes_sessions_up_again() {
                 command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             let request = b"GET /kv/none HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
             child.stdin.take().unwrap().write_all(request).unwrap();
-            let output = child.wait_with_output().unwrap();
+            let output = ending::of(child);
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
         };
         let first = s_client("-sess_out");
