@@ -1,13 +1,13 @@
 //! The commands beside `serve`: what they print, and their exit codes.
 
 use crate::support::database::Database;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending, wait_until};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
 fn hotrow(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
-    command.args(arguments).envs(environment.iter().copied()).output().unwrap()
+    ending::run(command.args(arguments).envs(environment.iter().copied()))
 }
 
 /// Exit code and what was printed, on stdout where it ended well, on stderr else; nothing on the other.
@@ -113,7 +113,8 @@ fn what_cannot_be_printed_is_a_failure_and_a_reader_who_has_gone_is_none() {
     for arguments in [&["--help"][..], &["--version"], &["config"], &["migrate", "--print"]] {
         let run = |stdout: Stdio| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_hotrow"));
-            let output = command.args(arguments).stdout(stdout).stderr(Stdio::piped()).output().unwrap();
+            command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+            let output = ending::of(command.spawn().unwrap());
             (output.status.code(), String::from_utf8(output.stderr).unwrap())
         };
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

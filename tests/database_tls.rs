@@ -3,12 +3,11 @@
 
 use crate::support::database::server_version;
 use crate::support::postgresql::Postgresql;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// A PostgreSQL that speaks TLS with a certificate for `localhost`, and files for clients.
 struct World {
@@ -109,9 +108,7 @@ fn start(url: &str, variables: &[(&str, &str)]) -> Server {
 fn refusal(url: &str) -> String {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", url]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("hotrow ends", || child.try_wait().unwrap().is_some());
-    let output = child.wait_with_output().unwrap();
+    let output = ending::run(&mut command);
     let stderr = String::from_utf8(output.stderr).unwrap();
     // What is wrong with the flag by itself is told before anything else.
     let code = if stderr.starts_with("hotrow: --database-url: ") { 2 } else { 1 };
@@ -190,9 +187,9 @@ fn the_password_is_seen_nowhere() {
     ];
     for server in servers {
         assert_eq!(server.connect().get("k").status, 404);
-        let ps = Command::new("ps").args(["-ww", "-o", "args=", "-p", &server.pid().to_string()]).output();
-        let ps = String::from_utf8(ps.unwrap().stdout).unwrap();
-        assert!(ps.contains("hotrow") && !ps.contains(PASSWORD), "{ps}");
+        // What `ps` shows to everybody.
+        let arguments = fs::read_to_string(format!("/proc/{}/cmdline", server.pid())).unwrap();
+        assert!(arguments.contains("hotrow") && !arguments.contains(PASSWORD), "{arguments:?}");
         let config = server.admin_page("/config");
         assert!(!config.contains(PASSWORD), "{config}");
         let stderr = server.stderr();

@@ -8,7 +8,7 @@ use crate::support::linearizable::Prior;
 use crate::support::load::Load;
 use crate::support::postgresql::Postgresql;
 use crate::support::world::judge;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending, wait_until};
 
 /// A primary that acknowledges nothing that its standby does not have.
 fn pair() -> (Postgresql, Postgresql) {
@@ -29,7 +29,7 @@ fn both(first: &Postgresql, second: &Postgresql) -> Database {
     let url = format!(
         "postgresql://hotrow@127.0.0.1:{first},127.0.0.1:{second}/postgres?target_session_attrs=read-write"
     );
-    Database { url }
+    Database::at(url)
 }
 
 #[test]
@@ -136,14 +136,14 @@ fn a_standby_alone_is_refused() {
     assert_eq!(first.connect().put("k", "v").status, 201);
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", &standby.url()]);
-    let output = command.output().unwrap();
+    let output = ending::run(&mut command);
     let stderr = String::from_utf8(output.stderr).unwrap();
     let line = stderr.lines().last().unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(line.contains("standby") && line.contains("target_session_attrs=read-write"), "{line}");
     // Without being told so, it takes the one of two that can be written to.
     let url = format!("postgresql://hotrow@127.0.0.1:{},127.0.0.1:{}/postgres", standby.port, primary.port);
-    let second = Server::start_on(&Database { url }, &[]);
+    let second = Server::start_on(&Database::at(url), &[]);
     assert_eq!(second.connect().get("k").text(), "v");
     assert_eq!(second.connect().put("k", "w").status, 200);
 }

@@ -13,8 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 /// More loops than this machine may have cores, so that replies cross threads.
 const LOOPS: [&str; 2] = ["--event-loops", "3"];
 
-/// A world of these faults. The outage must have been felt: `unknown` says whether outcomes have to be unknown to
-/// hotrow at least.
+/// A world of these faults. They must have been felt, and everything must work behind the last of them.
 fn suffer(seed: u64, flags: &[&str], faults: &[Fault]) {
     let mut world = World::new(seed, &[&LOOPS, flags].concat());
     let report = world.suffer(faults);
@@ -105,6 +104,7 @@ fn the_private_postgresql_killed_under_hotrow() {
         kill_process(pid, Signal::KILL).unwrap();
     }
     load.go_on_for(200);
+    load.every_kind_is_done();
     let socket = data.canonicalize().unwrap().join("run");
     let url = format!("host='{}' user=hotrow dbname=hotrow", socket.display());
     println!("{:?}", judge(load, &server, &url, Prior::Repeated));

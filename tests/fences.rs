@@ -5,7 +5,7 @@ use crate::support::client::request;
 use crate::support::database::Database;
 use crate::support::postgresql::{Postgresql, free_port, url_at};
 use crate::support::proxy::{Hold, Proxy};
-use crate::support::{Client, Server, wait_until};
+use crate::support::{Client, Server, ending, wait_until};
 
 /// A server behind a proxy, at an address that it can have again.
 struct Fenced {
@@ -22,7 +22,7 @@ impl Fenced {
     }
 
     fn start(&self) -> Server {
-        let database = Database { url: url_at(self.proxy.port) };
+        let database = Database::at(url_at(self.proxy.port));
         let server = Server::start_on(
             &database,
             &["--listen", &self.listen, "--db-writers", "1", "--cache-bytes", "0"],
@@ -170,17 +170,31 @@ fn no_time_limit_of_statements_holds_for_migrations() {
 }
 
 #[test]
+fn what_writes_and_what_sweeps_has_a_time_limit_and_counts_in_utc() {
+    let server = Server::start(&["--request-timeout", "7s"]);
+    let look = "CREATE TABLE seen (what text, statement_timeout text, zone text);
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen VALUES (tg_op, current_setting('statement_timeout'), current_setting('TimeZone'));
+            RETURN COALESCE(NEW, OLD);
+        END $$;
+        CREATE TRIGGER look BEFORE INSERT OR DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION look()";
+    server.database().connect().batch_execute(look).unwrap();
+    let mut client = server.connect();
+    wait_until("it is written", || client.request("PUT", "/kv/k?ttl=1", "", b"v").status < 300);
+    // By nobody else than the sweeper.
+    wait_until("it is swept", || server.metric("hotrow_rows_swept_total") == 1);
+    let seen = "SELECT string_agg(DISTINCT concat_ws(' ', what, statement_timeout, zone), ', ') FROM seen";
+    assert_eq!(server.database().text(seen, &[]).as_deref(), Some("DELETE 7s UTC, INSERT 7s UTC"));
+}
+
+#[test]
 fn a_migration_that_is_cut_off_keeps_nobody_out() {
     let postgresql = Postgresql::start_new();
     let proxy = Proxy::start(postgresql.port);
     proxy.aim_at("EXISTS hotrow_migrations");
     let migrate = |url: &str| {
-        Server::command(env!("CARGO_BIN_EXE_hotrow"))
-            .args(["migrate", "--database-url", url])
-            .output()
-            .unwrap()
-            .status
-            .code()
+        let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+        ending::run(command.args(["migrate", "--database-url", url])).status.code()
     };
     // Its backend has the lock of the migrations, and waits for a statement that nobody lets through. Not for ever: where this machine
     // has stood still for longer than that, the next one shows it.

@@ -3,8 +3,8 @@
 
 use crate::support::client::request;
 use crate::support::database::Database;
-use crate::support::process::allow_many_descriptors;
-use crate::support::{Client, Server, left_out, put_in_the_end, random_text, wait_until};
+use crate::support::process::connections_allowed;
+use crate::support::{Client, Server, put_in_the_end, random_text, wait_until};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -361,13 +361,7 @@ fn a_client_that_never_speaks_is_closed() {
 
 #[test]
 fn ten_thousand_idle_connections_cost_next_to_nothing() {
-    let wanted = 10_000;
-    // Some for the other tests of this program.
-    let count = wanted.min(allow_many_descriptors().saturating_sub(2_000));
-    if count < wanted {
-        let why = format!("the limit on file descriptors (ulimit -Hn) allows {count}");
-        left_out(&format!("{wanted} idle connections"), why);
-    }
+    let Some(count) = connections_allowed("idle connections", 10_000) else { return };
     let server = Server::start(&["--idle-timeout", "10m"]);
     let mut bystander = Bystander::new(&server);
     bystander.is_served(50);
@@ -524,7 +518,8 @@ fn out_of_descriptors_the_database_can_still_be_reached_again() {
     let mut bystander = Bystander::new(&server);
     let clients = take_all_descriptors(&server);
     // The database goes away and stays away, while connections wait for every descriptor that gets free.
-    let mut admin = Database::new().connect();
+    let other = Database::new();
+    let mut admin = other.connect();
     let name = server.database().text("SELECT current_database()::text", &[]).unwrap();
     admin.batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).unwrap();
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";

@@ -3,7 +3,7 @@
 
 use crate::support::client::request;
 use crate::support::database::Database;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending, wait_until};
 use rustix::process::Signal;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
@@ -208,9 +208,10 @@ fn a_full_disk_is_said_once() {
 
 #[test]
 fn a_log_that_cannot_be_opened_is_refused_at_once() {
+    let database = Database::new();
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log", "/nowhere/at/all"]);
-    let output = command.args(["--database-url", &Database::new().url]).output().unwrap();
+    let output = ending::run(command.args(["--database-url", &database.url]));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("/nowhere/at/all (--access-log)"), "{stderr}");
@@ -220,7 +221,7 @@ fn a_log_that_cannot_be_opened_is_refused_at_once() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log"]).arg(&pipe);
-    let output = command.args(["--database-url", &Database::new().url]).output().unwrap();
+    let output = ending::run(command.args(["--database-url", &database.url]));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("(--access-log)"), "{stderr}");
@@ -233,7 +234,8 @@ fn the_access_log_may_go_to_stdout() {
     let mut command = Server::command("/bin/sh");
     command.args(["-c", r#"out=$1 && shift && exec "$@" >"$out""#, "sh", path.to_str().unwrap()]);
     command.arg(env!("CARGO_BIN_EXE_hotrow")).args(["--access-log", "-"]);
-    command.args(["--database-url", &Database::new().url]);
+    let database = Database::new();
+    command.args(["--database-url", &database.url]);
     let server = Server::spawn(command);
     server.connect().put("k", "v");
     assert!(lines(&path, 1)[0].contains("\"PUT /kv/k HTTP/1.1\" 201 "));
@@ -284,24 +286,18 @@ fn a_failure_of_the_database_carries_the_name_too() {
 
 #[test]
 fn the_log_is_json_where_that_is_asked_for() {
+    let database = Database::new();
     let mut command = Server::command("/bin/sh");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stderr");
     command.args(["-c", r#"err=$1 && shift && exec "$@" 2>"$err""#, "sh", path.to_str().unwrap()]);
     command.arg(env!("CARGO_BIN_EXE_hotrow")).args(["--log-format", "json"]);
-    command.args([
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "off",
-        "--database-url",
-        &Database::new().url,
-    ]);
-    let mut child = command.spawn().unwrap();
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", &database.url]);
+    let child = command.spawn().unwrap();
     let read = || fs::read_to_string(&path).unwrap_or_default();
     wait_until("it listens", || read().contains("listening on "));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
+    assert!(ending::of(child).status.success());
     let text = read();
     let mut objects = 0;
     for line in text.lines().filter(|line| !line.starts_with("listening on ")) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod batch;
+mod bounds;
 mod bulk;
 mod checker;
 mod collection;
@@ -19,6 +20,7 @@ mod fences;
 mod framing;
 mod hostile;
 mod life_cycle;
+mod listening;
 mod locks;
 mod logs;
 mod memory;

@@ -177,7 +177,7 @@ fn a_write_caught_by_the_outage_says_whether_its_outcome_is_known() {
 fn what_an_unknown_write_has_left_is_served_and_not_what_was_before() {
     let postgresql = Postgresql::start_new();
     let proxy = Proxy::start(postgresql.port);
-    let database = Database { url: url_at(proxy.port) };
+    let database = Database::at(url_at(proxy.port));
     let server =
         Server::start_on(&database, &["--request-timeout", "5s", "--db-readers", "1", "--db-writers", "1"]);
     let mut client = server.connect();
@@ -420,7 +420,7 @@ fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
     let proxy = Proxy::start(postgresql.port);
     // From the beginning: whatever a worker asked before would be aimed at, too.
     proxy.aim_at("committed and not told");
-    let server = Server::start_on(&Database { url: url_at(proxy.port) }, &["--db-writers", "1"]);
+    let server = Server::start_on(&Database::at(url_at(proxy.port)), &["--db-writers", "1"]);
     let mut client = server.connect();
     assert_eq!(client.put("k", "old").status, 201);
     let fields = b"SFATAL\0C08P01\0Mserver conn crashed?\0\0";

@@ -1,7 +1,7 @@
 //! The private PostgreSQL: made, kept, recovered, guarded, stopped. With real kills of real processes.
 
 use crate::support::process::has_ended;
-use crate::support::{Client, Server, wait_until};
+use crate::support::{Client, Server, ending, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::TcpStream;
@@ -112,7 +112,7 @@ fn whoever_has_the_number_of_a_postgresql_that_is_gone_is_left_alone() {
     fs::write(&file, format!("{}\n{rest}", stranger.id())).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
-    let output = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]).output().unwrap();
+    let output = ending::run(&mut command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]));
     // PostgreSQL takes no risk with its data, and says what is the matter.
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -129,7 +129,7 @@ fn a_second_server_on_the_same_folder_is_refused() {
     let (_dir, data) = folder();
     let server = Server::spawn(command(&data, &[]));
     let mut second = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
-    let output = second.output().unwrap();
+    let output = ending::run(&mut second);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     let line = stderr.lines().last().unwrap();
@@ -182,6 +182,12 @@ fn a_folder_too_deep_for_a_socket_works_too() {
     let deep = data.join("x".repeat(100));
     let server = Server::spawn(command(&deep, &[]));
     assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    drop(server);
+    // It is kept for the next start, which will not come.
+    let inode = fs::metadata(&deep).unwrap();
+    let socket = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
+    let removed = fs::remove_dir_all(&socket);
+    assert!(removed.is_ok() || !socket.exists(), "{removed:?}");
 }
 
 #[test]

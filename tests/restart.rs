@@ -3,10 +3,10 @@
 
 use crate::support::client::request;
 use crate::support::database::Database;
-use crate::support::{Client, Server, wait_until};
+use crate::support::{Client, Server, ending, wait_until};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -202,7 +202,7 @@ fn refused(setup: &str, flags: &[&str], parts: &[&str]) {
     let mut command = Server::command("/bin/sh");
     let script = format!("{setup}; export LISTEN_PID=$$; exec \"$@\"");
     command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--admin-listen", "off"]).args(flags);
-    let output = command.output().unwrap();
+    let output = ending::run(&mut command);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap();
@@ -226,7 +226,7 @@ fn a_socket_that_strangers_reach_is_refused_without_tokens() {
     let run = |name: &str, command: &mut Command| {
         command.args(["-c", script, "sh", name, env!("CARGO_BIN_EXE_hotrow"), "--listen", "127.0.0.1:0"]);
         command.stdin(std::os::fd::OwnedFd::from(data.try_clone().unwrap()));
-        let output = command.output().unwrap();
+        let output = ending::of(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
         assert_eq!(output.status.code(), Some(2));
         String::from_utf8(output.stderr).unwrap()
     };

@@ -1,13 +1,12 @@
 //! Who is let in: tokens and their renewal, addresses that are open to strangers, and places for each client.
 
-use crate::support::{Client, Server, wait_until};
+use crate::support::{Client, Server, ending, wait_until};
 use hotrow::limits::ADMIN_CONNECTIONS;
 use rustix::process::Signal;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
 
 const READER: &str = "Authorization: Bearer reader-token\r\n";
 const WRITER: &str = "Authorization: Bearer writer-token\r\n";
@@ -130,10 +129,7 @@ fn nobody_is_let_in_by_mistake() {
 /// The line with which hotrow ends, and its code.
 fn run(flags: &[&str]) -> (Option<i32>, String) {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
-    command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    wait_until("hotrow ends", || child.try_wait().unwrap().is_some());
-    let output = child.wait_with_output().unwrap();
+    let output = ending::run(command.args(flags));
     let stderr = String::from_utf8(output.stderr).unwrap();
     let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap_or_default();
     (output.status.code(), line.to_owned())

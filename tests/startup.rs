@@ -3,7 +3,7 @@
 
 use crate::support::database::Database;
 use crate::support::postgresql::free_port;
-use crate::support::{Client, Server, left_out, put_in_the_end, wait_until};
+use crate::support::{Client, Server, ending, left_out, put_in_the_end, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Write;
@@ -15,14 +15,7 @@ use std::thread;
 fn run(flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, Vec<String>) {
     let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(flags).envs(environment.iter().copied());
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    wait_until(&format!("hotrow {flags:?} ends"), || child.try_wait().expect("it is our child").is_some());
-    let output = child.wait_with_output().expect("it has ended");
+    let output = ending::run(&mut command);
     let stderr = String::from_utf8(output.stderr).expect("stderr is text");
     assert!(!stderr.contains("panicked"), "{stderr}");
     let ours = stderr.lines().filter(|line| line.starts_with("hotrow: ")).map(str::to_owned).collect();
@@ -68,7 +61,8 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
     refused(&["config", "--cache-bytes", "1GiB"], &bad, 2, &["--tls-key"]);
     refused(&["serve"], &bad[..1], 2, &["--cache-bytes", "(it is in HOTROW_CACHE_BYTES)"]);
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
-    command.args(["--database-url", &Database::new().url, "--listen", "127.0.0.1:0"]);
+    let database = Database::new();
+    command.args(["--database-url", &database.url, "--listen", "127.0.0.1:0"]);
     command.env("HOTROW_LISTEN", "192.0.2.1:80").env("HOTROW_EVENT_LOOPS", "2");
     assert!(Server::spawn(command).address.ip().is_loopback());
 }
@@ -86,23 +80,18 @@ fn serves(stderr: &std::io::PipeWriter, database: &Database, ask: impl FnOnce(Cl
     let [data, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let (listen, admin_listen) = (data.to_string(), admin.to_string());
     let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", &admin_listen];
-    let mut server = speaks_to(stderr, &[&flags[..], &["--log-level", "debug"]].concat()).spawn().unwrap();
+    let server = speaks_to(stderr, &[&flags[..], &["--log-level", "debug"]].concat()).spawn().unwrap();
     wait_until("it serves", || TcpStream::connect(data).is_ok());
     ask(Client::connect(data), Client::connect(admin));
     kill_process(Pid::from_raw(server.id() as i32).unwrap(), Signal::TERM).unwrap();
-    let mut status = None;
-    wait_until("it has stopped", || {
-        status = server.try_wait().unwrap();
-        status.is_some()
-    });
-    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(ending::of(server).status.code(), Some(0));
 }
 
 #[test]
 fn a_stderr_that_is_gone_changes_nothing() {
     let (reader, stderr) = std::io::pipe().unwrap();
     drop(reader);
-    assert_eq!(speaks_to(&stderr, &["--lissten"]).status().unwrap().code(), Some(2));
+    assert_eq!(ending::of(speaks_to(&stderr, &["--lissten"]).spawn().unwrap()).status.code(), Some(2));
     serves(&stderr, &Database::new(), |mut client, _| put_in_the_end(&mut client, "k", "v"));
 }
 
@@ -400,7 +389,7 @@ fn a_role_that_acts_in_another_one_is_refused() {
     refused(&["migrate", "--database-url", &url], &[], 1, &parts);
     // As it is told to.
     client.batch_execute("ALTER ROLE the_login RESET role; GRANT the_owner TO the_login").unwrap();
-    let server = Server::start_on(&Database { url }, &[]);
+    let server = Server::start_on(&Database::at(url), &[]);
     assert_eq!(server.connect().put("k", "v").status, 201);
 }
 

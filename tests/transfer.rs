@@ -4,7 +4,7 @@
 use crate::support::database::Database;
 use crate::support::postgresql::free_port;
 use crate::support::stub::{Reply, Stub, answer};
-use crate::support::{Server, random_text, wait_until};
+use crate::support::{Server, ending, random_text, wait_until};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -27,7 +27,7 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 fn hotrow(arguments: &[&str]) -> Output {
-    command(arguments).output().unwrap()
+    ending::run(&mut command(arguments))
 }
 
 /// Exit code and the lines on stderr.
@@ -115,7 +115,7 @@ fn an_export_has_every_row_exactly() {
     assert_eq!(text.lines().count(), rows.len());
     // The address may come from where the server has it from.
     let mut stdout = command(&["export", "-"]);
-    let stdout = stdout.env("HOTROW_LISTEN", server.address.to_string()).output().unwrap();
+    let stdout = ending::run(stdout.env("HOTROW_LISTEN", server.address.to_string()));
     assert!(stdout.stdout == text.as_bytes(), "stdout gets the same");
     done(&stdout, &format!("exported {} rows, {} bytes", rows.len(), text.len()));
     let part = hotrow(&["export", "--url", &url, "--prefix", "row/29", "-"]);
@@ -284,7 +284,7 @@ fn an_export_that_is_told_to_stop_says_how_to_go_on() {
     let export = export.spawn().unwrap();
     wait_until("it has a row", || fs::read_to_string(&part).is_ok_and(|text| text == row));
     kill_process(Pid::from_raw(export.id() as i32).unwrap(), Signal::TERM).unwrap();
-    let (code, lines) = said(&export.wait_with_output().unwrap());
+    let (code, lines) = said(&ending::of(export));
     let expected =
         format!("hotrow: stopped; go on with: hotrow export --url {} --continue {file}", stub.url());
     assert_eq!((code, lines), (1, vec![expected]));
@@ -349,11 +349,11 @@ fn what_cannot_be_done_is_one_line() {
     let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
     server.database().insert("a", "v");
-    let full =
-        command(&["export", "--url", &url, "-"]).stdout(File::create("/dev/full").unwrap()).output().unwrap();
-    let (code, lines) = said(&full);
+    let mut full = command(&["export", "--url", &url, "-"]);
+    let full = full.stdout(File::create("/dev/full").unwrap()).spawn().unwrap();
+    let (code, lines) = said(&ending::of(full));
     assert!(code == 1 && lines[0].contains("cannot write to stdout: No space left"), "{lines:?}");
-    let listen = command(&["export", "-"]).env("HOTROW_LISTEN", "here").output().unwrap();
+    let listen = ending::run(command(&["export", "-"]).env("HOTROW_LISTEN", "here"));
     assert!(said(&listen).0 == 2 && said(&listen).1[0].contains("here"));
 }
 
@@ -452,7 +452,7 @@ fn an_import_sends_every_line_once_and_in_order() {
         let mut import = import.stdin(Stdio::piped()).spawn().unwrap();
         import.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         let left = 2 * PIECE_LINES + 6 - from_line;
-        done(&import.wait_with_output().unwrap(), &format!("imported {left} rows, 0 refused"));
+        done(&ending::of(import), &format!("imported {left} rows, 0 refused"));
         let sent: String = stub.requests().iter().map(|request| request.body.as_str()).collect();
         assert!(text.ends_with(&sent) && count(&sent) == left, "from line {from_line}");
     }
@@ -565,7 +565,7 @@ fn an_import_that_cannot_go_on_says_how_to() {
     let import = command(&["import", "--url", &stub.url(), &file]).spawn().unwrap();
     wait_until("the second piece has come", || stub.requests().len() == 2);
     kill_process(Pid::from_raw(import.id() as i32).unwrap(), Signal::INT).unwrap();
-    let (code, lines) = said(&import.wait_with_output().unwrap());
+    let (code, lines) = said(&ending::of(import));
     let expected = format!(
         "hotrow: stopped; line {PIECE_LINES} is done; go on with: hotrow import --url {} --from-line {} {file}",
         stub.url(),

@@ -7,6 +7,14 @@ built=${CARGO_TARGET_DIR:-$root/target}
 # The oldest PostgreSQL that hotrow serves.
 oldest_postgresql=13
 
+# The Rust that the gate judges by. Another one warns of other things, and makes other instructions of the same code.
+judged_rust=1.95
+
+# Is this that Rust?
+is_judged_rust() {
+    [[ $(rustc --version) == "rustc $judged_rust."* ]]
+}
+
 # Ends the script with one line on stderr.
 fail() {
     echo "${0##*/}: $*" >&2
@@ -91,7 +99,8 @@ require_rust() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
     have=$(rustc --version | cut -d' ' -f2)
     [[ $(printf '%s\n' "$wanted" "$have" | sort -V | head -n1) == "$wanted" ]] ||
-        fail "Rust $wanted or newer is needed, and this is $have: rustup update"
+        fail "Rust $wanted or newer is needed, and this is $have: rustup update; or, where it is the system's and not rustup's," \
+            "install rustup from https://rustup.rs"
     command -v cc >/dev/null && return
     # Rust links with the system's linker.
     can_install && { echo "installing a linker" >&2; update_packages; install_packages gcc libc6-dev || true; }

@@ -26,6 +26,7 @@ use std::time::SystemTime;
 
 mod counts;
 mod patience;
+mod shares;
 mod waits;
 
 /// What the client sends, piece by piece, and how much it takes.

@@ -193,6 +193,28 @@ mod tests {
     }
 
     #[test]
+    fn as_many_wait_as_may_whichever_their_keys_are() {
+        let hasher = RandomState::with_seeds(1, 2, 3, 4);
+        let mut watchers = Watchers::default();
+        for slot in 0..WATCHERS_A_SHARD as u32 {
+            assert!(watchers.add(
+                7 + u64::from(slot % 2),
+                ["k", "other"][slot as usize % 2],
+                ticket(slot),
+                &hasher
+            ));
+        }
+        let one_more = ticket(WATCHERS_A_SHARD as u32);
+        for (hash, key) in [(7, "k"), (9, "new")] {
+            assert!(!watchers.add(hash, key, one_more, &hasher));
+        }
+        assert_eq!((watchers.len(), watchers.keys.len()), (WATCHERS_A_SHARD, 2));
+        watchers.remove(8, "other", ticket(1), &hasher);
+        assert!(watchers.add(9, "new", one_more, &hasher), "there is a place again");
+        assert!(!watchers.add(7, "k", ticket(1), &hasher));
+    }
+
+    #[test]
     fn a_key_that_nobody_waits_for_any_more_is_forgotten() {
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         for crowd in [1, FEW as u32, FEW as u32 + 1, 100] {

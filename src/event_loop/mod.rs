@@ -453,3 +453,6 @@ impl EventLoop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

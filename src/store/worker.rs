@@ -238,6 +238,31 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    /// Of many seconds, for clients are told seconds.
+    #[test]
+    fn pauses_double_up_to_a_bound_and_are_parted_by_chance() {
+        let health = Health::new(1, 1);
+        let mut firsts = BTreeSet::new();
+        for seed in 0..64 {
+            let mut pause = Pause::new((64_000, 1_000_000), seed);
+            for _ in 0..2 {
+                for longest in [64, 128, 256, 512, 1_000, 1_000] {
+                    let left = pause.next(&health).left().expect("it is no short one");
+                    let told = health.retry_after_seconds();
+                    assert!((longest / 2..=longest).contains(&told), "{told} of {longest}");
+                    assert!(left <= Duration::from_secs(told.into()));
+                    if longest == 64 {
+                        firsts.insert(told);
+                    }
+                }
+                pause.reset();
+            }
+        }
+        assert!(firsts.len() > 16, "{firsts:?}");
+        assert!(Until(Instant::now()).left().is_none());
+    }
 
     #[test]
     fn a_worker_is_watched_while_it_takes_leave_of_a_session() {

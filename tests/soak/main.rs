@@ -116,7 +116,7 @@ struct Life {
 impl Life {
     fn start(&mut self) {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        let database = support::database::Database { url: self.url.clone() };
+        let database = support::database::Database::at(self.url.clone());
         self.server = Some(Server::start_as_it_is(&database, &flags));
         self.since = Instant::now();
         self.lives += 1;

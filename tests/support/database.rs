@@ -12,8 +12,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// `$1`: folder of the programs. `$2`: our folder. The rest: settings.
@@ -35,6 +35,9 @@ struct Cluster {
     /// Holds the pipe that keeps it alive.
     _guard: Child,
 }
+
+/// The zone of the tests' clusters, far from hotrow's sessions, which set their own: a time that is not read in UTC is hours off.
+pub const ZONE: &str = "Asia/Kolkata";
 
 /// How many statements of hotrow's workers wait in the database of `sql`, of those of which `why` holds. The sweeper's do
 /// not count: it comes when it likes, and nobody waits for it.
@@ -68,11 +71,27 @@ fn most_sessions() -> usize {
     (tests * 20).max(400)
 }
 
-/// An empty database of one test. Clones are the same database.
+/// An empty database of one test. Clones are the same database, and the last of them removes it.
 #[derive(Clone, Debug)]
 pub struct Database {
     /// How to connect to it: what `--database-url` takes.
     pub url: String,
+    _of_this_test: Option<Arc<OfThisTest>>,
+}
+
+/// A database of [`CLUSTER`]: the tests of a program have hundreds of them, of several MiB each.
+#[derive(Debug)]
+struct OfThisTest {
+    name: String,
+}
+
+impl Drop for OfThisTest {
+    fn drop(&mut self) {
+        // All are removed with the cluster in the end; and a test that has failed has something else to say.
+        if let Ok(mut client) = postgres::Client::connect(&CLUSTER.url("postgres"), NoTls) {
+            let _ = client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        }
+    }
 }
 
 impl Cluster {
@@ -108,6 +127,7 @@ impl Cluster {
             .args(["-c", &format!("max_connections={}", most_sessions())])
             // What a test of durability needs, this cluster has not: the machine is not going to lose its power.
             .args(["-c", "fsync=off", "-c", "full_page_writes=off"])
+            .args(["-c", &format!("timezone={ZONE}")])
             .arg("-c")
             .arg(format!("unix_socket_directories={}", dir.display()))
             .stdin(Stdio::piped())
@@ -143,7 +163,12 @@ impl Database {
         client
             .batch_execute(&format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0 {options}"))
             .expect("a database can be made");
-        Database { url: CLUSTER.url(&name) }
+        Database { url: CLUSTER.url(&name), _of_this_test: Some(Arc::new(OfThisTest { name })) }
+    }
+
+    /// One that is there already, and stays.
+    pub fn at(url: String) -> Database {
+        Database { url, _of_this_test: None }
     }
 
     /// A session.

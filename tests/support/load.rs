@@ -36,6 +36,27 @@ struct Shared {
     unknown: AtomicU64,
     /// Operations that were refused: they certainly did nothing.
     refused: AtomicU64,
+    /// Those that were done, of each kind: in the order of [`KINDS`].
+    done: [AtomicU64; KINDS.len()],
+}
+
+/// The kinds of operations that change something.
+const KINDS: [&str; 5] = ["PUT", "load", "DELETE", "swap", "addition"];
+
+fn kind(what: &What) -> Option<usize> {
+    match what {
+        What::Put { .. } => Some(0),
+        What::Loaded(_) => Some(1),
+        What::Delete { .. } => Some(2),
+        What::Swap { .. } => Some(3),
+        What::Count(_) => Some(4),
+        What::Get(_)
+        | What::NotSwapped(_)
+        | What::Exists
+        | What::MaybePut(_)
+        | What::MaybeDelete
+        | What::MaybeCount => None,
+    }
 }
 
 impl Load {
@@ -49,6 +70,7 @@ impl Load {
             acknowledged: (0..CLIENTS).map(|_| AtomicU64::new(0)).collect(),
             unknown: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            done: Default::default(),
         });
         let clients = (0..CLIENTS).map(|number| {
             let keys = keys.clone();
@@ -88,6 +110,18 @@ impl Load {
             let every = each(&self.shared).iter().zip(&before).all(|(now, before)| now > before);
             every && self.acknowledged() >= sum
         });
+    }
+
+    /// Waits until one more of every kind of operation was done: not only those that come first work.
+    pub fn every_kind_is_done(&self) {
+        let done = || self.shared.done.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let before = done();
+        for (at, kind) in KINDS.iter().enumerate() {
+            wait_until(&format!("a {kind} is done"), || {
+                self.check_clients();
+                done()[at] > before[at]
+            });
+        }
     }
 
     /// Fails when a client has.
@@ -400,6 +434,9 @@ impl Loader {
     }
 
     fn count(&self, what: Option<&What>) {
+        if let Some(kind) = what.and_then(kind) {
+            self.shared.done[kind].fetch_add(1, Ordering::Relaxed);
+        }
         match what {
             Some(
                 What::Put { .. } | What::Loaded(_) | What::Delete { .. } | What::Swap { .. } | What::Count(_),

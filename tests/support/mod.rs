@@ -16,6 +16,7 @@
 
 pub mod client;
 pub mod database;
+pub mod ending;
 pub mod exposition;
 pub mod history;
 pub mod linearizable;

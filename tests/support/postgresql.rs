@@ -4,9 +4,9 @@
 //! A shell waits for the end of its input, whose other end this process holds: however this process ends, PostgreSQL
 //! is stopped and its folder removed.
 
-use super::database::Database;
+use super::database::{Database, ZONE};
 use super::process::has_ended;
-use super::wait_until;
+use super::{ending, wait_until};
 use hotrow::store::managed::binaries::{self, Binaries, Owner};
 use postgres::{Client, NoTls};
 use rustix::process::{Pid, Signal, kill_process};
@@ -66,6 +66,7 @@ impl Postgresql {
             // What a test of durability against loss of power would need: the machine is not going to lose its own.
             "fsync=off",
             "full_page_writes=off",
+            &format!("timezone='{ZONE}'"),
         ]);
         new.start();
         new
@@ -136,7 +137,7 @@ impl Postgresql {
 
     /// The same as a database for a server.
     pub fn database(&self) -> Database {
-        Database { url: self.url() }
+        Database::at(self.url())
     }
 
     /// A session.
@@ -318,6 +319,6 @@ fn signal(pid: u32, signal: Signal) {
 
 /// Runs a command that must work.
 fn run(command: &mut Command) {
-    let output = command.output().expect("the program is there");
+    let output = ending::run(command);
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

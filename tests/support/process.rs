@@ -48,6 +48,18 @@ pub fn has_ended(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
+/// How many connections a test may hold that wants so many, by the limit on descriptors of this process and of those that it
+/// starts; `None` where those are so few that they show nothing. What is left out is said.
+pub fn connections_allowed(what: &str, wanted: usize) -> Option<usize> {
+    // Some for the other tests of this program.
+    let count = wanted.min(allow_many_descriptors().saturating_sub(2_000));
+    if count < wanted {
+        let why = format!("the limit on file descriptors (ulimit -Hn) allows {count}");
+        super::left_out(&format!("{wanted} {what}"), why);
+    }
+    (count >= wanted / 10).then_some(count)
+}
+
 /// Raises this process's limit on file descriptors as far as it may, and returns it.
 pub fn allow_many_descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile);

@@ -61,6 +61,13 @@ impl Fault {
     ];
 }
 
+impl Fault {
+    /// hotrow has to open a session anew. A PostgreSQL that stands still may go on before it has given one up.
+    fn ends_sessions(self) -> bool {
+        !matches!(self, Fault::Freeze | Fault::Delay)
+    }
+}
+
 /// Everything that a run consists of.
 #[derive(Debug)]
 pub struct World {
@@ -106,7 +113,7 @@ impl World {
 
     /// Starts hotrow where it always is.
     pub fn start_server(&mut self) {
-        let database = Database { url: url_at(self.proxy.port) };
+        let database = Database::at(url_at(self.proxy.port));
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         self.server = Some(Server::start_on(&database, &flags));
     }
@@ -135,9 +142,14 @@ impl World {
         for fault in faults {
             let peace = self.rng.u64(20..200);
             self.load().go_on_for(peace);
+            let sessions = self.proxy.accepted();
             self.inject(*fault);
+            if fault.ends_sessions() {
+                wait_until("hotrow has felt it", || self.proxy.accepted() > sessions);
+            }
         }
         self.load().go_on_for(200);
+        self.load().every_kind_is_done();
         self.judge(Prior::Repeated)
     }
 

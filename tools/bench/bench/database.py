@@ -1,5 +1,6 @@
 """The one PostgreSQL that hotrow, the axum stack and pgbench share, each in its turn: with the settings that hotrow gives
-to its private one (src/store/managed.rs), durable, on a socket file. Knows the table; knows no server."""
+to its private one (src/store/managed.rs), durable, on a socket file; and nothing vacuums in the midst of a turn, for that is
+done between them. Knows the table; knows no server."""
 
 import os
 import pwd
@@ -8,20 +9,25 @@ import signal
 
 from .processes import Failed, until
 
-SETTINGS = ["fsync=on", "synchronous_commit=on", "full_page_writes=on", "max_connections=300"]
+SETTINGS = ["fsync=on", "synchronous_commit=on", "full_page_writes=on", "max_connections=300", "autovacuum=off"]
+
+
+def user():
+    """As root we must be somebody else: PostgreSQL refuses to run as root. None: nobody else."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
 
 
 class Database:
     def __init__(self, world, tools):
         self.world, self.tools = world, tools
-        # As root we must be somebody else: PostgreSQL refuses to run as root.
-        self.user = None
-        if os.geteuid() == 0:
-            names = {entry.pw_name for entry in pwd.getpwall()}
-            self.user = "postgres" if "postgres" in names else "nobody"
+        self.user = user()
+        # A socket's path is to be short, the data are to be on a disk.
         self.socket_dir = world.folder("postgres")
-        cluster = self.socket_dir / "data"
-        cluster.mkdir(mode=0o700)
+        cluster = world.folder("cluster", on_disk=True)
+        cluster.chmod(0o700)
         if self.user:
             shutil.chown(self.socket_dir, self.user)
             shutil.chown(cluster, self.user)
@@ -72,4 +78,4 @@ class Database:
                 f"SELECT '{case.prefix}' || lpad(i::text, 12, '0') FROM generate_series(0, {case.keys - 1}, 16) AS i)",
                 case.database,
             )
-        self.sql("VACUUM kv_store", case.database)
+        self.sql("VACUUM ANALYZE kv_store", case.database)

@@ -33,7 +33,8 @@ def _errors_matter(seen):
 
 
 def wrk(world, tools, server, case, seconds, cores):
-    threads = min(max(case.threads, 1), case.connections)
+    # With a core of its own one thread has all of it; where nothing is pinned, one alone may be the limit of two loops.
+    threads = min(1 if case.pinned else 2, case.connections)
     options = {"get": server.get, "put": server.put, "prefix": case.prefix, "keys": case.keys, "draw": case.draw}
     options.update({"writes": case.writes, "bytes": case.value_bytes, "pipeline": case.pipeline})
     argv = [tools.paths["wrk"], "-t", threads, "-c", case.connections, "-d", f"{seconds}s", "--timeout", "10s"]

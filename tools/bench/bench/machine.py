@@ -17,9 +17,38 @@ def cores():
 
 
 def pins():
-    """The core of the server and that of the load where reads are measured; None and None if there is only one."""
+    """The core of the server and that of the load where reads are measured; None and None if there is only one. Not two threads
+    of one core, if there is another: what the load does would slow the server."""
     found = cores()
-    return ({found[0]}, {found[1]}) if len(found) > 1 else (None, None)
+    if len(found) < 2:
+        return None, None
+    others = [core for core in found[1:] if core not in _siblings(found[0])]
+    return {found[0]}, {others[0] if others else found[1]}
+
+
+def pins_share_a_core():
+    """Are the two of them threads of one core?"""
+    server, load = pins()
+    return bool(server) and not load.isdisjoint(_siblings(min(server)))
+
+
+def _siblings(core, topology="/sys/devices/system/cpu"):
+    """The threads of a core, itself included: `0,4` or `0-1` in the kernel's list."""
+    listed = _first(f"{topology}/cpu{core}/topology/thread_siblings_list", r"^([\d,-]+)$", str(core))
+    found = set()
+    for part in listed.split(","):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def can_be_entered(folder):
+    """By everybody, at every step?"""
+    folder = pathlib.Path(folder).resolve()
+    return all(step.stat().st_mode & 0o001 for step in (folder, *folder.parents))
+
+
+IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def _first(path, pattern, otherwise="unknown"):
@@ -84,6 +113,7 @@ def facts(root, folder):
     return {
         "cpu": _first("/proc/cpuinfo", r"^model name\s*: (.*)$", platform.machine()),
         "cores": len(cores()),
+        "pins_share_a_core": pins_share_a_core(),
         "virtual": "hypervisor" in _first("/proc/cpuinfo", r"^flags\s*: (.*)$", ""),
         "memory_gib": round(int(_first("/proc/meminfo", r"^MemTotal:\s+(\d+)", "0")) / (1 << 20), 1),
         "kernel": platform.release(),

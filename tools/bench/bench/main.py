@@ -15,6 +15,9 @@ import time
 from . import build, cases, database, machine, measure, report, servers
 from .processes import World, raise_file_limit
 
+# Each peer's turns in a case, and how long each is loaded.
+ROUNDS = 3
+SECONDS = 2
 RESULTS = build.ROOT / "benches" / "results"
 # What tools/instructions says of requests as clients send them.
 INSTRUCTIONS = r"1 a turn, the same fields: (\d+) instructions"
@@ -47,8 +50,8 @@ def _options(argv, usage):
     parser.add_argument("--quick", action="store_true", help="one round of one second, less memory to fill")
     parser.add_argument("--case", action="append", choices=list(cases.BY_NAME), metavar="NAME", help="only this; again for more")
     parser.add_argument("--peer", action="append", choices=list(servers.PEERS), metavar="NAME", help="only this; again for more")
-    parser.add_argument("--rounds", type=positive, help="how often each peer has its turn (3)")
-    parser.add_argument("--seconds", type=positive, help="how long each turn is loaded (2); five times that in get-64")
+    parser.add_argument("--rounds", type=positive, help=f"how often each peer has its turn ({ROUNDS})")
+    parser.add_argument("--seconds", type=positive, help=f"how long each turn is loaded ({SECONDS}); five times that in get-64")
     parser.add_argument("--hotrow", type=pathlib.Path, metavar="PROGRAM", help="measure this build instead of the tree's")
     parser.add_argument("--before", type=pathlib.Path, metavar="PROGRAM", help="and this one beside it, as the peer `before`")
     parser.add_argument("--report", nargs="?", const="", metavar="RESULT", help="write benches/REPORT.md; measure nothing")
@@ -59,8 +62,8 @@ def _options(argv, usage):
             parser.error(f"{program} is no program")
     options.hotrow = options.hotrow and options.hotrow.resolve()
     options.before = options.before and options.before.resolve()
-    options.rounds = options.rounds or (1 if options.quick else 3)
-    options.seconds = options.seconds or (1 if options.quick else 2)
+    options.rounds = options.rounds or (1 if options.quick else ROUNDS)
+    options.seconds = options.seconds or (1 if options.quick else SECONDS)
     return options
 
 
@@ -81,10 +84,14 @@ def _run(options):
     tools = build.prepare(say, options.before, options.hotrow)
     chosen = [case for case in cases.CASES if not options.case or case.name in options.case]
     left_out = {}
-    with World() as world:
+    with World(_disk()) as world:
         db = database.Database(world, tools)
         bench = measure.Bench(world, tools, db, say, options.rounds, options.seconds, options.quick)
-        facts = machine.facts(build.ROOT, world.dir) | {"load_average_before": load}
+        facts = machine.facts(build.ROOT, world.disk) | {"load_average_before": load}
+        if facts["file_system"] in machine.IN_MEMORY:
+            say("the databases are in memory and on no disk: this is no whole run")
+        if facts["pins_share_a_core"]:
+            say("the server and its load are two threads of one core: there is no other")
         if options.hotrow:
             facts["hotrow"] = "unknown (--hotrow)"
         if load > machine.QUIET:
@@ -104,7 +111,7 @@ def _run(options):
         results["instructions"] = _instructions()
     run = {
         "started": started.isoformat(timespec="seconds"),
-        "whole": _whole(options),
+        "whole": _whole(options, facts),
         "quick": options.quick,
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -123,9 +130,23 @@ def _run(options):
     return 0
 
 
-def _whole(options):
-    """Is the run one for the page? Another build than the tree's is of a commit that we do not know."""
-    return not (options.quick or options.case or options.peer or options.hotrow)
+def _disk():
+    """Where the data of databases go: beside what cargo builds, for that is on a disk, and the temporary folder often is not. None where
+    PostgreSQL's user cannot get there."""
+    folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", build.ROOT / "target")).resolve() / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    if database.user() and not machine.can_be_entered(folder):
+        say(f"the databases are in the temporary folder: PostgreSQL's user cannot enter {folder}")
+        return None
+    return folder
+
+
+def _whole(options, facts):
+    """Is the run one for the page? Another build than the tree's is of a commit that we do not know; fewer or shorter rounds are a trial;
+    and what is in memory only is not durable."""
+    of_a_part = options.quick or options.case or options.peer or options.hotrow
+    is_short = options.rounds < ROUNDS or options.seconds < SECONDS
+    return not (of_a_part or is_short or facts["file_system"] in machine.IN_MEMORY)
 
 
 def _can(peer, case, tools, options, left_out):

@@ -145,12 +145,20 @@ def _stat(pid):
 
 
 class World:
-    """A temporary folder and the programs that run. Use with `with`."""
+    """Temporary folders and the programs that run. Use with `with`. What is to be on a disk goes to a folder in `disk`, which everybody
+    must be able to enter; without it, to where all goes."""
+
+    def __init__(self, disk=None):
+        self.disk_parent = disk
 
     def __enter__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="hotrow-bench-"))
         # PostgreSQL runs as a user of its own and has a folder in here.
         self.dir.chmod(0o711)
+        self.disk = self.dir
+        if self.disk_parent:
+            self.disk = pathlib.Path(tempfile.mkdtemp(prefix="data-", dir=self.disk_parent))
+            self.disk.chmod(0o711)
         self.children = []
         self.count = 0
         return self
@@ -159,7 +167,8 @@ class World:
         # A second ctrl-C must not leave half of it behind.
         before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
         self.end_since(0)
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for folder in (self.dir, self.disk):
+            shutil.rmtree(folder, ignore_errors=True)
         for number, handler in before:
             signal.signal(number, handler)
 
@@ -169,9 +178,9 @@ class World:
         self.children.append(child)
         return child
 
-    def folder(self, name):
+    def folder(self, name, on_disk=False):
         self.count += 1
-        path = self.dir / f"{name}-{self.count}"
+        path = (self.disk if on_disk else self.dir) / f"{name}-{self.count}"
         path.mkdir()
         return path
 

@@ -122,7 +122,7 @@ def nginx(start):
 
 
 def redis(start, durable=False):
-    case, port, folder = start.case, free_port(), start.world.folder("redis")
+    case, port, folder = start.case, free_port(), start.world.folder("redis", on_disk=True)
     argv = [start.tools.paths["redis-server"], "--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
     argv += ["--maxclients", "12000"]
     argv += ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]

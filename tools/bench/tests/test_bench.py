@@ -19,7 +19,7 @@ sys.dont_write_bytecode = True
 BENCH = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
-from bench import build, cases, loads, main, measure, plot, processes, report, servers, targets  # noqa: E402
+from bench import build, cases, database, loads, machine, main, measure, plot, processes, report, servers, targets  # noqa: E402
 
 
 def case(kind="closed", **peers):
@@ -230,21 +230,101 @@ class Building(unittest.TestCase):
 
 class Runs(unittest.TestCase):
     def test_only_a_run_of_everything_and_of_the_tree_is_whole(self):
-        whole = lambda *argv: main._whole(main._options(argv, ""))  # noqa: E731
-        for argv in ([], ["--rounds", "5"], ["--before", sys.executable]):
+        whole = lambda *argv, on="ext4": main._whole(main._options(argv, ""), {"file_system": on})  # noqa: E731
+        for argv in ([], ["--rounds", "5"], ["--seconds", "4"], ["--before", sys.executable]):
             self.assertTrue(whole(*argv), argv)
+            self.assertFalse(whole(*argv, on="tmpfs"), argv)
+        for argv in (["--rounds", "2"], ["--seconds", "1"]):
+            self.assertFalse(whole(*argv), argv)
         for argv in (["--quick"], ["--case", "get-64"], ["--peer", "nginx"], ["--hotrow", sys.executable]):
             self.assertFalse(whole(*argv), argv)
 
 
+    def test_the_time_that_was_taken_away_is_kept_with_each_turn(self):
+        bench = measure.Bench(None, None, None, lambda words: said.append(words), 1, 1, False)
+        for stolen, failed in ((0.0, False), (3.0, True)):
+            said, times = [], iter([(1.0, 10.0), (1.0 + stolen, 20.0)])
+            turn = {"failed": "no luck"} if failed else {"rate": 7}
+            with mock.patch.object(machine, "stolen_seconds", lambda: next(times)), mock.patch.object(bench, "_turn", lambda *_: turn):
+                self.assertEqual(bench._cell(cases.BY_NAME["bulk"], "hotrow"), {**turn, "stolen_seconds": stolen})
+            self.assertEqual(len(said), 1 if stolen else 0)
+
+    def test_a_bulk_load_finds_a_settled_table_and_a_session_that_was_used(self):
+        done, one = [], cases.BY_NAME["bulk"]
+        table = mock.Mock()
+        table.settle.side_effect = lambda case: done.append("settled")
+        table.sql.side_effect = lambda statement, _: done.append(statement)
+        load = lambda server, case: done.append((case.prefix, case.keys)) or {"requests": 1, "seconds": 1}  # noqa: E731
+        server, world = servers.Server(1, []), mock.Mock(children=[])
+        peer = servers.Peer(lambda start: server, (), "")
+        bench = measure.Bench(world, None, table, None, 1, 1, False)
+        with mock.patch.object(loads, "bulk", load), mock.patch.dict(servers.PEERS, {"hotrow": peer}):
+            self.assertEqual(bench._turn(one, "hotrow")["requests"], 1)
+        self.assertEqual(done[:3], ["settled", ("wrm:", measure.WARM_LINES), (one.prefix, one.keys)])
+        self.assertEqual([statement.split("'")[1] for statement in done[3:]], ["blk:%", "wrm:%"])
+
+    def test_the_load_has_two_threads_where_nothing_is_pinned(self):
+        threads = {}
+        for name in ("get-1", "get-64", "get-2-loops", "miss-64", "mix-95", "put-1"):
+            world, tools = mock.Mock(), mock.Mock(paths={"wrk": "wrk"})
+            world.run.return_value = '{"requests":5,"seconds":1.0,"errors":0}'
+            loads.wrk(world, tools, servers.Server(1, []), cases.BY_NAME[name], 1, None)
+            argv = world.run.call_args[0][0]
+            threads[name] = argv[argv.index("-t") + 1]
+        self.assertEqual(threads, {"get-1": 1, "get-64": 1, "get-2-loops": 2, "miss-64": 2, "mix-95": 2, "put-1": 1})
+
+
+class Machine(unittest.TestCase):
+    def test_two_threads_of_one_core_are_taken_only_where_there_is_no_other(self):
+        for found, siblings, pins, shared in (
+            ([3], {3: {3, 7}}, (None, None), False),
+            ([0, 1], {0: {0}}, ({0}, {1}), False),
+            ([0, 1], {0: {0, 1}}, ({0}, {1}), True),
+            ([0, 1, 2, 3], {0: {0, 1}}, ({0}, {2}), False),
+        ):
+            with mock.patch.object(machine, "cores", lambda: found), mock.patch.object(machine, "_siblings", siblings.get):
+                self.assertEqual((machine.pins(), machine.pins_share_a_core()), (pins, shared), found)
+
+    def test_lists_of_threads_are_read(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for text, expected in (("0,4\n", {0, 4}), ("0-1\n", {0, 1}), ("0\n", {0}), ("0-1,8-9\n", {0, 1, 8, 9})):
+                listed = pathlib.Path(folder, "cpu0", "topology", "thread_siblings_list")
+                listed.parent.mkdir(parents=True, exist_ok=True)
+                listed.write_text(text)
+                self.assertEqual(machine._siblings(0, folder), expected)
+            self.assertEqual(machine._siblings(5, folder), {5}, "a kernel that says nothing")
+
+    def test_a_folder_below_one_that_is_closed_cannot_be_entered(self):
+        with tempfile.TemporaryDirectory() as folder:
+            inner = pathlib.Path(folder, "inner")
+            inner.mkdir()
+            self.assertFalse(machine.can_be_entered(inner))
+            pathlib.Path(folder).chmod(0o755)
+            self.assertTrue(machine.can_be_entered(inner))
+
+    def test_nothing_vacuums_within_a_turn(self):
+        self.assertIn("autovacuum=off", database.SETTINGS)
+        statements = []
+        table = database.Database.__new__(database.Database)
+        with mock.patch.object(table, "sql", lambda statement, *_: statements.append(statement.split(" kv_store")[0])):
+            table.settle(cases.BY_NAME["miss-64"])
+            table.settle(cases.BY_NAME["put-64"])
+        self.assertEqual(statements, ["CHECKPOINT", "VACUUM ANALYZE", "CHECKPOINT", "UPDATE", "VACUUM ANALYZE"])
+
+
 class Endings(unittest.TestCase):
     def test_nothing_that_was_started_stays(self):
+        with tempfile.TemporaryDirectory() as disk:
+            with processes.World(disk) as world:
+                child = world.start("sleep", ["sleep", "1000"])
+                folder, data = world.dir, world.folder("data", on_disk=True)
+                self.assertIsNone(child.process.poll())
+                self.assertTrue(data.is_dir() and data.parent.parent == pathlib.Path(disk))
+            self.assertEqual(child.process.returncode, -signal.SIGTERM)
+            self.assertFalse(folder.exists())
+            self.assertEqual(os.listdir(disk), [])
         with processes.World() as world:
-            child = world.start("sleep", ["sleep", "1000"])
-            folder = world.dir
-            self.assertIsNone(child.process.poll())
-        self.assertEqual(child.process.returncode, -signal.SIGTERM)
-        self.assertFalse(folder.exists())
+            self.assertEqual(world.folder("data", on_disk=True).parent, world.dir)
 
     def test_a_child_ends_with_a_run_that_is_killed_outright(self):
         program = (
