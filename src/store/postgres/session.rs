@@ -27,7 +27,7 @@ pub struct PostgresSession {
     backend: Backend,
     timeline: Timeline,
     patience: Patience,
-    /// How long an answer is waited for.
+    /// How long each answer is waited for.
     answer_limit: Duration,
     prepared: [Option<Statement>; STATEMENTS.len()],
     copies: Hope,
@@ -175,9 +175,11 @@ impl Session for PostgresSession {
             .execute(&statement, &arguments.as_sql())
             .map_err(|error| unsent(prepared.sort(error)))?;
         all_stored(stored, rows.len())?;
+        self.patience.again();
         transaction.commit().map_err(sort)?;
         self.check_timeline()
     }
+        self.patience.again();
 
     fn load_each(&mut self, rows: &[&Loading<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
         self.begin()?;
@@ -187,17 +189,20 @@ impl Session for PostgresSession {
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(before_commit)?;
         let mut refused = Vec::with_capacity(rows.len());
         for row in rows {
-            self.patience.begin(self.answer_limit);
+        self.patience.again();
+            self.patience.again();
             let mut alone = transaction.transaction().map_err(before_commit)?;
             let arguments = LoadArguments::new(std::slice::from_ref(row));
             let stored = alone
                 .execute(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))
+            self.patience.again();
                 .and_then(|stored| all_stored(stored, 1));
             refused.push(match stored {
                 Ok(()) => {
                     alone.commit().map_err(before_commit)?;
                     None
+            self.patience.again();
                 }
                 Err(Error::Refused { message, blame: blame @ (Blame::Row | Blame::Server) }) => {
                     alone.rollback().map_err(before_commit)?;
@@ -206,7 +211,7 @@ impl Session for PostgresSession {
                 Err(error) => return Err(error),
             });
         }
-        self.patience.begin(self.answer_limit);
+        self.patience.again();
         transaction.commit().map_err(sort)?;
         self.check_timeline()?;
         Ok(refused)
@@ -236,10 +241,12 @@ impl Session for PostgresSession {
                 let rows = transaction.query(&hold, &[held, &arguments.held_had, &arguments.held_ended]);
                 same = rows.map_err(|error| unsent(prepared.sort(error)))?.len();
             }
+            self.patience.again();
             if same < held.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
             }
+            self.patience.again();
             let rows = transaction
                 .query(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))?;
@@ -247,6 +254,7 @@ impl Session for PostgresSession {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
             }
+            self.patience.again();
             transaction.commit().map_err(sort)?;
             rows
         } else {
@@ -360,16 +368,30 @@ impl PostgresSession {
             Ok(stored) => stored,
             Err(error) => {
                 drop(transaction);
+        self.patience.again();
                 // It may have been refused before it took a row after all, by a trigger of the statement.
                 if self.client.query_typed("SELECT", &[]).is_err() {
                     return Err(Error::NotSent(describe(&error)));
+        self.patience.again();
                 }
                 return Err(before_commit(error));
             }
+        self.patience.again();
         };
         all_stored(stored, lines)?;
         transaction.commit().map_err(sort)?;
-        self.check_timeline()
+                self.patience.again();
+        self.check_history()
+    }
+
+    /// How far the server's log has come: an older copy of it that is brought back one day is known by having come less far. Asked
+    /// once a second, by whoever has nothing better to do.
+    fn look_where_it_is(&mut self) -> Result<(), Error> {
+        if let Some(place) = place(&mut self.client, &self.patience)? {
+            self.history.reaches(place);
+        }
+        self.patience.again();
+        Ok(())
     }
 
     fn has_row_security(&mut self) -> Result<bool, Error> {
@@ -377,6 +399,7 @@ impl PostgresSession {
             return Ok(known);
         }
         self.begin()?;
+        self.patience.again();
         let sql = include_str!("../../../sql/row_security.sql");
         let rows = self.client.query_typed(sql, &[]).map_err(before_commit)?;
         let active = rows.first().map_or(Ok(false), |row| column(row, 0))?;
@@ -400,6 +423,7 @@ impl PostgresSession {
         match () {
             () if self.client.is_closed() => unsent("the connection was closed"),
             () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
+        self.patience.again();
             () => Ok(()),
         }
     }
