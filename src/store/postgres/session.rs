@@ -4,9 +4,10 @@
 use super::arguments::{ChangeArguments, LoadArguments};
 use super::columns::{Xid, check_statement, column, committed};
 use super::copy::{self, Hope, Spoilt};
-use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, describe, sort, strange, wait_for_end};
+use super::{Backend, END_BACKEND, Opened, describe, place, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
 use crate::limits::LOCK_WAIT_MS;
+use crate::store::history::{History, OVER};
 use crate::store::judge::{Before, Change};
 use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::Row as Loading;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 pub struct PostgresSession {
     client: Client,
     backend: Backend,
-    timeline: Timeline,
+    history: History,
     patience: Patience,
     /// How long each answer is waited for.
     answer_limit: Duration,
@@ -51,8 +52,8 @@ pub(super) const STATEMENTS: [&str; 14] = [
     include_str!("../../../sql/hold.sql"),
     include_str!("../../../sql/locked.sql"),
     include_str!("../../../sql/expired.sql"),
-];
     include_str!("../../../sql/expired_behind.sql"),
+];
 const READ: usize = 0;
 const SET: usize = 1;
 const DELETE: usize = 2;
@@ -66,8 +67,8 @@ const LOAD: usize = 9;
 const HOLD: usize = 10;
 const LOCKED: usize = 11;
 const EXPIRED: usize = 12;
-
 const EXPIRED_BEHIND: usize = 13;
+
 impl Session for PostgresSession {
     type Backend = Backend;
 
@@ -98,7 +99,7 @@ impl Session for PostgresSession {
                 &[(from, Type::TEXT), (to, Type::TEXT), (&rows, Type::INT8), (&bytes, Type::INT8)],
             )
             .map_err(sort)?;
-        self.check_timeline()?;
+        self.check_history()?;
         let row = |row: &::postgres::Row| {
             // Without values all of them are NULL.
             let value = bytes.map(|_| column::<&str>(row, 1)).transpose()?;
@@ -127,7 +128,7 @@ impl Session for PostgresSession {
         };
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, arguments).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
+        self.check_history()?;
         let mut written = Written { stored: vec![None; sets.len()], deleted: vec![false; deletes.len()] };
         for (at, row) in rows.iter().enumerate() {
             let key: &str = committed(row, 0)?;
@@ -174,38 +175,38 @@ impl Session for PostgresSession {
         let arguments = LoadArguments::new(rows);
         // Whether a trigger has kept some out is to be known before the commit: refused is what has not happened.
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         let stored = transaction
             .execute(&statement, &arguments.as_sql())
             .map_err(|error| unsent(prepared.sort(error)))?;
+        self.patience.again();
         all_stored(stored, rows.len())?;
-        self.patience.again();
         transaction.commit().map_err(sort)?;
-        self.check_timeline()
+        self.check_history()
     }
-        self.patience.again();
 
     fn load_each(&mut self, rows: &[&Loading<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
         self.begin()?;
         let (statement, prepared) = self.prepared(LOAD)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         // What the end of the transaction would have against all of them, it has against one of them now.
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(before_commit)?;
         let mut refused = Vec::with_capacity(rows.len());
         for row in rows {
-        self.patience.again();
             self.patience.again();
             let mut alone = transaction.transaction().map_err(before_commit)?;
+            self.patience.again();
             let arguments = LoadArguments::new(std::slice::from_ref(row));
             let stored = alone
                 .execute(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))
-            self.patience.again();
                 .and_then(|stored| all_stored(stored, 1));
+            self.patience.again();
             refused.push(match stored {
                 Ok(()) => {
                     alone.commit().map_err(before_commit)?;
                     None
-            self.patience.again();
                 }
                 Err(Error::Refused { message, blame: blame @ (Blame::Row | Blame::Server) }) => {
                     alone.rollback().map_err(before_commit)?;
@@ -216,7 +217,7 @@ impl Session for PostgresSession {
         }
         self.patience.again();
         transaction.commit().map_err(sort)?;
-        self.check_timeline()?;
+        self.check_history()?;
         Ok(refused)
     }
 
@@ -240,6 +241,7 @@ impl Session for PostgresSession {
             let hold = if held.is_empty() { None } else { Some(self.prepared(HOLD)?) };
             let mut transaction = self.client.transaction().map_err(before_commit)?;
             let mut same = 0;
+            self.patience.again();
             if let Some((hold, prepared)) = hold {
                 let rows = transaction.query(&hold, &[held, &arguments.held_had, &arguments.held_ended]);
                 same = rows.map_err(|error| unsent(prepared.sort(error)))?.len();
@@ -249,21 +251,20 @@ impl Session for PostgresSession {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
             }
-            self.patience.again();
             let rows = transaction
                 .query(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))?;
+            self.patience.again();
             if rows.len() + same < changes.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
             }
-            self.patience.again();
             transaction.commit().map_err(sort)?;
             rows
         } else {
             self.client.query(&statement, &arguments.as_sql()).map_err(|error| prepared.sort(error))?
         };
-        self.check_timeline()?;
+        self.check_history()?;
         for (change, changed) in changes.iter().zip(&mut changed).filter(|(change, _)| change.to.is_none()) {
             *changed = change.from;
         }
@@ -278,6 +279,7 @@ impl Session for PostgresSession {
 
     fn expired(&mut self, behind: Option<&Expired>, rows: u32) -> Result<Vec<Expired>, Error> {
         self.begin()?;
+        self.look_where_it_is()?;
         let rows = i64::from(rows);
         let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match behind {
             None => (EXPIRED, &[&rows]),
@@ -319,17 +321,17 @@ impl Session for PostgresSession {
         // of stream. Nothing is waited for.
         self.patience.end();
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed() || self.timeline.is_left_behind()
+        self.client.is_closed() || self.history.is_over()
     }
 }
 
 impl PostgresSession {
     pub(super) fn new(opened: Opened, answer_limit: Duration, spoilt: Spoilt) -> PostgresSession {
-        let Opened { client, backend, timeline, patience } = opened;
+        let Opened { client, backend, history, patience } = opened;
         PostgresSession {
             client,
             backend,
-            timeline,
+            history,
             patience,
             answer_limit,
             prepared: Default::default(),
@@ -349,7 +351,7 @@ impl PostgresSession {
         self.begin()?;
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, &[&keys]).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
+        self.check_history()?;
         let mut found: Vec<(&str, T)> =
             rows.iter().map(|row| Ok((column(row, 0)?, read(row)?))).collect::<Result<_, Error>>()?;
         found.sort_unstable_by_key(|(key, _)| *key);
@@ -366,29 +368,30 @@ impl PostgresSession {
         self.begin()?;
         let (statement, _) = self.prepared(COPY)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         // Who waits for the table is to wait here. A COPY that is refused before it takes a row leaves the session an answer that
         // nobody has asked for: the crate asks for the end of it twice.
         transaction.batch_execute(include_str!("../../../sql/lock.sql")).map_err(before_commit)?;
+        self.patience.again();
         let mut writer = transaction.copy_in(&statement).map_err(|error| Error::NotSent(describe(&error)))?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
+        self.patience.again();
         let stored = match writer.finish() {
             Ok(stored) => stored,
             Err(error) => {
+                self.patience.again();
                 drop(transaction);
-        self.patience.again();
                 // It may have been refused before it took a row after all, by a trigger of the statement.
                 if self.client.query_typed("SELECT", &[]).is_err() {
                     return Err(Error::NotSent(describe(&error)));
-        self.patience.again();
                 }
                 return Err(before_commit(error));
             }
-        self.patience.again();
         };
+        self.patience.again();
         all_stored(stored, lines)?;
         transaction.commit().map_err(sort)?;
-                self.patience.again();
         self.check_history()
     }
 
@@ -407,7 +410,6 @@ impl PostgresSession {
             return Ok(known);
         }
         self.begin()?;
-        self.patience.again();
         let sql = include_str!("../../../sql/row_security.sql");
         let rows = self.client.query_typed(sql, &[]).map_err(before_commit)?;
         let active = rows.first().map_or(Ok(false), |row| column(row, 0))?;
@@ -421,6 +423,7 @@ impl PostgresSession {
         }
         let statement = self.client.prepare(STATEMENTS[number]).map_err(before_commit)?;
         check_statement(&statement)?;
+        self.patience.again();
         Ok((self.prepared[number].insert(statement).clone(), Prepared::Now))
     }
 
@@ -430,15 +433,14 @@ impl PostgresSession {
         let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
         match () {
             () if self.client.is_closed() => unsent("the connection was closed"),
-            () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
-        self.patience.again();
+            () if self.history.is_over() => unsent(OVER),
             () => Ok(()),
         }
     }
 
-    /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
-    fn check_timeline(&self) -> Result<(), Error> {
-        if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
+    /// Another server may have taken the place of this one, and another session found it, while this one's answer was on its way.
+    fn check_history(&self) -> Result<(), Error> {
+        if self.history.is_over() { Err(strange(OVER)) } else { Ok(()) }
     }
 }
 
