@@ -32,7 +32,7 @@ pub const LOOK_PAUSE_MS: u64 = 1_000;
 pub const SWEEP_ROWS: u32 = 500;
 /// The pause between two looks for rows past their time, in milliseconds.
 pub const SWEEP_PAUSE_MS: u64 = 1_000;
-/// How long rows past their time that could not be deleted are passed over.
+/// How long rows past their time that could not be deleted, and those before them that come late, are passed over, in milliseconds.
 pub const SWEEP_AGAIN_MS: u64 = 60_000;
 /// Keys that one request may ask for: more are 400.
 pub const KEYS_A_REQUEST: usize = 100;
@@ -171,6 +171,9 @@ pub const READ_PARTS: usize = 32;
 pub const LOAD_PARTS: usize = 32;
 /// See [`LOAD_PARTS`].
 pub const LOAD_SINGLES: usize = 256;
+/// How often a batch of writes that depend on their rows, or of many keys, is halved to find the rows at fault. What is not told apart by
+/// then goes key by key.
+pub const BATCH_PARTS: usize = 32;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;
 /// The part of `--request-timeout` that a job may wait in its queue, as far as can be foreseen: one in so many. The batch

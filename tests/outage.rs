@@ -2,7 +2,7 @@
 //! and when it is back everything works without anybody's help. What clients are told of writes that the outage
 //! caught is held against the table. `faults.rs` does all this under load; `refusals.rs` has what PostgreSQL refuses while it is there.
 
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, Response, request};
 use crate::support::database::{Database, has_met_a_lock};
 use crate::support::postgresql::{Postgresql, stand_still, url_at};
 use crate::support::proxy::Proxy;
@@ -413,7 +413,8 @@ fn what_a_crash_has_taken_back_is_not_served() {
     assert_eq!(table.value("lost"), None, "the crash came too late to show anything");
 }
 
-/// FATAL means that a session has ended, and not that its last statement did nothing. Poolers say it in one field alone.
+/// FATAL means that a session has ended, and not that its last statement did nothing. Poolers say it in one field alone, or say ERROR
+/// there; PostgreSQL has said it in two for long.
 #[test]
 fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
     let postgresql = Postgresql::start_new();
@@ -423,13 +424,83 @@ fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
     let server = Server::start_on(&Database::at(url_at(proxy.port)), &["--db-writers", "1"]);
     let mut client = server.connect();
     assert_eq!(client.put("k", "old").status, 201);
-    let fields = b"SFATAL\0C08P01\0Mserver conn crashed?\0\0";
-    let error = [&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes(), fields].concat();
-    proxy.say_instead(&error);
-    proxy.cut_answers(1);
-    // Sent again once the old backend is gone.
-    assert_eq!(client.put("k", "committed and not told").status, 200);
-    assert!(proxy.is_harmless());
-    wait_until("it was in doubt", || server.stderr().contains("a commit of 1 keys was lost"));
-    assert_eq!(client.get("k").text(), "committed and not told");
+    let said = [
+        "SFATAL\0C08P01\0Mserver conn crashed?\0\0",
+        "SERROR\0C08006\0Mremote server read/write error\0\0",
+        "SERROR\0VERROR\0C40003\0Mnobody knows whether it was done\0\0",
+        "SERROR\0VERROR\0C08007\0Mnobody knows whether it was committed\0\0",
+    ];
+    for (round, fields) in said.into_iter().enumerate() {
+        let error = [&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes(), fields.as_bytes()].concat();
+        proxy.say_instead(&error);
+        proxy.cut_answers(1);
+        // Sent again once the old backend is gone.
+        let value = format!("committed and not told {round}");
+        assert_eq!(client.put("k", &value).status, 200, "{fields:?}");
+        assert!(proxy.is_harmless());
+        let doubts = || server.stderr().matches("a commit of 1 keys was lost").count();
+        wait_until("it was in doubt", || doubts() == round + 1);
+        assert_eq!(client.get("k").text(), value);
+    }
+}
+
+/// Whoever asked for it was told that nobody knows, and may have asked again.
+#[test]
+fn what_depends_on_its_row_is_not_begun_once_its_time_is_over() {
+    let postgresql = Postgresql::start_new();
+    let proxy = Proxy::start(postgresql.port);
+    let server = Server::start_on(
+        &Database { url: url_at(proxy.port) },
+        &["--db-writers", "1", "--request-timeout", "1s"],
+    );
+    let mut client = server.connect();
+    let add = |client: &mut Client| client.request("POST", "/kv/n?op=incr", "", b"");
+    wait_until("it counts", || add(&mut client).status == 200);
+    let counted = client.get("n").text();
+    // The writer finds its session cut off, and the next one is not let in for longer than the request may take.
+    let frozen = postgresql.freeze();
+    proxy.cut_clients();
+    let outcome = add(&mut client).outcome();
+    assert!(["504 outcome-unknown", "503 not-started"].contains(&outcome.as_str()), "{outcome}");
+    drop(frozen);
+    wait_until("the writer has another session", || client.put("other", "v").status < 300);
+    assert_eq!(postgresql.database().value("n").as_deref(), Some(counted.as_str()));
+}
+
+/// What is committed is committed, whatever becomes of the rest of its batch.
+#[test]
+fn an_addition_that_is_done_is_answered_while_another_write_of_its_batch_is_not() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "20s"]);
+    let mut client = server.connect();
+    assert_eq!(client.request("POST", "/kv/a?op=incr", "", b"").status, 201);
+    assert!(["b", "z"].iter().all(|key| client.put(key, "old").status == 201));
+    let mut sql = server.database().connect();
+    // Together they are refused, and alone one of them takes its time.
+    sql.batch_execute(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.key = 'b' AND nextval('tries') = 1 THEN RAISE EXCEPTION 'not with others'; END IF;
+            WHILE NEW.key <> 'a' AND NOT pg_try_advisory_xact_lock_shared(ascii(NEW.key)) LOOP
+                PERFORM pg_sleep(0.005);
+            END LOOP;
+            RETURN NEW; END $$;
+         CREATE TRIGGER hold BEFORE UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION hold();
+         SELECT pg_advisory_lock(ascii('z')), pg_advisory_lock(ascii('b'))",
+    )
+    .unwrap();
+    let mut before = server.ask("PUT", "z", "new");
+    let waits = "SELECT count(*)::text FROM pg_stat_activity
+        WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    wait_until("the writer is busy", || server.database().text(waits, &[]).as_deref() == Some("1"));
+    let (mut added, mut slow) = (server.connect(), server.connect());
+    added.send(request("POST", "/kv/a?op=incr", "", b""));
+    slow.send(request("PUT", "/kv/b", "If-Match: *\r\n", b"new"));
+    wait_until("both are queued", || server.metric("hotrow_keys_in_flight") == 3);
+    sql.batch_execute("SELECT pg_advisory_unlock(ascii('z'))").unwrap();
+    assert_eq!(before.response().status, 200);
+    assert_eq!(added.response().outcome(), "200");
+    assert!(!slow.has_something());
+    sql.batch_execute("SELECT pg_advisory_unlock(ascii('b'))").unwrap();
+    assert_eq!(slow.response().status, 200);
+    assert_eq!(client.get("a").text(), "2");
 }

@@ -6,7 +6,7 @@ use crate::support::Server;
 const STATEMENTS: [(&str, &str); 10] = [
     ("read", include_str!("../sql/read.sql")),
     ("look", include_str!("../sql/look.sql")),
-    ("page (text, text, bigint, bigint)", include_str!("../sql/page.sql")),
+    ("page (text, text, bigint, bigint, boolean)", include_str!("../sql/page.sql")),
     ("hold", include_str!("../sql/hold.sql")),
     ("change", include_str!("../sql/change.sql")),
     ("delete", include_str!("../sql/delete.sql")),

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod batch;
 pub mod conninfo;
 pub mod health;
+pub mod history;
 pub mod judge;
 pub mod list;
 pub mod load;
@@ -364,8 +365,9 @@ pub trait Session {
     /// Names the backend at the other end, for [`Session::end_backend`] of a later session.
     type Backend: fmt::Debug + Send;
 
-    /// From now on a statement waits for what others have locked for a moment only, and is refused then.
-    fn limit_lock_waits(&mut self) -> Result<(), Error>;
+    /// From now on a statement waits for what others have locked for a moment only, and is refused then: after so many
+    /// milliseconds at most.
+    fn limit_lock_waits(&mut self) -> Result<u64, Error>;
     /// The rows of these keys, in their order. `now_ms` is the time of the process's clock.
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error>;
     /// A page of a list.
@@ -385,8 +387,9 @@ pub trait Session {
     /// every change: the new version (anything for a delete), or `None` where the row is another one by now and
     /// nothing was done; with `all_or_nothing`, then nothing at all.
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error>;
-    /// Rows past their time, the oldest first, so many at most: those whose time was over later than at `behind`.
-    fn expired(&mut self, behind: Option<&str>, rows: u32) -> Result<Vec<Expired>, Error>;
+    /// Rows past their time, the oldest first, so many at most. Behind one of them they are in the order of their keys, too, where
+    /// their times are the same.
+    fn expired(&mut self, behind: Option<&Expired>, rows: u32) -> Result<Vec<Expired>, Error>;
     /// Deletes those of these that are past their time; returns how many.
     fn sweep(&mut self, keys: &[&str]) -> Result<u64, Error>;
     /// The backend at the other end.

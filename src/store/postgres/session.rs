@@ -1,14 +1,16 @@
 //! One session: the statements on data, and what their answers mean. Opened by [`super`], used by the workers through
 //! [`crate::store::Session`].
 
+use super::arguments::{ChangeArguments, LoadArguments};
 use super::columns::{Xid, check_statement, column, committed};
 use super::copy::{self, Hope, Spoilt};
-use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, describe, sort, strange, wait_for_end};
+use super::{Backend, END_BACKEND, Opened, describe, place, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
 use crate::limits::LOCK_WAIT_MS;
-use crate::store::judge::{Before, Change, Expiry, To};
+use crate::store::history::{History, OVER};
+use crate::store::judge::{Before, Change};
 use crate::store::list::{Page, PageRow, Range};
-use crate::store::load::{End, Row as Loading};
+use crate::store::load::Row as Loading;
 use crate::store::patience::Patience;
 use crate::store::sweeper::Expired;
 use crate::store::{Blame, Error, KEPT_OUT, Session, Set, Written};
@@ -24,9 +26,9 @@ use std::time::{Duration, Instant};
 pub struct PostgresSession {
     client: Client,
     backend: Backend,
-    timeline: Timeline,
+    history: History,
     patience: Patience,
-    /// How long an answer is waited for.
+    /// How long each answer is waited for.
     answer_limit: Duration,
     prepared: [Option<Statement>; STATEMENTS.len()],
     copies: Hope,
@@ -36,7 +38,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-pub(super) const STATEMENTS: [&str; 13] = [
+pub(super) const STATEMENTS: [&str; 14] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -50,6 +52,7 @@ pub(super) const STATEMENTS: [&str; 13] = [
     include_str!("../../../sql/hold.sql"),
     include_str!("../../../sql/locked.sql"),
     include_str!("../../../sql/expired.sql"),
+    include_str!("../../../sql/expired_behind.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -64,15 +67,17 @@ const LOAD: usize = 9;
 const HOLD: usize = 10;
 const LOCKED: usize = 11;
 const EXPIRED: usize = 12;
+const EXPIRED_BEHIND: usize = 13;
 
 impl Session for PostgresSession {
     type Backend = Backend;
 
-    fn limit_lock_waits(&mut self) -> Result<(), Error> {
+    fn limit_lock_waits(&mut self) -> Result<u64, Error> {
         self.begin()?;
-        let limit_ms = LOCK_WAIT_MS.min(self.answer_limit.as_millis() as u64 / 8) as i32;
+        let limit_ms = LOCK_WAIT_MS.min(self.answer_limit.as_millis() as u64 / 8);
         let sql = include_str!("../../../sql/limit_lock_waits.sql");
-        self.client.query_typed(sql, &[(&limit_ms, Type::INT4)]).map(drop).map_err(before_commit)
+        let limited = self.client.query_typed(sql, &[(&(limit_ms as i32), Type::INT4)]);
+        limited.map(|_| limit_ms).map_err(before_commit)
     }
 
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error> {
@@ -99,7 +104,7 @@ impl Session for PostgresSession {
                 ],
             )
             .map_err(sort)?;
-        self.check_timeline()?;
+        self.check_history()?;
         let row = |row: &::postgres::Row| {
             // Without values all of them are NULL.
             let value = values.then(|| column::<&str>(row, 1)).transpose()?;
@@ -128,7 +133,7 @@ impl Session for PostgresSession {
         };
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, arguments).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
+        self.check_history()?;
         let mut written = Written { stored: vec![None; sets.len()], deleted: vec![false; deletes.len()] };
         for (at, row) in rows.iter().enumerate() {
             let key: &str = committed(row, 0)?;
@@ -175,29 +180,34 @@ impl Session for PostgresSession {
         let arguments = LoadArguments::new(rows);
         // Whether a trigger has kept some out is to be known before the commit: refused is what has not happened.
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         let stored = transaction
             .execute(&statement, &arguments.as_sql())
             .map_err(|error| unsent(prepared.sort(error)))?;
+        self.patience.again();
         all_stored(stored, rows.len())?;
         transaction.commit().map_err(sort)?;
-        self.check_timeline()
+        self.check_history()
     }
 
     fn load_each(&mut self, rows: &[&Loading<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
         self.begin()?;
         let (statement, prepared) = self.prepared(LOAD)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         // What the end of the transaction would have against all of them, it has against one of them now.
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(before_commit)?;
         let mut refused = Vec::with_capacity(rows.len());
         for row in rows {
-            self.patience.begin(self.answer_limit);
+            self.patience.again();
             let mut alone = transaction.transaction().map_err(before_commit)?;
+            self.patience.again();
             let arguments = LoadArguments::new(std::slice::from_ref(row));
             let stored = alone
                 .execute(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))
                 .and_then(|stored| all_stored(stored, 1));
+            self.patience.again();
             refused.push(match stored {
                 Ok(()) => {
                     alone.commit().map_err(before_commit)?;
@@ -210,9 +220,9 @@ impl Session for PostgresSession {
                 Err(error) => return Err(error),
             });
         }
-        self.patience.begin(self.answer_limit);
+        self.patience.again();
         transaction.commit().map_err(sort)?;
-        self.check_timeline()?;
+        self.check_history()?;
         Ok(refused)
     }
 
@@ -236,10 +246,12 @@ impl Session for PostgresSession {
             let hold = if held.is_empty() { None } else { Some(self.prepared(HOLD)?) };
             let mut transaction = self.client.transaction().map_err(before_commit)?;
             let mut same = 0;
+            self.patience.again();
             if let Some((hold, prepared)) = hold {
                 let rows = transaction.query(&hold, &[held, &arguments.held_had, &arguments.held_ended]);
                 same = rows.map_err(|error| unsent(prepared.sort(error)))?.len();
             }
+            self.patience.again();
             if same < held.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
@@ -247,6 +259,7 @@ impl Session for PostgresSession {
             let rows = transaction
                 .query(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))?;
+            self.patience.again();
             if rows.len() + same < changes.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
@@ -256,7 +269,7 @@ impl Session for PostgresSession {
         } else {
             self.client.query(&statement, &arguments.as_sql()).map_err(|error| prepared.sort(error))?
         };
-        self.check_timeline()?;
+        self.check_history()?;
         for (change, changed) in changes.iter().zip(&mut changed).filter(|(change, _)| change.to.is_none()) {
             *changed = change.from;
         }
@@ -269,10 +282,16 @@ impl Session for PostgresSession {
         Ok(changed)
     }
 
-    fn expired(&mut self, behind: Option<&str>, rows: u32) -> Result<Vec<Expired>, Error> {
+    fn expired(&mut self, behind: Option<&Expired>, rows: u32) -> Result<Vec<Expired>, Error> {
         self.begin()?;
-        let (statement, prepared) = self.prepared(EXPIRED)?;
-        let rows = self.client.query(&statement, &[&behind, &i64::from(rows)]);
+        self.look_where_it_is()?;
+        let rows = i64::from(rows);
+        let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match behind {
+            None => (EXPIRED, &[&rows]),
+            Some(Expired { key, at }) => (EXPIRED_BEHIND, &[&&**at, &&**key, &rows]),
+        };
+        let (statement, prepared) = self.prepared(number)?;
+        let rows = self.client.query(&statement, arguments);
         let expired = |row: &::postgres::Row| {
             Ok(Expired { key: column::<&str>(row, 0)?.into(), at: column::<&str>(row, 1)?.into() })
         };
@@ -307,17 +326,17 @@ impl Session for PostgresSession {
         // of stream. Nothing is waited for.
         self.patience.end();
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed() || self.timeline.is_left_behind()
+        self.client.is_closed() || self.history.is_over()
     }
 }
 
 impl PostgresSession {
     pub(super) fn new(opened: Opened, answer_limit: Duration, spoilt: Spoilt) -> PostgresSession {
-        let Opened { client, backend, timeline, patience } = opened;
+        let Opened { client, backend, history, patience } = opened;
         PostgresSession {
             client,
             backend,
-            timeline,
+            history,
             patience,
             answer_limit,
             prepared: Default::default(),
@@ -337,7 +356,7 @@ impl PostgresSession {
         self.begin()?;
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, &[&keys]).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
+        self.check_history()?;
         let mut found: Vec<(&str, T)> =
             rows.iter().map(|row| Ok((column(row, 0)?, read(row)?))).collect::<Result<_, Error>>()?;
         found.sort_unstable_by_key(|(key, _)| *key);
@@ -354,15 +373,19 @@ impl PostgresSession {
         self.begin()?;
         let (statement, _) = self.prepared(COPY)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         // Who waits for the table is to wait here. A COPY that is refused before it takes a row leaves the session an answer that
         // nobody has asked for: the crate asks for the end of it twice.
         transaction.batch_execute(include_str!("../../../sql/lock.sql")).map_err(before_commit)?;
+        self.patience.again();
         let mut writer = transaction.copy_in(&statement).map_err(|error| Error::NotSent(describe(&error)))?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
+        self.patience.again();
         let stored = match writer.finish() {
             Ok(stored) => stored,
             Err(error) => {
+                self.patience.again();
                 drop(transaction);
                 // It may have been refused before it took a row after all, by a trigger of the statement.
                 if self.client.query_typed("SELECT", &[]).is_err() {
@@ -371,9 +394,20 @@ impl PostgresSession {
                 return Err(before_commit(error));
             }
         };
+        self.patience.again();
         all_stored(stored, lines)?;
         transaction.commit().map_err(sort)?;
-        self.check_timeline()
+        self.check_history()
+    }
+
+    /// How far the server's log has come: an older copy of it that is brought back one day is known by having come less far. Asked
+    /// once a second, by whoever has nothing better to do.
+    fn look_where_it_is(&mut self) -> Result<(), Error> {
+        if let Some(place) = place(&mut self.client, &self.patience)? {
+            self.history.reaches(place);
+        }
+        self.patience.again();
+        Ok(())
     }
 
     fn has_row_security(&mut self) -> Result<bool, Error> {
@@ -394,6 +428,7 @@ impl PostgresSession {
         }
         let statement = self.client.prepare(STATEMENTS[number]).map_err(before_commit)?;
         check_statement(&statement)?;
+        self.patience.again();
         Ok((self.prepared[number].insert(statement).clone(), Prepared::Now))
     }
 
@@ -403,14 +438,14 @@ impl PostgresSession {
         let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
         match () {
             () if self.client.is_closed() => unsent("the connection was closed"),
-            () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
+            () if self.history.is_over() => unsent(OVER),
             () => Ok(()),
         }
     }
 
-    /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
-    fn check_timeline(&self) -> Result<(), Error> {
-        if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
+    /// Another server may have taken the place of this one, and another session found it, while this one's answer was on its way.
+    fn check_history(&self) -> Result<(), Error> {
+        if self.history.is_over() { Err(strange(OVER)) } else { Ok(()) }
     }
 }
 
@@ -442,101 +477,6 @@ impl Prepared {
             Error::Refused { message, .. } if is_outdated => Error::NotSent(message),
             other => other,
         }
-    }
-}
-
-/// Rows of a load as the columns that the statement takes.
-struct LoadArguments<'a> {
-    keys: Vec<&'a str>,
-    values: Vec<&'a str>,
-    ttls: Vec<Option<f64>>,
-    ends: Vec<Option<&'a str>>,
-}
-
-impl<'a> LoadArguments<'a> {
-    fn new(rows: &'a [&Loading<'_>]) -> LoadArguments<'a> {
-        let ttl_s = |row: &&Loading<'_>| match &row.end {
-            End::After(ttl_s) => Some(f64::from(*ttl_s)),
-            End::At(_) | End::Never => None,
-        };
-        let end = |row: &&'a Loading<'_>| match &row.end {
-            End::At(time) => Some(&**time),
-            End::After(_) | End::Never => None,
-        };
-        LoadArguments {
-            keys: rows.iter().map(|row| &*row.key).collect(),
-            values: rows.iter().map(|row| &*row.value).collect(),
-            ttls: rows.iter().map(ttl_s).collect(),
-            ends: rows.iter().map(end).collect(),
-        }
-    }
-
-    fn as_sql(&self) -> [&(dyn ToSql + Sync); 4] {
-        [&self.keys, &self.values, &self.ttls, &self.ends]
-    }
-}
-
-/// Changes as the columns that the statement takes.
-#[derive(Default)]
-struct ChangeArguments<'a> {
-    keys: Vec<&'a str>,
-    values: Vec<&'a str>,
-    ttls: Vec<Option<f64>>,
-    kept: Vec<bool>,
-    had: Vec<Option<String>>,
-    ended: Vec<bool>,
-    gone: Vec<&'a str>,
-    gone_had: Vec<Option<String>>,
-    gone_ended: Vec<bool>,
-    /// Those that are not changed are for a statement of their own.
-    held: Vec<&'a str>,
-    held_had: Vec<Option<String>>,
-    held_ended: Vec<bool>,
-}
-
-impl<'a> ChangeArguments<'a> {
-    fn new(changes: &'a [Change<'a>]) -> ChangeArguments<'a> {
-        let mut arguments = ChangeArguments::default();
-        for change in changes {
-            let had = change.from.map(|version| version.to_string());
-            match &change.to {
-                Some(To::Value(value, expiry)) => {
-                    arguments.keys.push(change.key);
-                    arguments.values.push(value);
-                    let ttl_s =
-                        if let Expiry::After(ttl_s) = expiry { Some(f64::from(*ttl_s)) } else { None };
-                    arguments.ttls.push(ttl_s);
-                    arguments.kept.push(*expiry == Expiry::Kept);
-                    arguments.had.push(had);
-                    arguments.ended.push(change.expired);
-                }
-                Some(To::Nothing) => {
-                    arguments.gone.push(change.key);
-                    arguments.gone_had.push(had);
-                    arguments.gone_ended.push(change.expired);
-                }
-                None => {
-                    arguments.held.push(change.key);
-                    arguments.held_had.push(had);
-                    arguments.held_ended.push(change.expired);
-                }
-            }
-        }
-        arguments
-    }
-
-    fn as_sql(&self) -> [&(dyn ToSql + Sync); 9] {
-        [
-            &self.keys,
-            &self.values,
-            &self.ttls,
-            &self.kept,
-            &self.had,
-            &self.ended,
-            &self.gone,
-            &self.gone_had,
-            &self.gone_ended,
-        ]
     }
 }
 
