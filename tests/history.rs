@@ -8,7 +8,7 @@ use crate::support::{Server, wait_until};
 
 /// A server that has cached two rows.
 fn start(url: String) -> Server {
-    let server = Server::start_on(&Database { url }, &["--db-readers", "1", "--db-writers", "1"]);
+    let server = Server::start_on(&Database::at(url), &["--db-readers", "1", "--db-writers", "1"]);
     let mut client = server.connect();
     assert_eq!(client.put("changed", "here").status, 201);
     assert_eq!(client.put("new", "here").status, 201);

@@ -450,7 +450,7 @@ fn what_depends_on_its_row_is_not_begun_once_its_time_is_over() {
     let postgresql = Postgresql::start_new();
     let proxy = Proxy::start(postgresql.port);
     let server = Server::start_on(
-        &Database { url: url_at(proxy.port) },
+        &Database::at(url_at(proxy.port)),
         &["--db-writers", "1", "--request-timeout", "1s"],
     );
     let mut client = server.connect();
