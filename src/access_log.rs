@@ -8,6 +8,7 @@ use ahash::RandomState;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rustix::fs::{OFlags, fcntl_setfl};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stdout, Write};
 use std::net::IpAddr;
@@ -53,6 +54,14 @@ impl RequestId {
     /// As text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("only ASCII gets in")
+    }
+}
+
+/// Text between the quotes of a line: as Apache escapes it.
+fn escaped(text: &str) -> Cow<'_, str> {
+    match text.contains(['"', '\\']) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.replace('\\', "\\\\").replace('"', "\\\"")),
     }
 }
 
@@ -106,23 +115,12 @@ impl Entry {
         match &self.request {
             // Both have been parsed as a request line: visible ASCII, but a quote may be in them.
             Some((method, target, version)) => {
-                for c in method.chars().chain([' ']).chain(target.chars()) {
-                    match c {
-                        '"' | '\\' => write!(out, "\\{c}")?,
-                        c => write!(out, "{c}")?,
-                    }
-                }
-                write!(out, " {version}")?;
+                write!(out, "{} {} {version}", escaped(method), escaped(target))?;
             }
             None => out.push(b'-'),
         }
         let Entry { status, bytes, id, duration, .. } = self;
-        writeln!(
-            out,
-            "\" {status} {bytes} \"{}\" {:.6}",
-            id.as_str().replace(['"', '\\'], "_"),
-            duration.as_secs_f64()
-        )
+        writeln!(out, "\" {status} {bytes} \"{}\" {:.6}", escaped(id.as_str()), duration.as_secs_f64())
     }
 
     fn json(&self, out: &mut Vec<u8>) -> io::Result<()> {

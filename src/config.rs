@@ -147,17 +147,17 @@ pub struct Config {
 
     /// Threads, each with a connection to PostgreSQL, that read what is not cached
     #[arg(long, env = "HOTROW_DB_READERS", value_name = "N", default_value = "2",
-          value_parser = clap::value_parser!(u16).range(1..=256))]
+          value_parser = values::whole::<u16, 256>)]
     pub db_readers: u16,
 
     /// Threads, each with a connection to PostgreSQL, that write
     #[arg(long, env = "HOTROW_DB_WRITERS", value_name = "N", default_value = "2",
-          value_parser = clap::value_parser!(u16).range(1..=64))]
+          value_parser = values::whole::<u16, 64>)]
     pub db_writers: u16,
 
     /// Jobs that wait for the readers, and for each writer; more are answered 503
     #[arg(long, env = "HOTROW_QUEUE_DEPTH", value_name = "N", default_value = "4096",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = values::whole::<u32, 1_000_000>)]
     pub queue_depth: u32,
 
     /// Memory for cached rows: keys, values and overhead
@@ -170,7 +170,7 @@ pub struct Config {
 
     /// Connections at a time; more are answered 503 and closed
     #[arg(long, env = "HOTROW_MAX_CONNECTIONS", value_name = "N", default_value = "16384",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = values::whole::<u32, 1_000_000>)]
     pub max_connections: u32,
 
     /// Connections at a time of one client address, of IPv6 one /64; more are answered 503 and closed
@@ -457,7 +457,9 @@ mod tests {
                 &["--auth-tokens-file", "/t", "--listen", "0.0.0.0:1", "--admin-listen", "192.0.2.1:1"],
                 ["--admin-listen 192.0.2.1:1", "--allow-anonymous"],
             ),
-            (&["--queue-depth", "0"], ["--queue-depth", "1..="]),
+            (&["--queue-depth", "0"], ["--queue-depth", "1 to 1000000"]),
+            (&["--db-writers", "x"], ["--db-writers", "1 to 64"]),
+            (&["import", "--from-line", "0", "-"], ["--from-line", "from 1 on"]),
             (&["--cors-allow-origin", "https://a/"], ["--cors-allow-origin", "SCHEME://HOST"]),
             (&["--cors-allow-origin", "https://a,https://b:443"], ["--cors-allow-origin", ":443"]),
             (

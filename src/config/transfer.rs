@@ -41,7 +41,7 @@ pub struct Import {
     pub file: PathBuf,
 
     /// The first line that is stored; those before it are passed over
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = super::values::line_number)]
     pub from_line: NonZeroU64,
 
     /// By which server.

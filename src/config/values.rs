@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use log::LevelFilter;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +99,17 @@ pub(super) fn admin_listen(text: &str) -> Result<Listen, String> {
         "off" => Ok(Listen::Off),
         address => address.parse().map(Listen::At).map_err(|_| "an address is ADDR:PORT, or off".into()),
     }
+}
+
+/// A number that counts something, up to the highest one that is let in.
+pub(super) fn whole<N: TryFrom<u32>, const HIGHEST: u32>(text: &str) -> Result<N, String> {
+    let number = text.parse().ok().filter(|number| (1..=HIGHEST).contains(number));
+    let number = number.and_then(|number| N::try_from(number).ok());
+    number.ok_or_else(|| format!("it is a whole number from 1 to {HIGHEST}"))
+}
+
+pub(super) fn line_number(text: &str) -> Result<NonZeroU64, &'static str> {
+    text.parse().map_err(|_| "lines are counted from 1 on")
 }
 
 pub(super) fn per_ip(text: &str) -> Result<Most, String> {

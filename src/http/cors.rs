@@ -42,8 +42,8 @@ pub struct Audiences {
 
 /// Fields of answers that a script may look at. Those that the Fetch standard lets it see anyway are here as well:
 /// whoever reads a dump finds all of them.
-const EXPOSED: &str = "Age, Allow, Cache-Control, Cache-Status, Content-Length, ETag, Expires, Link, Location, Preference-Applied, \
-    Retry-After, WWW-Authenticate, X-Request-Id";
+const EXPOSED: &str = "Age, Allow, Cache-Control, Cache-Status, Content-Length, Date, ETag, Expires, Link, Location, Preference-Applied, \
+    Retry-After, Vary, WWW-Authenticate, X-Request-Id";
 
 impl Audiences {
     /// For these origins; `*` is everyone, nothing nobody.

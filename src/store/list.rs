@@ -61,8 +61,12 @@ fn end_of_all() -> String {
 impl Range {
     /// The keys with a prefix, behind one of them if that is given.
     pub fn new(prefix: &str, after: Option<&str>, rows: u32, bytes: usize, values: bool) -> Range {
-        // The first text behind a key is the key with the least character that a key may have.
-        let from = after.map_or_else(|| prefix.to_owned(), |key| format!("{key}\u{1}"));
+        // The first text behind a key is the key with the least character that a key may have. Without a prefix a list begins
+        // behind the empty key: a row that has it was made in SQL, and no request reaches it.
+        let from = match after {
+            None if !prefix.is_empty() => prefix.to_owned(),
+            after => format!("{}\u{1}", after.unwrap_or_default()),
+        };
         Range { from: from.into(), to: behind(prefix).into(), rows, bytes, values }
     }
 }
