@@ -216,8 +216,8 @@ impl Shard {
         match (freshness, known) {
             (Freshness::Any, Some(known)) => Get::Answered(hit(known)),
             (Freshness::AtMost(most_s), Some(known)) if known.age_s() <= most_s => Get::Answered(hit(known)),
-            (Freshness::Any | Freshness::AtMost(_), None) => self.miss(hash, key, ticket, send),
-            // Not joined: a read that is on its way may have been answered before this was asked.
+            (Freshness::Any, None) => self.miss(hash, key, ticket, send),
+            // Not joined: a read that is on its way may have been answered before this was asked, nobody knows how long.
             (Freshness::AtMost(_) | Freshness::Now, _) => self.read(hash, key, ticket, false, send),
             (Freshness::Uncached, _) => self.read(hash, key, ticket, true, send),
         }

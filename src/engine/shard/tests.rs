@@ -159,6 +159,18 @@ fn get_fresh(
 }
 
 #[test]
+fn a_read_that_is_on_its_way_may_be_older_than_what_is_asked_for() {
+    let mut shard = shard();
+    let (_, first) = get(&mut shard, 1);
+    for (job, freshness) in [(2, Freshness::AtMost(5)), (3, Freshness::Now)] {
+        let (got, read) = get_fresh(&mut shard, 10, freshness, job);
+        assert_eq!(got, Get::Waiting);
+        assert!(read.is_some_and(|read| Some(read) != first));
+    }
+    assert_eq!(get(&mut shard, 4).0, Get::Joined, "whoever takes anything joins the last of them");
+}
+
+#[test]
 fn a_request_is_answered_by_what_is_as_fresh_as_it_asks_for() {
     let mut shard = shard();
     let (_, first) = get_fresh(&mut shard, 10, Freshness::Any, 1);
