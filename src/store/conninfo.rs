@@ -39,9 +39,14 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     }
     let (rest, mut words) = take_words(text)?;
     let mut config: Config = rest.parse().map_err(|e| describe(&e))?;
+    // An address alone is its host's name, too: by that TLS, and whoever looks for a password, knows it.
+    if config.get_hosts().is_empty() {
+        for address in config.get_hostaddrs().to_vec() {
+            config.host(&address.to_string());
+        }
+    }
     // As with libpq, TLS is not for Unix sockets: nobody can stand in between. What is said of it elsewhere is not for them.
-    let over_tcp = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)))
-        || !config.get_hostaddrs().is_empty();
+    let over_tcp = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
     for (word, name) in [
         ("sslmode", "PGSSLMODE"),
         ("sslrootcert", "PGSSLROOTCERT"),
@@ -301,6 +306,15 @@ mod tests {
         }
         let system = with(&[], "host=h sslmode=verify-full sslrootcert=system").unwrap();
         assert_eq!(system.tls.roots, Some(Roots::System));
+    }
+
+    #[test]
+    fn an_address_alone_is_a_host() {
+        let Conninfo { config, tls } = with(&[], "hostaddr=10.0.0.1,::1 port=1,2").unwrap();
+        let hosts = [Host::Tcp("10.0.0.1".into()), Host::Tcp("::1".into())];
+        assert_eq!((config.get_hosts(), tls.mode), (&hosts[..], Mode::Prefer));
+        let named = with(&[], "host=h hostaddr=10.0.0.1").unwrap();
+        assert_eq!(named.config.get_hosts(), [Host::Tcp("h".into())]);
     }
 
     #[test]
