@@ -358,12 +358,14 @@ impl Shared {
 
     /// The end of PostgreSQL's log, where it says why it does not start.
     fn last_words(&self) -> String {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         if let Ok(mut file) = File::open(&self.log) {
             let length = file.metadata().map_or(0, |m| m.len());
             let _ = file.seek(std::io::SeekFrom::Start(length.saturating_sub(4096)));
-            let _ = file.read_to_string(&mut text);
+            let _ = file.read_to_end(&mut bytes);
         }
+        // The first character may be cut; and what a client has sent stands there as it was sent.
+        let text = String::from_utf8_lossy(&bytes);
         let line = text.lines().rev().find(|line| line.contains("FATAL") || line.contains("PANIC"));
         format!("{}; see {}", line.unwrap_or("it said nothing").trim(), self.log.display())
     }
