@@ -182,6 +182,11 @@ fn a_folder_too_deep_for_a_socket_works_too() {
     let deep = data.join("x".repeat(100));
     let server = Server::spawn(command(&deep, &[]));
     assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    let inode = fs::metadata(&deep).unwrap();
+    let socket = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
+    assert!(socket.is_dir());
+    assert!(server.stop().0.success());
+    assert!(!socket.exists(), "nobody else would ever remove it");
 }
 
 #[test]

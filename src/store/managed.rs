@@ -179,6 +179,8 @@ impl Managed {
         {
             let _ = watcher.join();
         }
+        // In the system's temporary folder nobody else would remove it; where PostgreSQL runs still, its socket is in there.
+        let _ = fs::remove_dir(&self.shared.socket_dir);
     }
 }
 
