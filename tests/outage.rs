@@ -413,7 +413,8 @@ fn what_a_crash_has_taken_back_is_not_served() {
     assert_eq!(table.value("lost"), None, "the crash came too late to show anything");
 }
 
-/// FATAL means that a session has ended, and not that its last statement did nothing. Poolers say it in one field alone.
+/// FATAL means that a session has ended, and not that its last statement did nothing. Poolers say it in one field alone, or say ERROR
+/// there; PostgreSQL has said it in two for long.
 #[test]
 fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
     let postgresql = Postgresql::start_new();
@@ -423,13 +424,22 @@ fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
     let server = Server::start_on(&Database { url: url_at(proxy.port) }, &["--db-writers", "1"]);
     let mut client = server.connect();
     assert_eq!(client.put("k", "old").status, 201);
-    let fields = b"SFATAL\0C08P01\0Mserver conn crashed?\0\0";
-    let error = [&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes(), fields].concat();
-    proxy.say_instead(&error);
-    proxy.cut_answers(1);
-    // Sent again once the old backend is gone.
-    assert_eq!(client.put("k", "committed and not told").status, 200);
-    assert!(proxy.is_harmless());
-    wait_until("it was in doubt", || server.stderr().contains("a commit of 1 keys was lost"));
-    assert_eq!(client.get("k").text(), "committed and not told");
+    let said = [
+        "SFATAL\0C08P01\0Mserver conn crashed?\0\0",
+        "SERROR\0C08006\0Mremote server read/write error\0\0",
+        "SERROR\0VERROR\0C40003\0Mnobody knows whether it was done\0\0",
+        "SERROR\0VERROR\0C08007\0Mnobody knows whether it was committed\0\0",
+    ];
+    for (round, fields) in said.into_iter().enumerate() {
+        let error = [&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes(), fields.as_bytes()].concat();
+        proxy.say_instead(&error);
+        proxy.cut_answers(1);
+        // Sent again once the old backend is gone.
+        let value = format!("committed and not told {round}");
+        assert_eq!(client.put("k", &value).status, 200, "{fields:?}");
+        assert!(proxy.is_harmless());
+        let doubts = || server.stderr().matches("a commit of 1 keys was lost").count();
+        wait_until("it was in doubt", || doubts() == round + 1);
+        assert_eq!(client.get("k").text(), value);
+    }
 }

@@ -406,12 +406,15 @@ fn strange(what: &str) -> Error {
 /// What a worker can do about an error.
 fn sort(error: ::postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else { return Error::Lost(describe(&error)) };
-    // A session that is being ended may have committed before it says so: only ERROR means rolled back. Who stands in between, as a pooler does, may say it in one field alone, as servers before 9.6 did.
-    let ended = match db.parsed_severity() {
-        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
-        None => db.severity() != "ERROR",
+    // A session that is being ended may have committed before it says so: only ERROR means rolled back. PostgreSQL says that in the
+    // field V, too; who does not stands in between, as a pooler does, and has lost its server.
+    let is_rolled_back = match db.parsed_severity() {
+        Some(severity) => !matches!(severity, Severity::Fatal | Severity::Panic),
+        None => false,
     };
-    if ended || db.code().code().starts_with("57P") {
+    let says_that_nobody_knows =
+        [SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN, SqlState::TRANSACTION_RESOLUTION_UNKNOWN];
+    if !is_rolled_back || says_that_nobody_knows.contains(db.code()) || db.code().code().starts_with("57P") {
         return Error::Lost(describe(&error));
     }
     Error::Refused { message: describe(&error), blame: blame(db) }
