@@ -5,6 +5,7 @@
 //! Each `postgres::Client` drives a small Tokio runtime of its own inside its blocking calls; no other thread of ours
 //! sees it.
 
+mod arguments;
 mod columns;
 mod copy;
 mod session;
