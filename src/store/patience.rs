@@ -35,6 +35,13 @@ impl Patience {
         *self.0.lock() = Some((Instant::now() + limit, limit));
     }
 
+    /// Waits for as long again: before each of several statements, whose answers are each waited for by themselves.
+    pub fn again(&self) {
+        if let Some((until, limit)) = &mut *self.0.lock() {
+            *until = Instant::now() + *limit;
+        }
+    }
+
     /// Waits for as long as it takes.
     pub fn end(&self) {
         *self.0.lock() = None;

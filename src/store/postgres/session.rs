@@ -27,7 +27,7 @@ pub struct PostgresSession {
     backend: Backend,
     timeline: Timeline,
     patience: Patience,
-    /// How long an answer is waited for.
+    /// How long each answer is waited for.
     answer_limit: Duration,
     prepared: [Option<Statement>; STATEMENTS.len()],
     copies: Hope,
@@ -171,9 +171,11 @@ impl Session for PostgresSession {
         let arguments = LoadArguments::new(rows);
         // Whether a trigger has kept some out is to be known before the commit: refused is what has not happened.
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         let stored = transaction
             .execute(&statement, &arguments.as_sql())
             .map_err(|error| unsent(prepared.sort(error)))?;
+        self.patience.again();
         all_stored(stored, rows.len())?;
         transaction.commit().map_err(sort)?;
         self.check_timeline()
@@ -183,17 +185,20 @@ impl Session for PostgresSession {
         self.begin()?;
         let (statement, prepared) = self.prepared(LOAD)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         // What the end of the transaction would have against all of them, it has against one of them now.
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(before_commit)?;
         let mut refused = Vec::with_capacity(rows.len());
         for row in rows {
-            self.patience.begin(self.answer_limit);
+            self.patience.again();
             let mut alone = transaction.transaction().map_err(before_commit)?;
+            self.patience.again();
             let arguments = LoadArguments::new(std::slice::from_ref(row));
             let stored = alone
                 .execute(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))
                 .and_then(|stored| all_stored(stored, 1));
+            self.patience.again();
             refused.push(match stored {
                 Ok(()) => {
                     alone.commit().map_err(before_commit)?;
@@ -206,7 +211,7 @@ impl Session for PostgresSession {
                 Err(error) => return Err(error),
             });
         }
-        self.patience.begin(self.answer_limit);
+        self.patience.again();
         transaction.commit().map_err(sort)?;
         self.check_timeline()?;
         Ok(refused)
@@ -232,10 +237,12 @@ impl Session for PostgresSession {
             let hold = if held.is_empty() { None } else { Some(self.prepared(HOLD)?) };
             let mut transaction = self.client.transaction().map_err(before_commit)?;
             let mut same = 0;
+            self.patience.again();
             if let Some((hold, prepared)) = hold {
                 let rows = transaction.query(&hold, &[held, &arguments.held_had, &arguments.held_ended]);
                 same = rows.map_err(|error| unsent(prepared.sort(error)))?.len();
             }
+            self.patience.again();
             if same < held.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
@@ -243,6 +250,7 @@ impl Session for PostgresSession {
             let rows = transaction
                 .query(&statement, &arguments.as_sql())
                 .map_err(|error| unsent(prepared.sort(error)))?;
+            self.patience.again();
             if rows.len() + same < changes.len() {
                 transaction.rollback().map_err(before_commit)?;
                 return Ok(changed);
@@ -350,15 +358,19 @@ impl PostgresSession {
         self.begin()?;
         let (statement, _) = self.prepared(COPY)?;
         let mut transaction = self.client.transaction().map_err(before_commit)?;
+        self.patience.again();
         // Who waits for the table is to wait here. A COPY that is refused before it takes a row leaves the session an answer that
         // nobody has asked for: the crate asks for the end of it twice.
         transaction.batch_execute(include_str!("../../../sql/lock.sql")).map_err(before_commit)?;
+        self.patience.again();
         let mut writer = transaction.copy_in(&statement).map_err(|error| Error::NotSent(describe(&error)))?;
         // What the server has against a row is told at the end, whatever it takes before: an error here is a lost connection.
         writer.write_all(text).map_err(|error| Error::NotSent(error.to_string()))?;
+        self.patience.again();
         let stored = match writer.finish() {
             Ok(stored) => stored,
             Err(error) => {
+                self.patience.again();
                 drop(transaction);
                 // It may have been refused before it took a row after all, by a trigger of the statement.
                 if self.client.query_typed("SELECT", &[]).is_err() {
@@ -367,6 +379,7 @@ impl PostgresSession {
                 return Err(before_commit(error));
             }
         };
+        self.patience.again();
         all_stored(stored, lines)?;
         transaction.commit().map_err(sort)?;
         self.check_timeline()
@@ -390,6 +403,7 @@ impl PostgresSession {
         }
         let statement = self.client.prepare(STATEMENTS[number]).map_err(before_commit)?;
         check_statement(&statement)?;
+        self.patience.again();
         Ok((self.prepared[number].insert(statement).clone(), Prepared::Now))
     }
 
