@@ -1,8 +1,9 @@
 //! A writer: owns the writes of its shards. Takes what is queued, folds it, runs one statement and one commit, tells
 //! the engine, then answers everyone. One thread each, blocking. Started by [`super::pool`].
 //!
-//! Writes that depend on the row that they find, and batches of many keys, are parted from the others and go the way of
-//! `writer/judged.rs` and `writer/many.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for a look at the row, nor does a condition make them fail.
+//! Plain writes go the way of `writer/plain.rs`. Writes that depend on the row that they find, and batches of many keys, are parted from
+//! them and go that of `writer/judged.rs` and `writer/many.rs`, and pieces of bulk loads that of `writer/load.rs`: the others neither wait for
+//! a look at the row, nor does a condition make them fail.
 //! Nothing waits for long for what somebody else has locked: `writer/aside.rs`. Of a batch that is refused for one row, or lost for one,
 //! each key goes by itself: `writer/each.rs`.
 //!
@@ -24,16 +25,15 @@ mod each;
 mod judged;
 mod load;
 mod many;
+mod plain;
 
-use super::batch::{Batch, Before, KeyWrites};
+use super::batch::Batch;
 use super::load::LoadJob;
 use super::pace::Line;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
-use super::{Answer, Blame, Connector, Error, Failure, Job, KEPT_OUT, ManyJob, Reply, Session, Set, Written};
-use crate::clock::seconds;
-use crate::engine::Row;
+use super::{Answer, Connector, Failure, Job, ManyJob, Reply, Session, Set};
 use crate::engine::shard::Writes;
-use crate::limits::{BROKEN_OFF_RETRIES, LOST_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
 use aside::{Aside, Behind, LockWaits};
@@ -330,206 +330,6 @@ impl<C: Connector> Writer<C> {
             }
         }
         true
-    }
-
-    /// Brings a batch to one of its endings.
-    fn execute(&mut self, mut batch: Batch) {
-        let mut attempt = Attempt::First;
-        let (mut conflicts, mut unsent, mut lost, mut unsettled) = (0, 0, 0, 0);
-        let mut was_alone = false;
-        self.drop_if_broken();
-        while !batch.is_empty() {
-            if self.session.is_none() {
-                let connected = self.connect();
-                match attempt {
-                    Attempt::First if !connected => {
-                        let failure = self.shared.down();
-                        return self.fail(&batch, attempt, &failure);
-                    }
-                    Attempt::First => {
-                        // That may have taken a while.
-                        let now_ms = self.shared.clock.now_ms();
-                        let (rest, over) = batch.part(|job| job.deadline_ms > now_ms);
-                        self.fail(&over, attempt, &Failure::NotStarted);
-                        batch = rest;
-                    }
-                    Attempt::AfterDoubt if !connected => {
-                        // Nobody may be told anything before the old backend is gone, however long it takes. The
-                        // clients' own deadlines end their waiting.
-                        self.wait_while_down();
-                        continue;
-                    }
-                    Attempt::AfterDoubt => match self.settle(batch, unsettled > LOST_RETRIES) {
-                        Ok(rest) => batch = rest,
-                        Err(same) => {
-                            unsettled += 1;
-                            // A server that takes connections and answers nothing: not as fast as it can be asked.
-                            self.session = None;
-                            batch = same;
-                            self.wait_while_down();
-                            continue;
-                        }
-                    },
-                }
-                if batch.is_empty() {
-                    return;
-                }
-                if lost > LOST_RETRIES {
-                    return self.execute_suspects(batch, was_alone);
-                }
-            }
-            let session = self.session.as_mut().expect("connected above");
-            let (sets, deletes) = arguments(&batch);
-            was_alone = sets.len() + deletes.len() == 1;
-            let now_s = seconds(self.shared.clock.now_ms());
-            let result = session.timed(batch.jobs(), |session| session.write(&sets, &deletes));
-            self.last_used = Instant::now();
-            self.lock_waits.count(&result);
-            match result {
-                Ok(written) => {
-                    self.refusals.done("writes");
-                    return self.committed(&batch, &written, attempt, now_s);
-                }
-                Err(Error::NotSent(_)) => {
-                    self.session = None;
-                    unsent += 1;
-                    match attempt {
-                        // A server that takes connections and drops them at once is as good as none.
-                        Attempt::First if unsent > 1 => {
-                            let failure = self.shared.down();
-                            return self.fail(&batch, attempt, &failure);
-                        }
-                        Attempt::First => {}
-                        Attempt::AfterDoubt => {
-                            self.wait_while_down();
-                        }
-                    }
-                }
-                Err(Error::Lost(message)) => {
-                    log::warn!("a commit of {} keys was lost: {message}", batch.keys().count());
-                    self.lose_session();
-                    lost += 1;
-                    if attempt == Attempt::First {
-                        self.doubt(&batch);
-                    }
-                    attempt = Attempt::AfterDoubt;
-                }
-                Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
-                    conflicts += 1
-                }
-                Err(Error::Refused { blame: Blame::Row, .. }) if batch.keys().nth(1).is_some() => {
-                    return self.execute_each(batch, attempt);
-                }
-                // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
-                Err(Error::Refused { blame: Blame::Server, .. })
-                    if attempt == Attempt::First && batch.keys().nth(1).is_some() =>
-                {
-                    return self.execute_each(batch, attempt);
-                }
-                Err(Error::Refused { blame: Blame::Held, message })
-                    if attempt == Attempt::First || batch.keys().nth(1).is_some() =>
-                {
-                    let why = Failure::Refused(message.into());
-                    return self.execute_unlocked(batch, attempt, why);
-                }
-                Err(Error::Refused { message, blame }) => {
-                    if blame == Blame::ReadOnly {
-                        self.session = None;
-                    }
-                    // Of a row that breaks a rule of the table its client is told; it says nothing of the next.
-                    match blame {
-                        Blame::Row | Blame::Held | Blame::Conflict => {
-                            log::debug!("PostgreSQL refused a row: {message}");
-                        }
-                        Blame::Server | Blame::ReadOnly => {
-                            self.refusals.refused("writes", &message);
-                        }
-                    }
-                    return self.fail(&batch, attempt, &Failure::Refused(message.into()));
-                }
-            }
-        }
-    }
-
-    /// After a doubt, with every old backend gone: what is still to be done of the batch. `Err` gives it back when
-    /// the database is gone again. `reads_end_sessions`: it was, each time; perhaps for these very reads.
-    fn settle(&mut self, batch: Batch, reads_end_sessions: bool) -> Result<Batch, Batch> {
-        let session = self.session.as_mut().expect("called with a session");
-        let now_ms = self.shared.clock.now_ms();
-        let is_asked = |key: &KeyWrites<'_>| key.last().is_none() && !key.all_expired(now_ms);
-        let deletes: Vec<&str> = batch.keys().filter(is_asked).map(|key| key.key()).collect();
-        let rows = match deletes[..] {
-            [] => Ok(Vec::new()),
-            _ if reads_end_sessions => Ok(vec![None; deletes.len()]),
-            _ => session.asked(|session| session.read(&deletes, now_ms)),
-        };
-        let mut rows = match rows {
-            Ok(rows) => rows.into_iter(),
-            // Asking again would be refused again: nobody knows of these.
-            Err(Error::Refused { .. }) => vec![None; deletes.len()].into_iter(),
-            Err(Error::NotSent(_) | Error::Lost(_)) => return Err(batch),
-        };
-        let still_ms = self.shared.clock.now_ms();
-        let engine = &self.shared.engine;
-        let (again, unknown) = batch.partition(|key| {
-            let row_is_there = key.last().is_some() || is_asked(&key) && rows.next().flatten().is_some();
-            let alone = engine.shard(key.hash()).may_try_again(key.hash(), key.key());
-            row_is_there && alone && !key.all_expired(still_ms)
-        });
-        self.fail(&unknown, Attempt::AfterDoubt, &Failure::Unknown);
-        Ok(again)
-    }
-
-    /// A statement was lost: whatever it was to do may have happened, or happen still.
-    fn doubt(&self, batch: &Batch) {
-        for key in batch.keys() {
-            self.shared.engine.shard(key.hash()).doubt(key.hash(), key.key());
-        }
-    }
-
-    fn committed(&mut self, batch: &Batch, written: &Written, attempt: Attempt, now_s: u32) {
-        let (mut stored, mut deleted) = (written.stored.iter(), written.deleted.iter());
-        for key in batch.keys() {
-            let found = match key.last() {
-                Some(_) => stored
-                    .next()
-                    .expect("a statement answers for every row")
-                    .map(|(v, created)| (!created, v)),
-                None => Some((*deleted.next().expect("a statement answers for every row"), 0)),
-            };
-            let Some((existed, version)) = found else {
-                let failure = Failure::Refused(KEPT_OUT.into());
-                self.applied(key, attempt, None, now_s);
-                key.answer_all(&Answer::Failed(attempt.failure(&failure).clone()), &mut self.replies);
-                continue;
-            };
-            let before = match (existed, attempt, key.last()) {
-                // The row may be what an earlier attempt has left. A row that a DELETE still finds cannot.
-                (true, Attempt::AfterDoubt, Some(_)) => Before::RowOrOurs,
-                // It may have ended meanwhile, and then nobody knows what it took the place of.
-                (false, Attempt::AfterDoubt, Some(set)) if set.ttl_s.is_some() => Before::RowOrOurs,
-                (true, ..) => Before::Row,
-                (false, ..) => Before::NoRow,
-            };
-            // That a DELETE has found nothing may be a trigger's doing.
-            let is_known = existed || key.last().is_some();
-            self.applied(key, attempt, is_known.then(|| key.row(version, now_s)).as_ref(), now_s);
-            key.answer(before, (version, now_s), &mut self.replies);
-        }
-        self.shared.deliver.deliver(&mut self.replies);
-    }
-
-    /// Tells the engine, and whoever watches the key, what is in the table now, as far as that is known. Before any answer.
-    fn applied(&mut self, key: KeyWrites<'_>, attempt: Attempt, row: Option<&Row>, now_s: u32) {
-        let (writes, doubted) = (Writes::Own(key.count()), attempt == Attempt::AfterDoubt);
-        let mut shard = self.shared.engine.shard(key.hash());
-        let watching = match row {
-            Some(row) => shard.committed(key.hash(), key.key(), (writes, doubted), row, now_s),
-            None if doubted => shard.unknown(key.hash(), key.key(), writes),
-            None => shard.replaced(key.hash(), key.key(), writes),
-        };
-        drop(shard);
-        self.tell(watching);
     }
 
     fn tell(&mut self, watching: Vec<Ticket>) {
