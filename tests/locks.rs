@@ -1,6 +1,7 @@
 //! Rows that another program has locked: whoever writes them waits, and nobody else does.
 
 use crate::support::client::request;
+use crate::support::database::has_met_a_lock;
 use crate::support::{Client, Server, wait_until};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -345,4 +346,30 @@ fn who_watches_what_is_done_is_told_while_the_rest_waits_for_a_lock() {
     holder.rollback().unwrap();
     let told: serde_json::Value = serde_json::from_slice(&batch.response().body).unwrap();
     assert_eq!(told["items"][1]["status"], 200, "{told}");
+}
+
+/// A short time for a request makes every wait shorter, so that there is time for another one.
+#[test]
+fn a_locked_row_is_waited_for_aside_within_a_short_time_too() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "1s"]);
+    server.database().insert("held", "old");
+    let (mut sql, mut observer) = (server.database().connect(), server.database().connect());
+    let mut client = server.connect();
+    // This machine may stand still for longer than that: then once more.
+    wait_until("it is done once the row is free", || {
+        let mut holder = sql.transaction().unwrap();
+        holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
+        client.send(request("PUT", "/kv/held", "", b"new"));
+        wait_until("it is aside, or over", || client.has_something() || has_met_a_lock(&mut observer));
+        wait_until("it was asked for, or is over", || {
+            let asks = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                AND application_name LIKE 'hotrow/%' AND query LIKE '%FOR NO KEY UPDATE SKIP LOCKED%'";
+            client.has_something() || observer.query_one(asks, &[]).unwrap().get::<_, i64>(0) > 0
+        });
+        let was_over = client.has_something();
+        holder.rollback().unwrap();
+        let outcome = client.response().outcome();
+        assert!(!was_over || outcome != "503 database-refused", "it was not put aside");
+        outcome == "200"
+    });
 }

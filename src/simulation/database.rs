@@ -3,6 +3,7 @@
 use super::{Bug, COUNTER, Changing, Lost, State, Statement, Stored, World, known};
 use crate::engine::{NEVER, Record, Row};
 use crate::http::problem::{Kind, Problem};
+use crate::limits::LOCK_WAIT_MS;
 use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, Range};
 use crate::store::load::{self, End};
@@ -39,8 +40,8 @@ impl Connector for Database {
 impl Session for FakeSession {
     type Backend = u32;
 
-    fn limit_lock_waits(&mut self) -> Result<(), Error> {
-        Ok(())
+    fn limit_lock_waits(&mut self) -> Result<u64, Error> {
+        Ok(LOCK_WAIT_MS)
     }
 
     fn read(&mut self, keys: &[&str], _now_ms: u64) -> Result<Vec<Row>, Error> {

@@ -364,8 +364,9 @@ pub trait Session {
     /// Names the backend at the other end, for [`Session::end_backend`] of a later session.
     type Backend: fmt::Debug + Send;
 
-    /// From now on a statement waits for what others have locked for a moment only, and is refused then.
-    fn limit_lock_waits(&mut self) -> Result<(), Error>;
+    /// From now on a statement waits for what others have locked for a moment only, and is refused then: after so many
+    /// milliseconds at most.
+    fn limit_lock_waits(&mut self) -> Result<u64, Error>;
     /// The rows of these keys, in their order. `now_ms` is the time of the process's clock.
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error>;
     /// A page of a list.

@@ -373,7 +373,7 @@ mod tests {
             }
         }
 
-        fn limit_lock_waits(&mut self) -> Result<(), Error> {
+        fn limit_lock_waits(&mut self) -> Result<u64, Error> {
             unreachable!("{ONLY_READS}")
         }
 

@@ -33,7 +33,7 @@ use super::pace::Line;
 use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Connector, Failure, Job, ManyJob, Reply, Session, Set};
 use crate::engine::shard::Writes;
-use crate::limits::{WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{LOCK_WAIT_MS, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
 use aside::{Aside, Behind, LockWaits};
@@ -60,6 +60,8 @@ pub struct Writer<C: Connector> {
     had_session: bool,
     aside: Aside,
     lock_waits: LockWaits,
+    /// How long a statement of its session waits for a lock.
+    lock_wait_ms: u64,
     refusals: Refusals,
     last_used: Instant,
     /// The jobs that the last batch could have had: fewer where its values are large.
@@ -104,6 +106,7 @@ impl<C: Connector> Writer<C> {
             had_session: false,
             aside: Aside::default(),
             lock_waits: LockWaits::default(),
+            lock_wait_ms: LOCK_WAIT_MS,
             refusals: Refusals::default(),
             last_used: Instant::now(),
             most: WRITE_BATCH,
@@ -244,16 +247,17 @@ impl<C: Connector> Writer<C> {
         let Writer { shared, lost, .. } = self;
         let mut connect = || {
             let mut session = shared.connector.connect()?;
-            session.limit_lock_waits()?;
+            let lock_wait_ms = session.limit_lock_waits()?;
             while let Some(backend) = lost.last() {
                 session.end_backend(backend)?;
                 lost.pop();
             }
-            Ok(session)
+            Ok((session, lock_wait_ms))
         };
         let connected = if self.down { connect() } else { while_asking(&self.work, shared.clock, connect) };
         match connected {
-            Ok(session) => {
+            Ok((session, lock_wait_ms)) => {
+                self.lock_wait_ms = lock_wait_ms;
                 self.session = Some(Counted::new(session, &self.work, self.shared.clock));
                 self.pause.reset();
                 if std::mem::take(&mut self.down) {

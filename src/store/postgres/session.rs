@@ -69,11 +69,12 @@ const EXPIRED: usize = 12;
 impl Session for PostgresSession {
     type Backend = Backend;
 
-    fn limit_lock_waits(&mut self) -> Result<(), Error> {
+    fn limit_lock_waits(&mut self) -> Result<u64, Error> {
         self.begin()?;
-        let limit_ms = LOCK_WAIT_MS.min(self.answer_limit.as_millis() as u64 / 8) as i32;
+        let limit_ms = LOCK_WAIT_MS.min(self.answer_limit.as_millis() as u64 / 8);
         let sql = include_str!("../../../sql/limit_lock_waits.sql");
-        self.client.query_typed(sql, &[(&limit_ms, Type::INT4)]).map(drop).map_err(before_commit)
+        let limited = self.client.query_typed(sql, &[(&(limit_ms as i32), Type::INT4)]);
+        limited.map(|_| limit_ms).map_err(before_commit)
     }
 
     fn read(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Row>, Error> {

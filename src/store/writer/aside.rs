@@ -9,7 +9,7 @@
 use super::super::load::LoadJob;
 use super::super::{Answer, Blame, Claim, Connector, Error, Failure, ManyJob, Session, Step, WriteJob};
 use super::{Attempt, Batch, Writer};
-use crate::limits::{LOCK_WAIT_MS, LOCK_WAITS, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{LOCK_WAITS, WRITE_BATCH, WRITE_BATCH_BYTES};
 use std::collections::VecDeque;
 
 /// What is tried again as one.
@@ -163,7 +163,7 @@ impl<C: Connector> Writer<C> {
 
     /// Would another try end before whoever waits for it is told that nobody knows what became of it?
     pub(super) fn has_time(&self, deadline_ms: u64) -> bool {
-        self.shared.clock.now_ms() + 2 * LOCK_WAIT_MS < deadline_ms
+        self.shared.clock.now_ms() + 2 * self.lock_wait_ms < deadline_ms
     }
 
     /// Puts aside what was held up, by nothing but a lock: of rows that were found `locked`, or of nobody knows which. It ends where
