@@ -31,6 +31,16 @@ struct Key<'a> {
     lines: &'a [(u64, Row<'a>)],
 }
 
+/// How a piece was tried so far.
+#[derive(Default)]
+struct Tries {
+    conflicts: usize,
+    unsent: usize,
+    /// Some of it is committed.
+    stored: bool,
+    fault: Fault,
+}
+
 /// What of a piece has no ending yet. Where rows are at fault, halves are tried, then halves of a half, and when that has gone on
 /// for long enough each by itself: a piece with many of them is not to keep others waiting.
 struct Rest<'a, 'k> {
@@ -125,15 +135,15 @@ impl<C: Connector> Writer<C> {
         self.drop_if_broken();
         let left = if keys.is_empty() { Vec::new() } else { vec![keys] };
         let mut rest = Rest { left, parts: LOAD_PARTS };
-        let (mut conflicts, mut unsent, mut stored) = (0, 0, false);
-        let mut fault = Fault::default();
+        let mut tries = Tries::default();
         let failure = loop {
             let Some((these, each)) = rest.next() else { return Ok(()) };
-            if deadline_ms <= self.shared.clock.now_ms() {
-                break Failure::NotStarted;
-            }
             if self.session.is_none() && !self.connect() {
                 break self.shared.down();
+            }
+            // To connect may have taken a while.
+            if deadline_ms <= self.shared.clock.now_ms() {
+                break Failure::NotStarted;
             }
             let session = self.session.as_mut().expect("connected above");
             let rows: Vec<&Row<'_>> = these.iter().map(|key| key.row).collect();
@@ -143,43 +153,10 @@ impl<C: Connector> Writer<C> {
             });
             self.last_used = Instant::now();
             self.lock_waits.count(&result);
-            match result {
+            let stopped = match result {
                 Ok(refused) => {
                     rest.done();
-                    for (key, refused) in these.iter().zip(&refused) {
-                        match refused {
-                            None => self.loaded(key, loaded),
-                            Some((message, _)) => self.row_refused(key, message, loaded),
-                        }
-                    }
-                    // Whoever watches these does not wait for the rest of the piece.
-                    self.shared.deliver.deliver(&mut self.replies);
-                    stored |= refused.contains(&None);
-                    match refused.last() {
-                        Some(Some((message, Blame::Server))) if !refused.contains(&None) => {
-                            self.refusals.refused("writes", message);
-                            break Failure::Refused(message.as_str().into());
-                        }
-                        _ => self.refusals.done("writes"),
-                    }
-                    fault.note(false);
-                }
-                Err(Error::NotSent(_)) => {
-                    self.lose_session();
-                    unsent += 1;
-                    // A server that takes connections and drops them at once is as good as none.
-                    if unsent > 1 {
-                        break self.shared.down();
-                    }
-                }
-                Err(Error::Lost(message)) => {
-                    log::warn!("a commit of {} keys was lost: {message}", these.len());
-                    rest.done();
-                    self.settle_load(these);
-                    break Failure::Unknown;
-                }
-                Err(Error::Refused { blame: Blame::Conflict, .. }) if conflicts < BROKEN_OFF_RETRIES => {
-                    conflicts += 1;
+                    self.these_loaded(these, &refused, &mut tries, loaded)
                 }
                 // Somebody else has a row locked: that passes. But nobody is to wait for it who need not, and its client not until
                 // it is told that nobody knows what became of the piece.
@@ -189,41 +166,99 @@ impl<C: Connector> Writer<C> {
                         self.not_loaded(keys);
                         return Err(Stopped::Locked(why));
                     }
-                    if !self.has_time(deadline_ms) || !self.lock_waits.are_few() {
-                        break why;
-                    }
+                    (!self.has_time(deadline_ms) || !self.lock_waits.are_few()).then_some(why)
                 }
-                // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
-                Err(Error::Refused { blame: Blame::Row | Blame::Server, .. }) if !each && these.len() > 1 => {
-                    rest.halve();
-                }
-                Err(Error::Refused { blame: blame @ (Blame::Row | Blame::Server), message }) => {
-                    rest.done();
-                    for key in these {
-                        self.row_refused(key, &message, loaded);
-                    }
-                    if blame == Blame::Server {
-                        self.refusals.refused("writes", &message);
-                    }
-                    fault.note(blame == Blame::Server);
-                    if fault.is_the_servers() {
-                        break Failure::Refused(message.into());
-                    }
-                }
-                Err(Error::Refused { blame: blame @ (Blame::ReadOnly | Blame::Conflict), message }) => {
-                    if blame == Blame::ReadOnly {
-                        self.session = None;
-                    }
-                    self.refusals.refused("writes", &message);
-                    break Failure::Refused(message.into());
-                }
+                Err(error) => self.these_failed(error, &mut rest, (these, each), &mut tries, loaded),
+            };
+            if let Some(failure) = stopped {
+                break failure;
             }
         };
         for these in rest.left {
             self.not_loaded(these);
         }
         // Some of a piece, and nobody can say which: the client sends all of it again, and does no harm by it.
-        Err(Stopped::Failed(if stored { Failure::Unknown } else { failure }))
+        Err(Stopped::Failed(if tries.stored { Failure::Unknown } else { failure }))
+    }
+
+    /// These are committed, but for those that were refused one by one. What stops the rest, if anything does.
+    fn these_loaded(
+        &mut self,
+        these: &[Key<'_>],
+        refused: &[Option<(String, Blame)>],
+        tries: &mut Tries,
+        loaded: &mut Loaded,
+    ) -> Option<Failure> {
+        for (key, refused) in these.iter().zip(refused) {
+            match refused {
+                None => self.loaded(key, loaded),
+                Some((message, _)) => self.row_refused(key, message, loaded),
+            }
+        }
+        // Whoever watches these does not wait for the rest of the piece.
+        self.shared.deliver.deliver(&mut self.replies);
+        tries.stored |= refused.contains(&None);
+        if let Some(Some((message, Blame::Server))) = refused.last()
+            && !refused.contains(&None)
+        {
+            self.refusals.refused("writes", message);
+            return Some(Failure::Refused(message.as_str().into()));
+        }
+        self.refusals.done("writes");
+        tries.fault.note(false);
+        None
+    }
+
+    /// These are not, for this error, and for no lock. What stops the rest, if anything does: else what is left of it is tried again.
+    fn these_failed<'a, 'k>(
+        &mut self,
+        error: Error,
+        rest: &mut Rest<'a, 'k>,
+        (these, each): (&'a [Key<'k>], bool),
+        tries: &mut Tries,
+        loaded: &mut Loaded,
+    ) -> Option<Failure> {
+        match error {
+            Error::NotSent(_) => {
+                self.lose_session();
+                tries.unsent += 1;
+                // A server that takes connections and drops them at once is as good as none.
+                (tries.unsent > 1).then(|| self.shared.down())
+            }
+            Error::Lost(message) => {
+                log::warn!("a commit of {} keys was lost: {message}", these.len());
+                rest.done();
+                self.settle_load(these);
+                Some(Failure::Unknown)
+            }
+            Error::Refused { blame: Blame::Conflict, .. } if tries.conflicts < BROKEN_OFF_RETRIES => {
+                tries.conflicts += 1;
+                None
+            }
+            // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
+            Error::Refused { blame: Blame::Row | Blame::Server, .. } if !each && these.len() > 1 => {
+                rest.halve();
+                None
+            }
+            Error::Refused { blame: blame @ (Blame::Row | Blame::Server), message } => {
+                rest.done();
+                for key in these {
+                    self.row_refused(key, &message, loaded);
+                }
+                if blame == Blame::Server {
+                    self.refusals.refused("writes", &message);
+                }
+                tries.fault.note(blame == Blame::Server);
+                tries.fault.is_the_servers().then(|| Failure::Refused(message.into()))
+            }
+            Error::Refused { blame, message } => {
+                if blame == Blame::ReadOnly {
+                    self.session = None;
+                }
+                self.refusals.refused("writes", &message);
+                Some(Failure::Refused(message.into()))
+            }
+        }
     }
 
     /// A row is committed.
