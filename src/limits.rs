@@ -169,6 +169,9 @@ pub const READ_PARTS: usize = 32;
 pub const LOAD_PARTS: usize = 32;
 /// See [`LOAD_PARTS`].
 pub const LOAD_SINGLES: usize = 256;
+/// How often a batch of writes that depend on their rows, or of many keys, is halved to find the rows at fault. What is not told apart by
+/// then goes key by key.
+pub const BATCH_PARTS: usize = 32;
 /// Writes folded into one statement and one commit.
 pub const WRITE_BATCH: usize = 256;
 /// The part of `--request-timeout` that a job may wait in its queue, as far as can be foreseen: one in so many. The batch

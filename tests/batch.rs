@@ -237,3 +237,21 @@ fn what_an_atomic_batch_is_done_for_stays_true_until_it_is_done() {
     assert_eq!((answer.status, statuses(&answer)), (412, vec![424, 412]));
     assert_eq!(client.get("b").text(), "free");
 }
+
+#[test]
+fn a_step_that_is_refused_costs_a_batch_of_many_a_few_statements() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let count = "CREATE SEQUENCE statements;
+        CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM nextval('statements'); RETURN NULL; END $$;
+        CREATE TRIGGER count_it BEFORE INSERT ON kv_store FOR EACH STATEMENT EXECUTE FUNCTION count_it();
+        ALTER TABLE kv_store ADD CHECK (key <> 'k777')";
+    server.database().connect().batch_execute(count).unwrap();
+    let steps: Vec<Value> = (0..1_000).map(|n| json!({"op": "incr", "key": format!("k{n}")})).collect();
+    let answers = statuses(&post(&mut server.connect(), "", &json!(steps)));
+    let refused: Vec<usize> = (0..1_000).filter(|at| answers[*at] != 201).collect();
+    assert_eq!((refused, answers[777]), (vec![777], 503));
+    assert_eq!(server.database().text("SELECT count(*)::text FROM kv_store", &[]).as_deref(), Some("999"));
+    let statements = server.database().text("SELECT last_value::text FROM statements", &[]).unwrap();
+    assert!(statements.parse::<usize>().unwrap() < 64, "{statements} statements");
+}

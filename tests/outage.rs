@@ -2,7 +2,7 @@
 //! and when it is back everything works without anybody's help. What clients are told of writes that the outage
 //! caught is held against the table. `faults.rs` does all this under load; `refusals.rs` has what PostgreSQL refuses while it is there.
 
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, Response, request};
 use crate::support::database::{Database, has_met_a_lock};
 use crate::support::postgresql::{Postgresql, stand_still, url_at};
 use crate::support::proxy::Proxy;
@@ -442,4 +442,65 @@ fn what_a_pooler_says_of_a_server_that_it_has_lost_is_no_refusal() {
         wait_until("it was in doubt", || doubts() == round + 1);
         assert_eq!(client.get("k").text(), value);
     }
+}
+
+/// Whoever asked for it was told that nobody knows, and may have asked again.
+#[test]
+fn what_depends_on_its_row_is_not_begun_once_its_time_is_over() {
+    let postgresql = Postgresql::start_new();
+    let proxy = Proxy::start(postgresql.port);
+    let server = Server::start_on(
+        &Database { url: url_at(proxy.port) },
+        &["--db-writers", "1", "--request-timeout", "1s"],
+    );
+    let mut client = server.connect();
+    let add = |client: &mut Client| client.request("POST", "/kv/n?op=incr", "", b"");
+    wait_until("it counts", || add(&mut client).status == 200);
+    let counted = client.get("n").text();
+    // The writer finds its session cut off, and the next one is not let in for longer than the request may take.
+    let frozen = postgresql.freeze();
+    proxy.cut_clients();
+    let outcome = add(&mut client).outcome();
+    assert!(["504 outcome-unknown", "503 not-started"].contains(&outcome.as_str()), "{outcome}");
+    drop(frozen);
+    wait_until("the writer has another session", || client.put("other", "v").status < 300);
+    assert_eq!(postgresql.database().value("n").as_deref(), Some(counted.as_str()));
+}
+
+/// What is committed is committed, whatever becomes of the rest of its batch.
+#[test]
+fn an_addition_that_is_done_is_answered_while_another_write_of_its_batch_is_not() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "20s"]);
+    let mut client = server.connect();
+    assert_eq!(client.request("POST", "/kv/a?op=incr", "", b"").status, 201);
+    assert!(["b", "z"].iter().all(|key| client.put(key, "old").status == 201));
+    let mut sql = server.database().connect();
+    // Together they are refused, and alone one of them takes its time.
+    sql.batch_execute(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.key = 'b' AND nextval('tries') = 1 THEN RAISE EXCEPTION 'not with others'; END IF;
+            WHILE NEW.key <> 'a' AND NOT pg_try_advisory_xact_lock_shared(ascii(NEW.key)) LOOP
+                PERFORM pg_sleep(0.005);
+            END LOOP;
+            RETURN NEW; END $$;
+         CREATE TRIGGER hold BEFORE UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION hold();
+         SELECT pg_advisory_lock(ascii('z')), pg_advisory_lock(ascii('b'))",
+    )
+    .unwrap();
+    let mut before = server.ask("PUT", "z", "new");
+    let waits = "SELECT count(*)::text FROM pg_stat_activity
+        WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    wait_until("the writer is busy", || server.database().text(waits, &[]).as_deref() == Some("1"));
+    let (mut added, mut slow) = (server.connect(), server.connect());
+    added.send(request("POST", "/kv/a?op=incr", "", b""));
+    slow.send(request("PUT", "/kv/b", "If-Match: *\r\n", b"new"));
+    wait_until("both are queued", || server.metric("hotrow_keys_in_flight") == 3);
+    sql.batch_execute("SELECT pg_advisory_unlock(ascii('z'))").unwrap();
+    assert_eq!(before.response().status, 200);
+    assert_eq!(added.response().outcome(), "200");
+    assert!(!slow.has_something());
+    sql.batch_execute("SELECT pg_advisory_unlock(ascii('b'))").unwrap();
+    assert_eq!(slow.response().status, 200);
+    assert_eq!(client.get("a").text(), "2");
 }

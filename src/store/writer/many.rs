@@ -60,7 +60,10 @@ impl<C: Connector> Writer<C> {
             Part { key, hash, writes: Writes::Foreign, steps, deadline_ms }
         };
         let parts: Vec<Part<'_>> = groups.iter().map(part).collect();
-        let mut endings = self.judge_and_change(&parts, job.all_or_nothing);
+        let mut endings: Vec<Option<Ending>> = parts.iter().map(|_| None).collect();
+        self.judge_and_change(&parts, job.all_or_nothing, &mut |_, at, ending| endings[at] = Some(ending));
+        let mut endings: Vec<Ending> =
+            endings.into_iter().map(|ending| ending.expect("every part has its ending")).collect();
         self.wait_for_locked(&parts, job.deadline_ms, &mut endings);
         // Where one is locked now, all are.
         if let Some(Ending::Locked { why, .. }) = endings.first() {
