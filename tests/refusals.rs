@@ -390,3 +390,19 @@ fn what_the_server_refuses_of_everybody_is_not_tried_for_each() {
     let times = server.database().text("SELECT last_value::text FROM times", &[]).unwrap();
     assert_eq!(times, "3", "once together, and two alone");
 }
+
+/// What is acknowledged is judged by rows as they are, and not as they were when a transaction began.
+#[test]
+fn the_isolation_that_a_database_is_set_to_is_not_that_of_our_sessions() {
+    let database = Database::new();
+    let name = database.text("SELECT current_database()::text", &[]).unwrap();
+    let set = format!("ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'");
+    database.connect().batch_execute(&set).unwrap();
+    let server = Server::start_on(&database, &[]);
+    let tell = "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.value := current_setting('transaction_isolation'); RETURN NEW; END $$;
+        CREATE TRIGGER tell BEFORE INSERT ON kv_store FOR EACH ROW EXECUTE FUNCTION tell()";
+    database.connect().batch_execute(tell).unwrap();
+    assert_eq!(server.connect().put("k", "").status, 201);
+    assert_eq!(database.value("k").as_deref(), Some("read committed"));
+}

@@ -219,8 +219,8 @@ impl<C: Connector> Reader<C> {
     /// Reads rows by one statement, and answers; what is refused is not answered yet.
     fn read(&mut self, jobs: &[ReadJob]) -> Result<(), Refused> {
         let keys: Vec<&str> = jobs.iter().map(|job| &*job.key).collect();
-        // Reading twice does no harm: a connection that broke while it was idle costs a second try, not an error.
-        for _ in 0..2 {
+        // Reading twice does no harm: a connection that broke while it was idle, or a conflict, costs a second try, not an error.
+        for try_number in 0..2 {
             if self.session.is_none() && !self.connect() {
                 break;
             }
@@ -232,6 +232,7 @@ impl<C: Connector> Reader<C> {
                     self.done(jobs, &rows, seconds(now_ms));
                     return Ok(());
                 }
+                Err(Error::Refused { blame: Blame::Conflict, .. }) if try_number == 0 => {}
                 Err(Error::Refused { message, blame }) => return Err((message, blame)),
                 Err(Error::NotSent(_) | Error::Lost(_)) => self.session = None,
             }
@@ -241,7 +242,7 @@ impl<C: Connector> Reader<C> {
     }
 
     fn execute_page(&mut self, page: &PageJob) {
-        for _ in 0..2 {
+        for try_number in 0..2 {
             if self.session.is_none() && !self.connect() {
                 break;
             }
@@ -251,6 +252,7 @@ impl<C: Connector> Reader<C> {
                     self.refusals.done("reads");
                     return self.answer_page(page, Answer::Page(found));
                 }
+                Err(Error::Refused { blame: Blame::Conflict, .. }) if try_number == 0 => {}
                 Err(Error::Refused { message, blame }) => {
                     let failure = self.refused(message, blame);
                     return self.answer_page(page, Answer::Failed(failure));
