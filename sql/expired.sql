@@ -1,6 +1,7 @@
--- Rows past their time, the oldest first: those that may be deleted. Up to $1 they are passed over.
+-- Rows past their time, the oldest first: those that may be deleted. In no order where their times are the same, so that those of
+-- one time, which may be a million, need no sorting.
 SELECT key, expires_at::text AS at
 FROM kv_store
-WHERE expires_at <= now() AND ($1::text IS NULL OR expires_at > $1::text::timestamptz)
+WHERE expires_at <= now()
 ORDER BY expires_at
-LIMIT $2;
+LIMIT $1;

@@ -32,7 +32,7 @@ pub const LOOK_PAUSE_MS: u64 = 1_000;
 pub const SWEEP_ROWS: u32 = 500;
 /// The pause between two looks for rows past their time, in milliseconds.
 pub const SWEEP_PAUSE_MS: u64 = 1_000;
-/// How long rows past their time that could not be deleted are passed over.
+/// How long rows past their time that could not be deleted, and those before them that come late, are passed over, in milliseconds.
 pub const SWEEP_AGAIN_MS: u64 = 60_000;
 /// Keys that one request may ask for: more are 400.
 pub const KEYS_A_REQUEST: usize = 100;

@@ -111,7 +111,7 @@ impl Session for FakeSession {
         self.execute(&statement).map(|done| done.changed)
     }
 
-    fn expired(&mut self, _behind: Option<&str>, _rows: u32) -> Result<Vec<Expired>, Error> {
+    fn expired(&mut self, _behind: Option<&Expired>, _rows: u32) -> Result<Vec<Expired>, Error> {
         Ok(Vec::new())
     }
 

@@ -386,8 +386,9 @@ pub trait Session {
     /// every change: the new version (anything for a delete), or `None` where the row is another one by now and
     /// nothing was done; with `all_or_nothing`, then nothing at all.
     fn change(&mut self, changes: &[Change<'_>], all_or_nothing: bool) -> Result<Vec<Option<u32>>, Error>;
-    /// Rows past their time, the oldest first, so many at most: those whose time was over later than at `behind`.
-    fn expired(&mut self, behind: Option<&str>, rows: u32) -> Result<Vec<Expired>, Error>;
+    /// Rows past their time, the oldest first, so many at most. Behind one of them they are in the order of their keys, too, where
+    /// their times are the same.
+    fn expired(&mut self, behind: Option<&Expired>, rows: u32) -> Result<Vec<Expired>, Error>;
     /// Deletes those of these that are past their time; returns how many.
     fn sweep(&mut self, keys: &[&str]) -> Result<u64, Error>;
     /// The backend at the other end.

@@ -407,7 +407,7 @@ mod tests {
             unreachable!("{ONLY_READS}")
         }
 
-        fn expired(&mut self, _: Option<&str>, _: u32) -> Result<Vec<Expired>, Error> {
+        fn expired(&mut self, _: Option<&Expired>, _: u32) -> Result<Vec<Expired>, Error> {
             unreachable!("{ONLY_READS}")
         }
 

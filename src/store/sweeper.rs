@@ -26,7 +26,7 @@ pub struct Sweeper<C: Connector> {
     end: Receiver<Infallible>,
     session: Option<C::Session>,
     /// Rows up to here stay, for now: a trigger keeps them, another table refers to them, somebody has them locked.
-    behind: Option<Box<str>>,
+    behind: Option<Expired>,
     /// When those are tried again.
     again_ms: u64,
     refusals: Refusals,
@@ -61,7 +61,7 @@ impl<C: Connector> Sweeper<C> {
             self.session = self.shared.connector.connect().ok();
         }
         let Some(mut session) = self.session.take() else { return 0 };
-        let expired = match session.expired(self.behind.as_deref(), SWEEP_ROWS) {
+        let expired = match session.expired(self.behind.as_ref(), SWEEP_ROWS) {
             Ok(expired) => expired,
             Err(error) => {
                 log::debug!("rows past their time cannot be looked for now: {error}");
@@ -77,15 +77,23 @@ impl<C: Connector> Sweeper<C> {
             }
         };
         self.shared.workers.swept.add(deleted);
-        if let Some(last) = expired.last().filter(|_| deleted == 0) {
-            // The others are not to wait for these.
-            if self.behind.is_none() {
-                self.again_ms = self.shared.clock.now_ms() + SWEEP_AGAIN_MS;
-            }
-            self.behind = Some(last.at.clone());
-        }
         self.session = Some(session);
-        expired.len()
+        let found = expired.len();
+        if deleted < found as u64 {
+            self.pass_over(expired);
+        }
+        found
+    }
+
+    /// Some of these stay: the others are not to wait for them, nor to be looked for one by one because of them.
+    fn pass_over(&mut self, mut expired: Vec<Expired>) {
+        let Some(mut last) = expired.pop() else { return };
+        if self.behind.is_none() {
+            self.again_ms = self.shared.clock.now_ms() + SWEEP_AGAIN_MS;
+            // They came in no order of their keys: others of the same time may be left, with any key.
+            last.key = "".into();
+        }
+        self.behind = Some(last);
     }
 
     /// Deletes these, each by itself where one of them may not be: how many are gone. Nobody can say which it is.

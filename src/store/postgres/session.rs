@@ -37,7 +37,7 @@ pub struct PostgresSession {
 }
 
 /// The statements on data, by the numbers below.
-pub(super) const STATEMENTS: [&str; 13] = [
+pub(super) const STATEMENTS: [&str; 14] = [
     include_str!("../../../sql/read.sql"),
     include_str!("../../../sql/set.sql"),
     include_str!("../../../sql/delete.sql"),
@@ -51,6 +51,7 @@ pub(super) const STATEMENTS: [&str; 13] = [
     include_str!("../../../sql/hold.sql"),
     include_str!("../../../sql/locked.sql"),
     include_str!("../../../sql/expired.sql"),
+    include_str!("../../../sql/expired_behind.sql"),
 ];
 const READ: usize = 0;
 const SET: usize = 1;
@@ -65,6 +66,7 @@ const LOAD: usize = 9;
 const HOLD: usize = 10;
 const LOCKED: usize = 11;
 const EXPIRED: usize = 12;
+const EXPIRED_BEHIND: usize = 13;
 
 impl Session for PostgresSession {
     type Backend = Backend;
@@ -274,10 +276,15 @@ impl Session for PostgresSession {
         Ok(changed)
     }
 
-    fn expired(&mut self, behind: Option<&str>, rows: u32) -> Result<Vec<Expired>, Error> {
+    fn expired(&mut self, behind: Option<&Expired>, rows: u32) -> Result<Vec<Expired>, Error> {
         self.begin()?;
-        let (statement, prepared) = self.prepared(EXPIRED)?;
-        let rows = self.client.query(&statement, &[&behind, &i64::from(rows)]);
+        let rows = i64::from(rows);
+        let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match behind {
+            None => (EXPIRED, &[&rows]),
+            Some(Expired { key, at }) => (EXPIRED_BEHIND, &[&&**at, &&**key, &rows]),
+        };
+        let (statement, prepared) = self.prepared(number)?;
+        let rows = self.client.query(&statement, arguments);
         let expired = |row: &::postgres::Row| {
             Ok(Expired { key: column::<&str>(row, 0)?.into(), at: column::<&str>(row, 1)?.into() })
         };
