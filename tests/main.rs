@@ -17,6 +17,7 @@ mod failover;
 mod faults;
 mod fences;
 mod framing;
+mod history;
 mod hostile;
 mod life_cycle;
 mod locks;

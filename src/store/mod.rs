@@ -6,6 +6,7 @@ pub mod backend;
 pub mod batch;
 pub mod conninfo;
 pub mod health;
+pub mod history;
 pub mod judge;
 pub mod list;
 pub mod load;

@@ -11,21 +11,21 @@ mod copy;
 mod session;
 
 use super::conninfo::{self, Conninfo};
+use super::history::{Histories, History, Life, Place, Told};
 use super::patience::{Patience, Patiently, Tls};
 use super::tls::{Mode, Options};
-use super::{Answer, Blame, Connector, Deliver, Error, Reply, migrations};
+use super::{Blame, Connector, Deliver, Error, migrations};
 use crate::engine::Engine;
 use crate::limits::{ANSWER_MARGIN_MS, OTHER_HOSTS_CONNECTS};
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
-use ::postgres::{Client, Config, NoTls};
+use ::postgres::types::Type;
+use ::postgres::{Client, Config, NoTls, Row};
 use columns::column;
 use copy::Spoilt;
-use parking_lot::Mutex;
 pub use session::PostgresSession;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to be reached, and then to let a session in.
@@ -40,10 +40,16 @@ const SYSTEM_KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 /// of two servers the right one is missed by so many tries once in 16 million times (by 4 it was once in 256). Where one of them
 /// does not answer, [`OTHER_HOSTS_CONNECTS`] ends it sooner.
 const TRIES_A_HOST: usize = 12;
-/// What is said of a session whose server is no longer the one that counts.
-const LEFT_BEHIND: &str = "another server was promoted";
 /// PostgreSQL cuts an application name after so many bytes.
 const APPLICATION_NAME_BYTES: usize = 63;
+/// What a server says that does not know what it is asked about itself, or does not tell this role.
+const NOT_TOLD: [SqlState; 5] = [
+    SqlState::UNDEFINED_FUNCTION,
+    SqlState::UNDEFINED_TABLE,
+    SqlState::UNDEFINED_COLUMN,
+    SqlState::INSUFFICIENT_PRIVILEGE,
+    SqlState::FEATURE_NOT_SUPPORTED,
+];
 
 /// Opens sessions on one database.
 #[derive(Clone, Debug)]
@@ -52,52 +58,9 @@ pub struct Postgres {
     tls: Options,
     application_name: String,
     statement_timeout: Duration,
-    /// The newest timeline that any session has seen. A server on an older one was left behind by a failover: it may
-    /// take connections and even writes, but what it says is not true any more.
-    newest_timeline: Arc<AtomicU32>,
     spoilt: Spoilt,
-    /// What is void when commits may have been lost. Held while that is found out, so that no session is used before.
-    known: Arc<Mutex<Known>>,
-}
-
-/// What was made of a server whose commits may be lost.
-#[derive(Debug, Default)]
-struct Known {
-    life: Option<Life>,
-    cache: Option<Cache>,
-}
-
-/// How long a server has lived without a crash.
-#[derive(Debug)]
-struct Life {
-    name: String,
-    /// It may lose what it has acknowledged.
-    may_lose: bool,
-}
-
-/// Where rows are cached, and how whoever waits for a change of one is told.
-struct Cache {
-    engine: Arc<Engine>,
-    deliver: Arc<dyn Deliver>,
-}
-
-impl Known {
-    /// Sees this life. True: it is another one than before, and commits of that one may be lost.
-    fn goes_on(&mut self, life: Life) -> bool {
-        // Each session has its own setting, and may have had another one before.
-        let (is_same, may_lose) = match &self.life {
-            Some(before) => (before.name == life.name, before.may_lose || life.may_lose),
-            None => (true, life.may_lose),
-        };
-        self.life = Some(Life { may_lose: if is_same { may_lose } else { life.may_lose }, ..life });
-        !is_same && may_lose
-    }
-}
-
-impl fmt::Debug for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").finish_non_exhaustive()
-    }
+    /// A server that was left behind by a failover may take connections and even writes, but what it says is not true any more.
+    histories: Histories,
 }
 
 /// What is known of a database once it has been made ready.
@@ -138,16 +101,15 @@ impl Postgres {
             tls,
             application_name,
             statement_timeout,
-            newest_timeline: Arc::default(),
             spoilt: Spoilt::default(),
-            known: Arc::default(),
+            histories: Histories::default(),
         })
     }
 
     /// What these sessions read and write is cached there: it is told when a failover, or a crash, has made that void.
     #[must_use]
     pub fn cached_in(self, engine: Arc<Engine>, deliver: Arc<dyn Deliver>) -> Postgres {
-        self.known.lock().cache = Some(Cache { engine, deliver });
+        self.histories.cached_in(engine, deliver);
         self
     }
 
@@ -217,7 +179,21 @@ impl Postgres {
 
     /// The same with one order of the hosts. [`Error::Refused`] is a server that may not be used.
     fn open_with(&self, config: &Config) -> Result<Opened, Error> {
-        let unsent = |e| Error::NotSent(describe(&e));
+        let (mut client, patience) = self.connect_with(config)?;
+        let backend = who_it_is(&mut client, &patience)?;
+        let history = self.history_of(&mut client, &patience)?;
+        patience.again();
+        let same = client
+            .query_typed(include_str!("../../sql/same_backend.sql"), &[(&backend.pid, Type::INT4)])
+            .map_err(unsent)?;
+        match same.first() {
+            Some(row) if column(row, 0)? => Ok(Opened { client, backend, history, patience }),
+            _ => Err(Error::NotSent(DEALT_OUT.into())),
+        }
+    }
+
+    /// A connection to the first host that lets one in, with our settings.
+    fn connect_with(&self, config: &Config) -> Result<(Client, Patience), Error> {
         let patience = Patience::default();
         let limit = connect_limit(config);
         let tls = self.tls.connector().map_err(Error::NotSent)?.map(|connector| Tls {
@@ -230,71 +206,63 @@ impl Postgres {
         let timeout_ms = self.statement_timeout.as_millis();
         let settings =
             format!("{}SET statement_timeout = {timeout_ms};", include_str!("../../sql/session.sql"));
+        patience.again();
         client.batch_execute(&settings).map_err(unsent)?;
-        let row = client.query_one(include_str!("../../sql/identify.sql"), &[]).map_err(unsent)?;
-        // Once is enough: a server that has left recovery goes back only by a restart, which ends its sessions.
-        let unusable = |message: String| Err(Error::Refused { message, blame: Blame::ReadOnly });
-        if row.get("in_recovery") {
-            return unusable(
-                "this server is a standby: it takes no writes, and its rows may be older than those already served; \
-                 give the primary, or all of them with target_session_attrs=read-write"
-                    .into(),
-            );
-        }
-        let Some(started) = row.get("started") else {
-            return Err(Error::NotSent(hidden(row.get("login"), row.get("role"))));
-        };
-        let backend = Backend { pid: row.get("pid"), started };
-        // What is not PostgreSQL itself may not know it: then nothing is compared.
-        let own = client.query_one(include_str!("../../sql/timeline.sql"), &[]).ok();
-        let own = own.and_then(|row| u32::from_str_radix(row.try_get(0).ok()?, 16).ok());
-        let timeline = Timeline { own: own.unwrap_or(u32::MAX), newest: Arc::clone(&self.newest_timeline) };
-        if let Some(own) = own {
-            // Not everybody may see it, where somebody has seen to that.
-            let life = client.query_one(include_str!("../../sql/life.sql"), &[]).ok();
-            let life = life
-                .and_then(|row| Some(Life { name: row.try_get(0).ok()?, may_lose: row.try_get(1).ok()? }));
-            self.found(own, life);
-        }
-        if timeline.is_left_behind() {
-            return unusable(format!(
-                "this server was left behind by a failover (it is on timeline {}, another one on {}): make it a \
-                 standby of that one; if the newer one is gone for good, restart hotrow",
-                timeline.own,
-                timeline.newest.load(Ordering::Relaxed)
-            ));
-        }
-        Ok(Opened { client, backend, timeline, patience })
+        Ok((client, patience))
     }
 
-    /// A server writes on this timeline. Where that is a newer one than any before, its server may have been promoted
-    /// without the last commits of the other: rows that were cached of them are rows that are not there. So may be those of a
-    /// server that acknowledges what it may yet lose, and has crashed: it lives another `life`.
-    fn found(&self, timeline: u32, life: Option<Life>) {
-        let mut known = self.known.lock();
-        // First this, so that no session with the old server begins anything any more; then what they have left.
-        let newest = self.newest_timeline.fetch_max(timeline, Ordering::Relaxed);
-        if timeline < newest {
-            return;
-        }
-        let lost = life.is_some_and(|life| known.goes_on(life));
-        if newest != 0 && newest < timeline {
-            log::warn!(
-                "another server was promoted (timeline {timeline} after {newest}): what was cached before is forgotten"
-            );
-        } else if lost {
-            log::warn!(
-                "PostgreSQL has crashed and may have lost commits (synchronous_commit is off): what was cached before is \
-                 forgotten"
-            );
-        } else {
-            return;
-        }
-        if let Some(Cache { engine, deliver }) = &known.cache {
-            let changed = |ticket| Reply { ticket, answer: Answer::Changed };
-            deliver.deliver(&mut engine.forget_all().into_iter().map(changed).collect());
-        }
+    /// The history that this server is of. [`Error::Refused`]: it was left behind.
+    fn history_of(&self, client: &mut Client, patience: &Patience) -> Result<History, Error> {
+        let before = self.histories.before();
+        let place = place(client, patience)?;
+        let mut ask = |sql| told(client, patience, sql);
+        let cluster = ask(include_str!("../../sql/cluster.sql"))?.and_then(|row| row.try_get(0).ok());
+        let life = ask(include_str!("../../sql/life.sql"))?
+            .and_then(|row| Some(Life { name: row.try_get(0).ok()?, may_lose: row.try_get(1).ok()? }));
+        let met = self.histories.meet(Told { cluster, place, life }, before);
+        met.map_err(|message| Error::Refused { message, blame: Blame::ReadOnly })
     }
+}
+
+/// Who a session is. [`Error::Refused`]: its server is a standby.
+fn who_it_is(client: &mut Client, patience: &Patience) -> Result<Backend, Error> {
+    patience.again();
+    let row = client.query_one(include_str!("../../sql/identify.sql"), &[]).map_err(unsent)?;
+    // Once is enough: a server that has left recovery goes back only by a restart, which ends its sessions.
+    if row.get("in_recovery") {
+        let message = "this server is a standby: it takes no writes, and its rows may be older than those already served; \
+             give the primary, or all of them with target_session_attrs=read-write";
+        return Err(Error::Refused { message: message.into(), blame: Blame::ReadOnly });
+    }
+    match row.get("started") {
+        Some(started) => Ok(Backend { pid: row.get("pid"), started }),
+        None => Err(Error::NotSent(hidden(row.get("login"), row.get("role")))),
+    }
+}
+
+/// Where a server writes, if it tells.
+fn place(client: &mut Client, patience: &Patience) -> Result<Option<Place>, Error> {
+    let row = told(client, patience, include_str!("../../sql/timeline.sql"))?;
+    Ok(row.and_then(|row| {
+        let timeline = u32::from_str_radix(row.try_get(0).ok()?, 16).ok()?;
+        Some(Place { timeline, position: row.try_get(1).ok()? })
+    }))
+}
+
+/// What a server tells of itself. Who is not PostgreSQL itself may not know it, and not everybody may see it, where somebody has
+/// seen to that; but who fails to tell it is not taken for one of those.
+fn told(client: &mut Client, patience: &Patience, sql: &str) -> Result<Option<Row>, Error> {
+    patience.again();
+    match client.query_typed(sql, &[]) {
+        Ok(rows) => Ok(rows.into_iter().next()),
+        Err(error) if error.code().is_some_and(|code| NOT_TOLD.contains(code)) => Ok(None),
+        Err(error) => Err(unsent(error)),
+    }
+}
+
+/// An error before anything that changes a row was sent.
+fn unsent(error: ::postgres::Error) -> Error {
+    Error::NotSent(describe(&error))
 }
 
 /// How long each host may take to be reached.
@@ -338,8 +306,8 @@ impl Connector for Postgres {
     }
 }
 
-/// Connects so that the session gives up when its patience ends. Where there is a Unix socket among the hosts, the
-/// crate takes no stream of ours: there a server that is frozen is waited for.
+/// Connects so that the session gives up when its patience ends. Where there is a Unix socket among the hosts, none of them
+/// gets a stream of ours, for the crate takes one for all or for none: there a server that is frozen is waited for.
 fn connect(config: &Config, patiently: Patiently) -> Result<Client, ::postgres::Error> {
     let hosts = config.get_hosts();
     let mut config = config.clone();
@@ -359,23 +327,13 @@ fn connect(config: &Config, patiently: Patiently) -> Result<Client, ::postgres::
 struct Opened {
     client: Client,
     backend: Backend,
-    timeline: Timeline,
+    history: History,
     patience: Patience,
 }
 
-/// Which history a server writes: every promotion begins a new one.
-#[derive(Debug)]
-struct Timeline {
-    own: u32,
-    /// Of all servers that this process has seen.
-    newest: Arc<AtomicU32>,
-}
-
-impl Timeline {
-    fn is_left_behind(&self) -> bool {
-        self.own < self.newest.load(Ordering::Relaxed)
-    }
-}
+/// What is said where the backend that answers is not the one that was asked at first.
+const DEALT_OUT: &str = "a pooler gives this session another backend for every transaction, so that none has its settings, and a \
+    lost write could never be settled: use one in session mode, or none";
 
 /// What is said where PostgreSQL hides a session from itself: nobody could make sure that it is gone.
 fn hidden(login: &str, role: &str) -> String {

@@ -195,6 +195,17 @@ impl Postgresql {
         wait_until("all its processes are gone", || others.iter().all(|pid| has_ended(*pid)));
     }
 
+    /// Keeps a copy of its data. It must not run.
+    pub fn keep_data(&self) {
+        copy(&self.cluster(), &self.dir.join("kept"));
+    }
+
+    /// Puts the copy in the place of its data. It must not run.
+    pub fn bring_data_back(&self) {
+        fs::remove_dir_all(self.cluster()).expect("root or its owner may remove it");
+        copy(&self.dir.join("kept"), &self.cluster());
+    }
+
     /// Starts it again after it was stopped.
     pub fn restart_immediately(&mut self) {
         self.stop_immediately();
@@ -320,4 +331,9 @@ fn signal(pid: u32, signal: Signal) {
 fn run(command: &mut Command) {
     let output = command.output().expect("the program is there");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Copies a folder, with the owners of what is in it.
+fn copy(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("-a").args([from, to]));
 }

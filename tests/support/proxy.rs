@@ -2,8 +2,8 @@
 //! request on its way and delivers it all the same, later, when hotrow has given it up. Knows bytes and no protocol.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub struct Proxy {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The port that it stands in front of.
+    target: AtomicU16,
     links: Mutex<Vec<Arc<Link>>>,
     /// Only requests with these bytes are held, and only answers to them cut off.
     aim: Mutex<Vec<u8>>,
@@ -68,10 +70,18 @@ impl Proxy {
     pub fn start(target: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { target: AtomicU16::new(target), ..Shared::default() });
         let shared_too = Arc::clone(&shared);
-        thread::spawn(move || shared_too.accept(&listener, SocketAddr::from(([127, 0, 0, 1], target))));
+        thread::spawn(move || shared_too.accept(&listener));
         Proxy { port, shared }
+    }
+
+    /// From now on new connections lead to this port, and those that there are end.
+    pub fn lead_to(&self, target: u16) {
+        self.shared.target.store(target, Ordering::Relaxed);
+        for link in self.shared.links.lock().expect("nobody panics with it").iter() {
+            link.close();
+        }
     }
 
     /// From now on requests with these bytes alone are held or not answered, whatever else the server asks meanwhile.
@@ -149,7 +159,7 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn accept(self: Arc<Shared>, listener: &TcpListener, target: SocketAddr) {
+    fn accept(self: Arc<Shared>, listener: &TcpListener) {
         for client in listener.incoming().map_while(Result::ok) {
             if self.ended.load(Ordering::Relaxed) {
                 return;
@@ -159,6 +169,7 @@ impl Shared {
                 continue;
             }
             // Nobody there: hotrow sees a connection that ends at once.
+            let target = ("127.0.0.1", self.target.load(Ordering::Relaxed));
             let Ok(server) = TcpStream::connect(target) else { continue };
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
             let link = Arc::new(Link {

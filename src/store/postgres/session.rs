@@ -4,9 +4,10 @@
 use super::arguments::{ChangeArguments, LoadArguments};
 use super::columns::{Xid, check_statement, column, committed};
 use super::copy::{self, Hope, Spoilt};
-use super::{Backend, END_BACKEND, LEFT_BEHIND, Opened, Timeline, describe, sort, strange, wait_for_end};
+use super::{Backend, END_BACKEND, Opened, describe, place, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
 use crate::limits::LOCK_WAIT_MS;
+use crate::store::history::{History, OVER};
 use crate::store::judge::{Before, Change};
 use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::Row as Loading;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 pub struct PostgresSession {
     client: Client,
     backend: Backend,
-    timeline: Timeline,
+    history: History,
     patience: Patience,
     /// How long each answer is waited for.
     answer_limit: Duration,
@@ -98,7 +99,7 @@ impl Session for PostgresSession {
                 &[(from, Type::TEXT), (to, Type::TEXT), (&rows, Type::INT8), (&bytes, Type::INT8)],
             )
             .map_err(sort)?;
-        self.check_timeline()?;
+        self.check_history()?;
         let row = |row: &::postgres::Row| {
             // Without values all of them are NULL.
             let value = bytes.map(|_| column::<&str>(row, 1)).transpose()?;
@@ -127,7 +128,7 @@ impl Session for PostgresSession {
         };
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, arguments).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
+        self.check_history()?;
         let mut written = Written { stored: vec![None; sets.len()], deleted: vec![false; deletes.len()] };
         for (at, row) in rows.iter().enumerate() {
             let key: &str = committed(row, 0)?;
@@ -181,7 +182,7 @@ impl Session for PostgresSession {
         self.patience.again();
         all_stored(stored, rows.len())?;
         transaction.commit().map_err(sort)?;
-        self.check_timeline()
+        self.check_history()
     }
 
     fn load_each(&mut self, rows: &[&Loading<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
@@ -216,7 +217,7 @@ impl Session for PostgresSession {
         }
         self.patience.again();
         transaction.commit().map_err(sort)?;
-        self.check_timeline()?;
+        self.check_history()?;
         Ok(refused)
     }
 
@@ -263,7 +264,7 @@ impl Session for PostgresSession {
         } else {
             self.client.query(&statement, &arguments.as_sql()).map_err(|error| prepared.sort(error))?
         };
-        self.check_timeline()?;
+        self.check_history()?;
         for (change, changed) in changes.iter().zip(&mut changed).filter(|(change, _)| change.to.is_none()) {
             *changed = change.from;
         }
@@ -278,6 +279,7 @@ impl Session for PostgresSession {
 
     fn expired(&mut self, behind: Option<&Expired>, rows: u32) -> Result<Vec<Expired>, Error> {
         self.begin()?;
+        self.look_where_it_is()?;
         let rows = i64::from(rows);
         let (number, arguments): (usize, &[&(dyn ToSql + Sync)]) = match behind {
             None => (EXPIRED, &[&rows]),
@@ -319,17 +321,17 @@ impl Session for PostgresSession {
         // of stream. Nothing is waited for.
         self.patience.end();
         let _ = self.client.notifications().timeout_iter(Duration::ZERO).next();
-        self.client.is_closed() || self.timeline.is_left_behind()
+        self.client.is_closed() || self.history.is_over()
     }
 }
 
 impl PostgresSession {
     pub(super) fn new(opened: Opened, answer_limit: Duration, spoilt: Spoilt) -> PostgresSession {
-        let Opened { client, backend, timeline, patience } = opened;
+        let Opened { client, backend, history, patience } = opened;
         PostgresSession {
             client,
             backend,
-            timeline,
+            history,
             patience,
             answer_limit,
             prepared: Default::default(),
@@ -349,7 +351,7 @@ impl PostgresSession {
         self.begin()?;
         let (statement, prepared) = self.prepared(number)?;
         let rows = self.client.query(&statement, &[&keys]).map_err(|error| prepared.sort(error))?;
-        self.check_timeline()?;
+        self.check_history()?;
         let mut found: Vec<(&str, T)> =
             rows.iter().map(|row| Ok((column(row, 0)?, read(row)?))).collect::<Result<_, Error>>()?;
         found.sort_unstable_by_key(|(key, _)| *key);
@@ -390,7 +392,17 @@ impl PostgresSession {
         self.patience.again();
         all_stored(stored, lines)?;
         transaction.commit().map_err(sort)?;
-        self.check_timeline()
+        self.check_history()
+    }
+
+    /// How far the server's log has come: an older copy of it that is brought back one day is known by having come less far. Asked
+    /// once a second, by whoever has nothing better to do.
+    fn look_where_it_is(&mut self) -> Result<(), Error> {
+        if let Some(place) = place(&mut self.client, &self.patience)? {
+            self.history.reaches(place);
+        }
+        self.patience.again();
+        Ok(())
     }
 
     fn has_row_security(&mut self) -> Result<bool, Error> {
@@ -421,14 +433,14 @@ impl PostgresSession {
         let unsent = |message: &str| Err(Error::NotSent(message.to_owned()));
         match () {
             () if self.client.is_closed() => unsent("the connection was closed"),
-            () if self.timeline.is_left_behind() => unsent(LEFT_BEHIND),
+            () if self.history.is_over() => unsent(OVER),
             () => Ok(()),
         }
     }
 
-    /// Another server may have been promoted, and another session found it, while this one's answer was on its way.
-    fn check_timeline(&self) -> Result<(), Error> {
-        if self.timeline.is_left_behind() { Err(strange(LEFT_BEHIND)) } else { Ok(()) }
+    /// Another server may have taken the place of this one, and another session found it, while this one's answer was on its way.
+    fn check_history(&self) -> Result<(), Error> {
+        if self.history.is_over() { Err(strange(OVER)) } else { Ok(()) }
     }
 }
 
