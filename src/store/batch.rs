@@ -19,8 +19,8 @@ pub struct Batch {
 impl Batch {
     /// Folds writes that are given in the order of their arrival.
     pub fn fold(mut jobs: Vec<WriteJob>) -> Batch {
-        // Stable: the order of one key's writes is the order of their arrival. Sorted, because two statements that
-        // lock rows in the same order cannot deadlock.
+        // Stable: the order of one key's writes is the order of their arrival. Sorted, so that statements lock rows in the same order
+        // where PostgreSQL keeps it, as it does for values: of two that meet all the same it breaks one off, which is sent again.
         jobs.sort_by(|a, b| a.step.key.cmp(&b.step.key));
         Batch { jobs }
     }
