@@ -5,7 +5,7 @@ use super::incoming::{self, Incoming, Judged, Owned, Plan, Purpose, Setting};
 use super::{Connection, Context, Role, State, Workspace};
 use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
-use crate::api::{self, Command, admin, answer, load, openapi};
+use crate::api::{self, Command, admin, answer, load, openapi, refusals};
 use crate::http::cors::Audience;
 use crate::http::problem::Problem;
 use crate::http::request::{self, Framing, Head, Parsed, Version};
@@ -228,7 +228,7 @@ impl Connection {
         let wishes = Wishes::parse(&head.extras)?;
         let is_conditional = wishes.as_ref().is_some_and(|wishes| wishes.conditions.is_some());
         match command {
-            Command::Load | Command::Batch(_) if is_conditional => return Err(answer::conditional()),
+            Command::Load | Command::Batch(_) if is_conditional => return Err(refusals::conditional()),
             Command::Load => load::check(&head.extras)?,
             _ => {}
         }
