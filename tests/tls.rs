@@ -334,8 +334,7 @@ fn what_is_no_tls_gets_an_alert_and_a_clean_close() {
 #[test]
 fn a_handshake_that_is_cut_is_a_failure_and_one_that_is_done_is_counted_whatever_follows() {
     let certificates = Certificates::new();
-    let server =
-        certificates.server(&["--event-loops", "1", "--header-timeout", "1s", "--idle-timeout", "1s"]);
+    let server = certificates.server(&["--event-loops", "1", "--header-timeout", "1s"]);
     let config = certificates.config(&TLS13);
     let (failures, done) = ("hotrow_tls_failures_total", "hotrow_tls_handshakes_total");
     let idle = r#"hotrow_connections_closed_total{reason="idle"}"#;

@@ -1,15 +1,13 @@
 //! What the store answered, as HTTP. Every case is here once, in exhaustive matches. Called by [`crate::connection`].
 
-use super::key;
+use super::{key, refusals};
 use crate::engine::shard::{Held, Known};
 use crate::engine::{NEVER, Record, Row};
 use crate::http::conditional::{Current, Preconditions, Verdict};
-use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Fields, Frame, Lent, PROBLEM_JSON, TEXT};
 use crate::limits::CORS_MAX_AGE_S;
 use crate::output::Output;
-use crate::store::backend::Refusal;
-use crate::store::{Answer, Failure, NO_VERSION};
+use crate::store::{Answer, NO_VERSION};
 use std::sync::LazyLock;
 
 const HIT: &str = "hotrow; hit";
@@ -46,12 +44,7 @@ impl Forward {
 }
 
 /// The content of every 404 for a key.
-static KEY_NOT_FOUND: LazyLock<Vec<u8>> = LazyLock::new(|| key_not_found().to_json());
-
-/// 404 for a key.
-pub fn key_not_found() -> Problem {
-    Problem::new(Kind::KeyNotFound, "there is no such key")
-}
+static KEY_NOT_FOUND: LazyLock<Vec<u8>> = LazyLock::new(|| refusals::key_not_found().to_json());
 
 /// The answer to a GET that the cache knows. Inlined, like the look-up: a call less each, 26 instructions for both.
 #[inline(always)]
@@ -81,7 +74,7 @@ pub fn hit_if(
         (Verdict::NotModified, Known::Value(held)) => {
             not_modified(encoder, out, held, Source::Cache, frame);
         }
-        (Verdict::Failed, _) => encoder.problem(out, &precondition_failed(), frame),
+        (Verdict::Failed, _) => encoder.problem(out, &refusals::precondition_failed(), frame),
         (Verdict::NotModified | Verdict::Proceed, _) => hit(encoder, out, known, frame),
     }
 }
@@ -101,7 +94,7 @@ pub fn found(
         (Verdict::NotModified, Some(record)) => {
             not_modified(encoder, out, &held(record), source, frame);
         }
-        (Verdict::Failed, _) => encoder.problem(out, &precondition_failed(), frame),
+        (Verdict::Failed, _) => encoder.problem(out, &refusals::precondition_failed(), frame),
         (Verdict::Proceed, Some(record)) => value(encoder, out, &held(record), source, frame),
         (Verdict::NotModified | Verdict::Proceed, None) => not_found(encoder, out, source, 0, frame),
     }
@@ -138,11 +131,11 @@ pub fn written(encoder: &Encoder, out: &mut Output, answer: &Answer, minimal: bo
         }
         Answer::Deleted { existed: true } => encoder.start(out, 204, frame).no_content(),
         Answer::Deleted { existed: false } => {
-            encoder.problem(out, &key_not_found(), frame);
+            encoder.problem(out, &refusals::key_not_found(), frame);
         }
-        Answer::PreconditionFailed => encoder.problem(out, &precondition_failed(), frame),
-        Answer::NotANumber => encoder.problem(out, &not_a_number(), frame),
-        Answer::Failed(failure) => encoder.problem(out, &failed(failure), frame),
+        Answer::PreconditionFailed => encoder.problem(out, &refusals::precondition_failed(), frame),
+        Answer::NotANumber => encoder.problem(out, &refusals::not_a_number(), frame),
+        Answer::Failed(failure) => encoder.problem(out, &refusals::failed(failure), frame),
         Answer::Found(_)
         | Answer::Page(_)
         | Answer::Many(_)
@@ -237,92 +230,8 @@ pub fn options(encoder: &Encoder, out: &mut Output, allow: &str, frame: Frame) {
     fields.no_content();
 }
 
-/// Why a request was not taken.
-pub fn refused(refusal: Refusal) -> Problem {
-    match refusal {
-        Refusal::QueueFull => {
-            let detail = "as many requests wait for the database as --queue-depth allows, or as it can do in time; nothing was changed";
-            Problem::new(Kind::QueueFull, detail).retry_after(1)
-        }
-        Refusal::InDoubt => {
-            let detail =
-                "a write of one of the keys has an unknown outcome and is being settled; nothing was changed";
-            Problem::new(Kind::InDoubt, detail).retry_after(1)
-        }
-        Refusal::Down { retry_after_seconds } => failed(&Failure::Down { retry_after_seconds }),
-    }
-}
-
-/// Why a job has no result.
-pub fn failed(failure: &Failure) -> Problem {
-    match failure {
-        Failure::Down { retry_after_seconds } => {
-            let detail = "PostgreSQL cannot be reached; cached keys are still served; nothing was changed";
-            Problem::new(Kind::DatabaseDown, detail).retry_after(*retry_after_seconds)
-        }
-        Failure::Refused(message) => {
-            let detail = format!("PostgreSQL refused, nothing was changed: {message}");
-            Problem::new(Kind::DatabaseRefused, detail).retry_after(1)
-        }
-        Failure::NotStarted => not_started(),
-        Failure::InDoubt => refused(Refusal::InDoubt),
-        Failure::Unknown => outcome_unknown(),
-    }
-}
-
-/// A write whose time was over before it was sent.
-pub fn not_started() -> Problem {
-    let detail = "the write did not reach the database within --request-timeout; nothing was changed";
-    Problem::new(Kind::NotStarted, detail).retry_after(1)
-}
-
-/// A write whose time was over after it was sent, or whose connection was lost.
-pub fn outcome_unknown() -> Problem {
-    let detail = "the write was sent to the database and its outcome is unknown: it may have taken effect, or still \
-        may; read the key to find out";
-    Problem::new(Kind::OutcomeUnknown, detail)
-}
-
-/// A request that was not answered when the server had to go.
-pub fn draining() -> Problem {
-    let detail =
-        "the server is going away and could not wait for the database any longer; nothing was changed";
-    Problem::new(Kind::Draining, detail).retry_after(1)
-}
-
-/// A read whose time was over.
-pub fn deadline_exceeded() -> Problem {
-    Problem::new(Kind::DeadlineExceeded, "the database did not answer within --request-timeout")
-}
-
 fn not_found(encoder: &Encoder, out: &mut Output, source: Source, age_s: u32, frame: Frame) {
     let mut fields = source.start(encoder, out, 404, age_s, frame);
     fields.field("Content-Type", PROBLEM_JSON);
     fields.content(Lent::Bytes(&KEY_NOT_FOUND));
-}
-
-/// 412.
-pub fn precondition_failed() -> Problem {
-    let detail =
-        "the row is not as If-Match or If-None-Match wants it; nothing was changed; read it for its ETag";
-    Problem::new(Kind::PreconditionFailed, detail)
-}
-
-/// 412 for conditions on a request that is about many keys: of which?
-pub fn conditional() -> Problem {
-    let detail = "a condition is of one key, and these are many; a batch has one for each";
-    Problem::new(Kind::PreconditionFailed, detail)
-}
-
-/// 409 for an addition.
-pub fn not_a_number() -> Problem {
-    let detail = "the value is no whole number, or the sum would not fit into 64 bits; nothing was changed";
-    Problem::new(Kind::NotANumber, detail)
-}
-
-/// `only-if-cached`, and it is not.
-pub fn not_cached() -> Problem {
-    let detail = "the key is not cached, or not as fresh as asked for, and Cache-Control: only-if-cached forbids to ask \
-        the database";
-    Problem::new(Kind::NotCached, detail)
 }

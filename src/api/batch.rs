@@ -11,7 +11,7 @@
 
 use super::json::{self, Object};
 use super::list::NDJSON;
-use super::{answer, collection, key, query, value};
+use super::{collection, key, query, refusals, value};
 use crate::access_log::RequestId;
 use crate::http::conditional::Preconditions;
 use crate::http::problem::{Kind, Problem};
@@ -271,7 +271,7 @@ impl Asked {
 
 fn retry_after(answer: &Answer) -> Option<u32> {
     match answer {
-        Answer::Failed(failure) => answer::failed(failure).retry_after_seconds,
+        Answer::Failed(failure) => refusals::failed(failure).retry_after_seconds,
         _ => None,
     }
 }
@@ -298,12 +298,12 @@ fn item<'a>(key: &'a str, tells: bool, answer: &'a Answer) -> Item<'a> {
     };
     match answer {
         Answer::Found(Some(found)) => record(200, found),
-        Answer::Found(None) | Answer::Deleted { existed: false } => refused(answer::key_not_found()),
+        Answer::Found(None) | Answer::Deleted { existed: false } => refused(refusals::key_not_found()),
         Answer::Stored { record: stored, created, .. } => record(if *created { 201 } else { 200 }, stored),
         Answer::Deleted { existed: true } => plain(204),
-        Answer::PreconditionFailed => refused(answer::precondition_failed()),
-        Answer::NotANumber => refused(answer::not_a_number()),
-        Answer::Failed(failure) => refused(answer::failed(failure)),
+        Answer::PreconditionFailed => refused(refusals::precondition_failed()),
+        Answer::NotANumber => refused(refusals::not_a_number()),
+        Answer::Failed(failure) => refused(refusals::failed(failure)),
         Answer::NotDone | Answer::Many(_) | Answer::Page(_) | Answer::Changed | Answer::Loaded(_) => {
             refused(not_done())
         }

@@ -3,7 +3,7 @@
 //! Called by [`super::route`] and by [`crate::connection`].
 
 use super::list::List;
-use super::{Command, answer, json, key, query};
+use super::{Command, json, key, query, refusals};
 use crate::engine::Row;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, JSON, Lent};
@@ -77,7 +77,7 @@ pub fn items<'a>(
                     failed(&mut json, &too_much(bytes));
                 }
             }
-            Item::Found(None) => failed(&mut json, &answer::key_not_found()),
+            Item::Found(None) => failed(&mut json, &refusals::key_not_found()),
             Item::Failed(problem) => {
                 retry_after_seconds = retry_after_seconds.max(problem.retry_after_seconds);
                 failed(&mut json, problem);

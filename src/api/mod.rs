@@ -13,6 +13,7 @@ pub mod list;
 pub mod load;
 pub mod openapi;
 pub mod query;
+pub mod refusals;
 pub mod value;
 pub mod wishes;
 

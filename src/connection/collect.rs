@@ -3,8 +3,8 @@
 
 use super::jobs::Job;
 use super::{Connection, Context, State, Workspace};
-use crate::api::answer;
 use crate::api::collection::{self, Item};
+use crate::api::refusals;
 use crate::engine::shard::Known;
 use crate::engine::{Record, Row, Value};
 use crate::http::problem::Problem;
@@ -86,7 +86,7 @@ impl Connection {
             match asked {
                 Asked::Answered(()) => {}
                 Asked::Waiting | Asked::Joined => collect.waiting += 1,
-                Asked::Refused(refusal) => *item = Some(Item::Failed(answer::refused(refusal))),
+                Asked::Refused(refusal) => *item = Some(Item::Failed(refusals::refused(refusal))),
             }
         }
         collect.keys = keys;
@@ -102,7 +102,7 @@ impl Connection {
         let place = collect.place(reply.ticket.job);
         match &reply.answer {
             Answer::Found(row) => collect.keep(place, row.clone(), cx.bounds.items_bytes()),
-            Answer::Failed(failure) => collect.items[place] = Some(Item::Failed(answer::failed(failure))),
+            Answer::Failed(failure) => collect.items[place] = Some(Item::Failed(refusals::failed(failure))),
             Answer::Stored { .. }
             | Answer::Deleted { .. }
             | Answer::PreconditionFailed

@@ -3,7 +3,7 @@
 
 use super::jobs::Job;
 use super::{Connection, Context, Crowd, Socket, State, Turn, Workspace};
-use crate::api::answer;
+use crate::api::refusals;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::is_head;
 use crate::http::response::Frame;
@@ -78,17 +78,17 @@ impl Connection {
                 match job {
                     Job::Watch(watch) => self.watched_in_vain(watch, frame, ws, cx),
                     Job::Page(listing) => {
-                        self.end_page(&listing, &answer::deadline_exceeded(), frame, ws, cx);
+                        self.end_page(&listing, &refusals::deadline_exceeded(), frame, ws, cx);
                     }
                     Job::Items(collect) => {
-                        self.end_collect(*collect, &answer::deadline_exceeded(), frame, ws, cx);
+                        self.end_collect(*collect, &refusals::deadline_exceeded(), frame, ws, cx);
                     }
-                    Job::Read(..) => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
+                    Job::Read(..) => self.refuse(&refusals::deadline_exceeded(), frame, ws, cx),
                     Job::Write { claim, .. } | Job::Batch(claim, _) if claim.withdraw() => {
-                        self.refuse(&answer::not_started(), frame, ws, cx);
+                        self.refuse(&refusals::not_started(), frame, ws, cx);
                     }
                     Job::Write { .. } | Job::Batch(..) => {
-                        self.refuse(&answer::outcome_unknown(), frame, ws, cx);
+                        self.refuse(&refusals::outcome_unknown(), frame, ws, cx);
                     }
                 }
             }
@@ -133,13 +133,15 @@ impl Connection {
         let frame = frame.closing_if(true);
         let problem = match job {
             Job::Page(listing) => {
-                self.end_page(&listing, &answer::draining(), frame, ws, cx);
+                self.end_page(&listing, &refusals::draining(), frame, ws, cx);
                 self.flush_and(Turn::Again, io, ws, cx);
                 return;
             }
-            Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => answer::outcome_unknown(),
+            Job::Write { claim, .. } | Job::Batch(claim, _) if !claim.withdraw() => {
+                refusals::outcome_unknown()
+            }
             Job::Read(..) | Job::Items(_) | Job::Write { .. } | Job::Watch(_) | Job::Batch(..) => {
-                answer::draining()
+                refusals::draining()
             }
         };
         self.refuse(&problem, frame, ws, cx);

@@ -7,7 +7,7 @@ use crate::api::{Command, value};
 use crate::http::content::Decoder;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::{Framing, Head, List};
-use crate::http::response::Frame;
+use crate::http::response::{Frame, Reuse};
 use crate::limits::DISCARD_BYTES;
 
 /// A request whose content is arriving.
@@ -111,11 +111,7 @@ pub(super) fn reserve(content: &mut Vec<u8>, more: usize, max_value_bytes: usize
 /// Whether a request may have the expectation, and the content, that it is sent with: a write needs a length, and one that fits; and what is stored is
 /// stored as it comes, and whole. A content that stands for another, or is a part of one, would be taken for what it is
 /// not (RFC 9110 sections 8.4 and 14.5).
-pub(super) fn check<'b>(
-    command: Command<'b>,
-    head: &Head<'_>,
-    max_value_bytes: usize,
-) -> Result<Command<'b>, Problem> {
+pub(super) fn check(command: &Command<'_>, head: &Head<'_>, max_value_bytes: usize) -> Result<(), Problem> {
     if head.extras.lines(List::Expect).next().is_some() {
         let detail = "the only expectation met here is 100-continue";
         return Err(Problem::new(Kind::ExpectationFailed, detail));
@@ -132,7 +128,7 @@ pub(super) fn check<'b>(
         | Command::Admin(_) => false,
     };
     if !stores {
-        return Ok(command);
+        return Ok(());
     }
     let refused = |kind, detail: &'static str| Err(Problem::new(kind, detail));
     let is_coded = |coding: &[u8]| !coding.eq_ignore_ascii_case(b"identity");
@@ -153,12 +149,70 @@ pub(super) fn check<'b>(
         _ if head.extras.content_range.is_some() => {
             refused(Kind::MalformedRequest, "a content is taken whole, without Content-Range")
         }
-        Framing::Length(_) | Framing::Chunked => Ok(command),
+        Framing::Length(_) | Framing::Chunked => Ok(()),
+    }
+}
+
+/// What a head asks for, and with which wishes; or why it may not.
+pub(super) type Judged<'b> = Result<(Command<'b>, Option<Box<Wishes>>), Problem>;
+
+/// What is done when a head is whole, before any of its content is read. Where the connection is not to be reused, that is because of
+/// a content that nobody will read.
+#[derive(Debug)]
+pub(super) enum Plan<'b> {
+    /// This, at once.
+    Execute(Command<'b>, Option<Box<Wishes>>, Reuse),
+    /// It is refused, at once.
+    Refuse(Problem, Reuse),
+    /// Its lines are taken as they come.
+    Load,
+    /// Its content is taken, for this.
+    Receive(Purpose),
+}
+
+/// What is done with a request that was judged.
+pub(super) fn plan<'b>(judged: Judged<'b>, head: &Head<'_>) -> Plan<'b> {
+    if !head.framing.has_content() {
+        return match judged {
+            Ok((command, wishes)) => Plan::Execute(command, wishes, Reuse::Silent),
+            Err(problem) => Plan::Refuse(problem, Reuse::Silent),
+        };
+    }
+    // Content that is not wanted is read to keep the connection, if it is small and on its way; else the answer
+    // comes first, and the connection ends with it. But what changes something happens once its request is whole, and not
+    // before: one that is cut off in its content must change nothing.
+    let changes = matches!(judged, Ok((Command::Delete(_) | Command::Add(..), _)));
+    let droppable = match head.framing {
+        Framing::Length(..=DISCARD_BYTES) => changes || !head.expects_continue,
+        Framing::Chunked => changes,
+        Framing::None | Framing::Length(_) => false,
+    };
+    match judged {
+        Ok((Command::Set(key, ttl_s), wishes)) => {
+            Plan::Receive(Purpose::Set(Setting { key: key.into(), ttl_s, wishes }))
+        }
+        Ok((Command::Batch(all_or_nothing), _)) => match Form::of(&head.extras) {
+            Ok(form) => Plan::Receive(Purpose::Batch(form, all_or_nothing)),
+            Err(problem) => Plan::Refuse(problem, Reuse::Close),
+        },
+        Ok((Command::Load, _)) => Plan::Load,
+        Ok((command, wishes)) if droppable => {
+            Plan::Receive(Purpose::Drop(Owned::Command(own(command), wishes)))
+        }
+        Ok(_) if changes => Plan::Refuse(needless(), Reuse::Close),
+        Ok((command, wishes)) => Plan::Execute(command, wishes, Reuse::Close),
+        // Whoever expects what is not done may send no content before the answer.
+        Err(problem)
+            if droppable && !matches!(problem.kind, Kind::ValueTooLarge | Kind::ExpectationFailed) =>
+        {
+            Plan::Receive(Purpose::Drop(Owned::Refusal(problem)))
+        }
+        Err(problem) => Plan::Refuse(problem, Reuse::Close),
     }
 }
 
 /// The same command, apart from the bytes that it was parsed from.
-pub(super) fn own(command: Command<'_>) -> Command<'static> {
+fn own(command: Command<'_>) -> Command<'static> {
     match command {
         Command::Get(key) => Command::Get(key.into_owned().into()),
         Command::GetMany(keys) => Command::GetMany(keys),
@@ -171,5 +225,69 @@ pub(super) fn own(command: Command<'_>) -> Command<'static> {
         Command::Options(allow) => Command::Options(allow),
         Command::Description => Command::Description,
         Command::Admin(page) => Command::Admin(page),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+    use crate::http::request::{Parsed, parse};
+
+    #[test]
+    fn what_is_done_with_a_content_is_known_by_its_head() {
+        let large = format!("Content-Length: {}", DISCARD_BYTES + 1);
+        let (small, chunked, asks) =
+            ("Content-Length: 5", "Transfer-Encoding: chunked", "Expect: 100-continue");
+        for (line, fields, expected) in [
+            ("GET /kv/a", &[][..], "execute"),
+            ("GET /kv/a", &["Content-Length: 0"], "execute"),
+            ("GET /kv/a", &[small], "drop, then execute"),
+            ("GET /kv/a", &[small, asks], "execute, close"),
+            ("GET /kv/a", &[chunked], "execute, close"),
+            ("GET /kv/a", &[&large], "execute, close"),
+            ("GET /kv/%zz", &[], "refuse 400"),
+            ("GET /kv/%zz", &[small], "drop, then refuse 400"),
+            ("GET /kv/%zz", &[small, asks], "refuse 400, close"),
+            ("GET /kv/a", &["Expect: a-miracle"], "refuse 417"),
+            ("GET /kv/a", &["Expect: a-miracle", small], "refuse 417, close"),
+            // What changes something waits for its whole request.
+            ("DELETE /kv/a", &[], "execute"),
+            ("DELETE /kv/a", &[small], "drop, then execute"),
+            ("DELETE /kv/a", &[small, asks], "drop, then execute"),
+            ("DELETE /kv/a", &[chunked], "drop, then execute"),
+            ("DELETE /kv/a", &[&large], "refuse 413, close"),
+            ("POST /kv/a?op=incr", &[chunked], "drop, then execute"),
+            ("PUT /kv/a", &[], "refuse 411"),
+            ("PUT /kv/a", &["Content-Length: 0"], "execute"),
+            ("PUT /kv/a", &[small], "set"),
+            ("PUT /kv/a", &[chunked, asks], "set"),
+            // Too large for a value, and no more than is read past.
+            ("PUT /kv/a", &["Content-Length: 1001"], "refuse 413, close"),
+            ("PUT /kv/a", &[small, "Content-Encoding: gzip"], "drop, then refuse 415"),
+            ("POST /batch", &[small, "Content-Type: application/json"], "batch"),
+            ("POST /batch", &[small, "Content-Type: text/html"], "refuse 415, close"),
+            ("PUT /kv", &[&large], "load"),
+            ("PUT /kv", &["Content-Length: 0"], "execute"),
+        ] {
+            let head = format!("{line} HTTP/1.1\r\nHost: h\r\n{}\r\n\r\n", fields.join("\r\n"));
+            let head = head.replace("\r\n\r\n\r\n", "\r\n\r\n");
+            let Ok(Parsed::Complete(head)) = parse(head.as_bytes()) else { panic!("{head}") };
+            let judged = api::route(head.method, head.target)
+                .and_then(|command| check(&command, &head, 1_000).map(|()| (command, None)));
+            let end = |reuse| if reuse == Reuse::Close { ", close" } else { "" };
+            let told = match plan(judged, &head) {
+                Plan::Execute(_, _, reuse) => format!("execute{}", end(reuse)),
+                Plan::Refuse(problem, reuse) => format!("refuse {}{}", problem.status(), end(reuse)),
+                Plan::Load => "load".into(),
+                Plan::Receive(Purpose::Set(_)) => "set".into(),
+                Plan::Receive(Purpose::Batch(..)) => "batch".into(),
+                Plan::Receive(Purpose::Drop(Owned::Command(..))) => "drop, then execute".into(),
+                Plan::Receive(Purpose::Drop(Owned::Refusal(problem))) => {
+                    format!("drop, then refuse {}", problem.status())
+                }
+            };
+            assert_eq!(told, expected, "{line} {fields:?}");
+        }
     }
 }

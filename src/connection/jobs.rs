@@ -7,6 +7,7 @@ use super::watch::Watch;
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer::{self, Forward};
 use crate::api::batch;
+use crate::api::refusals;
 use crate::http::conditional::Preconditions;
 use crate::http::response::Frame;
 use crate::store::{Answer, Claim, Reply};
@@ -66,7 +67,7 @@ impl Connection {
         match (job, reply.answer) {
             (Job::Page(listing), answer) => return self.take_page(*listing, answer, frame, ws, cx),
             (Job::Watch(watch), answer) => return self.take_watched(watch, &answer, frame, ws, cx),
-            (_, Answer::Failed(failure)) => return self.refuse(&answer::failed(&failure), frame, ws, cx),
+            (_, Answer::Failed(failure)) => return self.refuse(&refusals::failed(&failure), frame, ws, cx),
             (Job::Read(forward, conditions), Answer::Found(row)) => {
                 answer::found(encoder, output, &row, forward, conditions.as_deref(), frame);
             }

@@ -4,8 +4,8 @@
 
 use super::jobs::Job;
 use super::{Connection, Context, State, Turn, Workspace};
-use crate::api::answer;
 use crate::api::list::{Form, LINES_STATUS, Lines, List};
+use crate::api::refusals;
 use crate::http::problem::Problem;
 use crate::http::request::Version;
 use crate::http::response::Frame;
@@ -62,7 +62,7 @@ impl Connection {
         let frame = frame.closing_if(closes);
         match cx.backend.page(list.first(), self.ticket(cx)) {
             Ok(()) => self.wait(frame, Job::Page(Box::new(Listing { list, sent: None })), cx),
-            Err(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+            Err(refusal) => self.refuse(&refusals::refused(refusal), frame, ws, cx),
         }
     }
 
@@ -78,7 +78,7 @@ impl Connection {
         let page = match answer {
             Answer::Page(page) => page,
             Answer::Failed(failure) => {
-                return self.end_page(&listing, &answer::failed(&failure), frame, ws, cx);
+                return self.end_page(&listing, &refusals::failed(&failure), frame, ws, cx);
             }
             other => unreachable!("{other:?} is no page"),
         };
@@ -191,7 +191,7 @@ impl Connection {
                 Turn::Wait
             }
             Err(refusal) => {
-                self.cut_off(&answer::refused(refusal), frame, ws, cx);
+                self.cut_off(&refusals::refused(refusal), frame, ws, cx);
                 Turn::Wait
             }
         }

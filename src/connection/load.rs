@@ -13,7 +13,7 @@
 use super::ends::too_slow;
 use super::incoming::reserve;
 use super::{Connection, Context, State, Workspace};
-use crate::api::{answer, load};
+use crate::api::{load, refusals};
 use crate::http::content::Decoder;
 use crate::http::problem::Problem;
 use crate::http::request::Framing;
@@ -206,7 +206,7 @@ impl Connection {
                 self.sent_ns = cx.now_ns;
                 self.deadline_ms = deadline_ms;
             }
-            Err(refusal) => self.fail_load(&answer::refused(refusal), ws, cx),
+            Err(refusal) => self.fail_load(&refusals::refused(refusal), ws, cx),
         }
     }
 
@@ -226,7 +226,7 @@ impl Connection {
                 }
                 self.load_on(ws, cx);
             }
-            Answer::Failed(failure) => self.fail_load(&answer::failed(failure), ws, cx),
+            Answer::Failed(failure) => self.fail_load(&refusals::failed(failure), ws, cx),
             other => unreachable!("{other:?} is no answer to a piece of a load"),
         }
     }
@@ -257,8 +257,8 @@ impl Connection {
             return self.send_piece(ws, cx);
         }
         let problem = match &load.out {
-            Some((claim, _)) if claim.withdraw() => answer::not_started(),
-            Some(_) => answer::outcome_unknown(),
+            Some((claim, _)) if claim.withdraw() => refusals::not_started(),
+            Some(_) => refusals::outcome_unknown(),
             None if cx.draining => load::draining(),
             None => too_slow("--request-timeout"),
         };
@@ -269,7 +269,7 @@ impl Connection {
     pub(super) fn abandon_load(&mut self, ws: &mut Workspace, cx: &Context<'_>) {
         let State::Loading(load) = &mut self.state else { return };
         let problem = match &load.out {
-            Some((claim, _)) if !claim.withdraw() => answer::outcome_unknown(),
+            Some((claim, _)) if !claim.withdraw() => refusals::outcome_unknown(),
             Some(_) | None => load::draining(),
         };
         self.fail_load(&problem, ws, cx);

@@ -6,6 +6,7 @@ use super::jobs::Job;
 use super::watch::Watch;
 use super::{Connection, Context, Workspace};
 use crate::api::answer::{self, Forward};
+use crate::api::refusals;
 use crate::api::wishes::Wishes;
 use crate::engine::shard::{Freshness, Known};
 use crate::http::conditional::Preconditions;
@@ -87,7 +88,7 @@ impl Connection {
             Asked::Refused(refusal) => {
                 self.method = method;
                 cx.counters.cache_misses.add(1);
-                self.refuse(&answer::refused(refusal), frame, ws, cx);
+                self.refuse(&refusals::refused(refusal), frame, ws, cx);
             }
         }
     }
@@ -167,7 +168,7 @@ impl Connection {
             self.hit(frame, ws, cx);
         } else {
             cx.counters.cache_misses.add(1);
-            self.refuse(&answer::not_cached(), frame, ws, cx);
+            self.refuse(&refusals::not_cached(), frame, ws, cx);
         }
     }
 }

@@ -1,16 +1,16 @@
 //! What a connection does with its requests: takes them out of bytes, and finds out what each of them asks for. What is done then
 //! is in [`super::read`], [`super::write`] and others. Called by [`super`] with whatever it has read.
 
-use super::incoming::{self, Incoming, Owned, Purpose, Setting, own};
+use super::incoming::{self, Incoming, Judged, Owned, Plan, Purpose, Setting};
 use super::{Connection, Context, Role, State, Workspace};
 use crate::api::batch::{self, Form};
 use crate::api::wishes::Wishes;
-use crate::api::{self, Command, admin, answer, load, openapi};
+use crate::api::{self, Command, admin, answer, load, openapi, refusals};
 use crate::http::cors::Audience;
-use crate::http::problem::{Kind, Problem};
+use crate::http::problem::Problem;
 use crate::http::request::{self, Framing, Head, Parsed, Version};
 use crate::http::response::{Frame, Reuse};
-use crate::limits::{DISCARD_BYTES, OUTPUT_BYTES, REPEATS};
+use crate::limits::{OUTPUT_BYTES, REPEATS};
 use crate::metrics::Method;
 use crate::store::Op;
 
@@ -180,89 +180,59 @@ impl Connection {
         ws: &mut Workspace,
         cx: &Context<'_>,
     ) {
-        let mut routed = match self.role {
-            Role::Data => match cx.tokens {
-                None => api::route(head.method, head.target),
-                Some(tokens) => tokens.route(head.method, head.target, head.extras.authorization).map(
-                    |(command, token)| {
-                        self.token = token;
-                        command
-                    },
-                ),
-            },
-            Role::Admin => admin::route(head.method, head.target),
-        };
         self.method = Method::of(head.method);
-        if let Ok(Command::List(list)) = &mut routed {
-            list.negotiate(&head.extras, head.version);
-        }
-        let checked = routed
-            .and_then(|command| incoming::check(command, head, cx.bounds.max_value_bytes))
-            .and_then(|command| Ok((command, Wishes::parse(&head.extras)?)))
-            .and_then(|(command, wishes)| match (&command, &wishes) {
-                (Command::Load | Command::Batch(_), Some(wishes)) if wishes.conditions.is_some() => {
-                    Err(answer::conditional())
-                }
-                (Command::Load, _) => load::check(&head.extras).map(|()| (command, wishes)),
-                _ => Ok((command, wishes)),
-            });
-        if !head.framing.has_content() {
-            return match checked {
-                Ok((command, wishes)) => self.execute(command, wishes, frame, ws, cx),
-                Err(problem) => self.refuse(&problem, frame, ws, cx),
-            };
-        }
-        // Content that is not wanted is read to keep the connection, if it is small and on its way; else the answer
-        // comes first, and the connection ends with it. But what changes something happens once its request is whole, and not
-        // before: one that is cut off in its content must change nothing.
-        let changes = matches!(checked, Ok((Command::Delete(_) | Command::Add(..), _)));
-        let droppable = match head.framing {
-            Framing::Length(..=DISCARD_BYTES) => changes || !head.expects_continue,
-            Framing::Chunked => changes,
-            Framing::None | Framing::Length(_) => false,
-        };
-        let purpose = match checked {
-            Ok((Command::Set(key, ttl_s), wishes)) => {
-                Purpose::Set(Setting { key: key.into(), ttl_s, wishes })
+        let judged = self.judge(head, cx);
+        match incoming::plan(judged, head) {
+            Plan::Execute(command, wishes, reuse) => {
+                self.execute(command, wishes, frame.closing_if(reuse == Reuse::Close), ws, cx);
             }
-            Ok((Command::Batch(all_or_nothing), _)) => match Form::of(&head.extras) {
-                Ok(form) => Purpose::Batch(form, all_or_nothing),
-                Err(problem) => {
-                    return self.refuse(&problem, frame.closing_if(true), ws, cx);
-                }
-            },
+            Plan::Refuse(problem, reuse) => {
+                self.refuse(&problem, frame.closing_if(reuse == Reuse::Close), ws, cx);
+            }
             // Whoever does not read earlier answers keeps none of the few places.
-            Ok((Command::Load, _)) if !ws.output.is_empty() => {
+            Plan::Load if !ws.output.is_empty() => {
                 self.unparsed = true;
-                return self.forget_asker(ws);
+                self.forget_asker(ws);
             }
-            Ok((Command::Load, _)) => {
+            Plan::Load => {
                 if self.begin_load(head.framing, frame, ws, cx) && head.expects_continue && !more_follows {
                     Connection::ask_for_content(ws);
                 }
-                return;
             }
-            Ok((command, wishes)) if droppable => Purpose::Drop(Owned::Command(own(command), wishes)),
-            // Whoever expects what is not done may send no content before the answer.
-            Err(problem)
-                if droppable && !matches!(problem.kind, Kind::ValueTooLarge | Kind::ExpectationFailed) =>
-            {
-                Purpose::Drop(Owned::Refusal(problem))
+            Plan::Receive(purpose) => {
+                // RFC 9110 section 10.1.1: not needed where the content is on its way already.
+                if head.expects_continue && !more_follows {
+                    Connection::ask_for_content(ws);
+                }
+                self.state = State::Content(Box::new(Incoming::new(purpose, frame, head.framing)));
+                self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
             }
-            Ok(_) if changes => {
-                return self.refuse(&incoming::needless(), frame.closing_if(true), ws, cx);
-            }
-            Ok((command, wishes)) => {
-                return self.execute(command, wishes, frame.closing_if(true), ws, cx);
-            }
-            Err(problem) => return self.refuse(&problem, frame.closing_if(true), ws, cx),
-        };
-        // RFC 9110 section 10.1.1: not needed where the content is on its way already.
-        if head.expects_continue && !more_follows {
-            Connection::ask_for_content(ws);
         }
-        self.state = State::Content(Box::new(Incoming::new(purpose, frame, head.framing)));
-        self.deadline_ms = cx.now_ms + cx.bounds.request_timeout_ms;
+    }
+
+    /// What a head asks for, if who sends it may ask for it, and all that it says of it can be done.
+    fn judge<'b>(&mut self, head: &Head<'b>, cx: &Context<'_>) -> Judged<'b> {
+        let mut command = match (self.role, cx.tokens) {
+            (Role::Admin, _) => admin::route(head.method, head.target)?,
+            (Role::Data, None) => api::route(head.method, head.target)?,
+            (Role::Data, Some(tokens)) => {
+                let (command, token) = tokens.route(head.method, head.target, head.extras.authorization)?;
+                self.token = token;
+                command
+            }
+        };
+        if let Command::List(list) = &mut command {
+            list.negotiate(&head.extras, head.version);
+        }
+        incoming::check(&command, head, cx.bounds.max_value_bytes)?;
+        let wishes = Wishes::parse(&head.extras)?;
+        let is_conditional = wishes.as_ref().is_some_and(|wishes| wishes.conditions.is_some());
+        match command {
+            Command::Load | Command::Batch(_) if is_conditional => return Err(refusals::conditional()),
+            Command::Load => load::check(&head.extras)?,
+            _ => {}
+        }
+        Ok((command, wishes))
     }
 
     /// Who asks, as a browser tells it. Operations are for nobody's script.

@@ -12,6 +12,7 @@ use super::jobs::Job;
 use super::read::forward;
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer::{self, Forward};
+use crate::api::refusals;
 use crate::engine::shard::{Freshness, Held, Known};
 use crate::http::conditional::{Current, Preconditions, Verdict};
 use crate::http::response::{Frame, Lent};
@@ -182,7 +183,7 @@ impl Connection {
             }
             Answer::Failed(failure) => {
                 cx.backend.unwatch(&watch.key, watch.ticket);
-                self.refuse(&answer::failed(failure), frame, ws, cx);
+                self.refuse(&refusals::failed(failure), frame, ws, cx);
             }
             other => unreachable!("{other:?} is no answer to a wait for a change"),
         }
@@ -225,7 +226,7 @@ impl Connection {
         cx.backend.unwatch(&watch.key, watch.ticket);
         let is_paused = watch.paused_until_ms.is_some();
         match watch.known {
-            None if !is_paused => self.refuse(&answer::deadline_exceeded(), frame, ws, cx),
+            None if !is_paused => self.refuse(&refusals::deadline_exceeded(), frame, ws, cx),
             _ if cx.now_ms < watch.until_ms && !cx.draining => self.watch_on(watch, frame, ws, cx),
             None => self.look_last(*watch, frame, ws, cx),
             Some(seen) => self.not_changed(seen, frame, ws, cx),

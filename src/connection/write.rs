@@ -4,7 +4,7 @@ use super::incoming::Setting;
 use super::jobs::Job;
 use super::{Connection, Context, Workspace};
 use crate::api::wishes::Wishes;
-use crate::api::{answer, batch, value};
+use crate::api::{batch, refusals, value};
 use crate::http::response::Frame;
 use crate::store::Op;
 use memchr::memchr;
@@ -43,7 +43,7 @@ impl Connection {
                 cx.counters.writes.add(1);
                 self.wait(frame, Job::Write { claim, minimal }, cx);
             }
-            Err(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+            Err(refusal) => self.refuse(&refusals::refused(refusal), frame, ws, cx),
         }
     }
 
@@ -62,7 +62,7 @@ impl Connection {
                 cx.counters.writes.add(1);
                 self.wait(frame, Job::Batch(claim, asked), cx);
             }
-            Err(refusal) => self.refuse(&answer::refused(refusal), frame, ws, cx),
+            Err(refusal) => self.refuse(&refusals::refused(refusal), frame, ws, cx),
         }
     }
 }

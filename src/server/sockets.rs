@@ -1,9 +1,10 @@
 //! The sockets that are served: opened here, or handed over by a service manager (sd_listen_fds(3)). One that was handed
 //! over outlives the process: whoever connects while nobody accepts waits in its queue, and a restart refuses nobody.
-//! Used by [`super`]; `main` takes what is handed over before it starts threads.
+//! And the descriptors for them and for their connections. Used by [`super`]; `main` takes what is handed over before it starts threads.
 
 use crate::config::{Config, Listen, exposure};
 use crate::event_loop::listener::{self, Queue};
+use crate::limits::{ADMIN_DESCRIPTORS, LOOP_DESCRIPTORS, OWN_DESCRIPTORS, SESSION_DESCRIPTORS};
 use listenfd::ListenFd;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -146,6 +147,28 @@ fn listen(flag: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListen
         };
         format!("cannot listen on {address} ({flag}): {error}; {remedy}")
     })
+}
+
+/// As many descriptors as the system lets us have: every connection needs one.
+pub(super) fn allow_many_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        log::warn!("the limit on file descriptors cannot be raised: {error}");
+    }
+}
+
+/// How many descriptors connections may take, so that the rest of the server never lacks one.
+pub(super) fn max_sockets(loops: usize, sessions: usize, listeners: usize) -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    let others = OWN_DESCRIPTORS
+        + ADMIN_DESCRIPTORS
+        + loops * LOOP_DESCRIPTORS
+        + listeners
+        + sessions * SESSION_DESCRIPTORS;
+    limit.saturating_sub(others).max(1)
 }
 
 #[cfg(test)]
