@@ -108,6 +108,8 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 pub const ADMIN_PAGE_BYTES: usize = 64 * 1024;
 /// See [`ADMIN_PAGE_BYTES`].
 pub const ADMIN_LOOP_BYTES: usize = 512;
+/// How long one who asks for operations while the server starts may take for that.
+pub const STARTING_MS: u64 = 500;
 /// File descriptors that connections leave to everything else, so that a database that was away can be reached again
 /// (the `postgres` crate dies where it finds none): to the process, to each loop, and to each session.
 pub const OWN_DESCRIPTORS: usize = 16;

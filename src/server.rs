@@ -6,6 +6,7 @@ mod credentials;
 mod database;
 mod running;
 mod sockets;
+mod starting;
 
 use crate::access_log::AccessLog;
 use crate::api::admin::{self, Status};
@@ -37,6 +38,7 @@ use mio::{Poll, Waker};
 pub use running::{Running, Stopper};
 pub use sockets::{Inherited, inherited};
 use sockets::{Sockets, allow_many_descriptors, max_sockets};
+use starting::Starting;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -84,6 +86,8 @@ pub fn start(
     // Addresses first: whoever has mistyped one need not wait for a database.
     let sockets = sockets::open(config, inherited, loops)?;
     let (address, admin_address) = (sockets.address, sockets.admin_address);
+    let starting =
+        Starting::on(&sockets.admin).map_err(|e| format!("cannot answer at --admin-listen: {e}"))?;
 
     let access_log = open_access_log(config)?.map(Arc::new);
 
@@ -189,6 +193,7 @@ pub fn start(
         clock,
     });
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    drop(starting);
     let threads = start_loops(polls, sockets, &shared, &renewer.current())?;
     let admin_text = admin_address.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     Ok(Running {

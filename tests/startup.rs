@@ -67,6 +67,29 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
     assert!(Server::spawn(command).address.ip().is_loopback());
 }
 
+#[test]
+fn whoever_asks_for_operations_while_it_starts_is_told_so() {
+    // A database that takes connections and says nothing.
+    let database = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://nobody@{}/none", database.local_addr().unwrap());
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", &admin.to_string(), "--database-url", &url]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_until("the admin socket is there", || TcpStream::connect(admin).is_ok());
+    for (page, status, text) in
+        [("/livez", 200, "alive\n"), ("/readyz", 503, "starting\n"), ("/version", 503, "starting\n")]
+    {
+        let answer = Client::connect(admin).request("GET", page, "", b"");
+        assert_eq!((answer.status, answer.text().as_str()), (status, text), "{page}");
+        assert!(answer.says_close());
+    }
+    let output = ending::of(child);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no answer within"));
+}
+
 /// What hotrow says goes there; it ends as it would have with anybody, or serves.
 fn speaks_to(stderr: &std::io::PipeWriter, flags: &[&str]) -> Command {
     let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
@@ -81,8 +104,11 @@ fn serves(stderr: &std::io::PipeWriter, database: &Database, ask: impl FnOnce(Cl
     let (listen, admin_listen) = (data.to_string(), admin.to_string());
     let flags = ["--database-url", &database.url, "--listen", &listen, "--admin-listen", &admin_listen];
     let server = speaks_to(stderr, &[&flags[..], &["--log-level", "debug"]].concat()).spawn().unwrap();
-    wait_until("it serves", || TcpStream::connect(data).is_ok());
-    ask(Client::connect(data), Client::connect(admin));
+    wait_until("it listens", || TcpStream::connect(data).is_ok());
+    let mut client = Client::connect(data);
+    // Not before: who says nothing on the admin socket of a server that starts is not waited for.
+    assert_eq!(client.get("absent").status, 404);
+    ask(client, Client::connect(admin));
     kill_process(Pid::from_raw(server.id() as i32).unwrap(), Signal::TERM).unwrap();
     assert_eq!(ending::of(server).status.code(), Some(0));
 }
@@ -167,7 +193,7 @@ fn a_database_that_is_not_there_is_refused() {
     refused(&with_database(url), &[], 1, &["--database-url", "check that PostgreSQL runs there"]);
     refused(&with_database("what is this"), &[], 2, &["--database-url", "postgresql://user:password@host"]);
     refused(&with_database("mysql://u@h/d"), &[], 2, &["--database-url", "mysql://", "postgresql://"]);
-    refused(&ANY, &[("DATABASE_URL", "what is this")], 2, &["--database-url"]);
+    refused(&ANY, &[("DATABASE_URL", "what is this")], 2, &["DATABASE_URL: "]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub enum Page {
 }
 
 const METHODS: &str = "GET, HEAD, OPTIONS";
+const ALIVE: &str = "alive\n";
 
 /// What a method and a target on the admin socket ask for.
 pub fn route<'b>(method: &str, target: &str) -> Result<Command<'b>, Problem> {
@@ -116,6 +117,18 @@ impl Status {
     }
 }
 
+/// Writes a page of a server that is starting: there is nothing to tell yet, but that it lives.
+pub fn page_at_start(encoder: &Encoder, out: &mut Output, page: Page, frame: Frame) {
+    let (code, text) = if page == Page::Livez { (200, ALIVE) } else { (503, "starting\n") };
+    let mut fields = encoder.start(out, code, frame);
+    if code == 503 {
+        fields.field("Retry-After", "1");
+    }
+    fields.field("Content-Type", TEXT);
+    fields.field("Cache-Control", "no-store");
+    fields.content(Lent::Bytes(text.as_bytes()));
+}
+
 /// Writes a page.
 pub fn page(
     encoder: &Encoder,
@@ -126,7 +139,7 @@ pub fn page(
     frame: Frame,
 ) {
     let (code, content_type, text) = match page {
-        Page::Livez => (200, TEXT, "alive\n".to_owned()),
+        Page::Livez => (200, TEXT, ALIVE.to_owned()),
         Page::Readyz if status.is_ready() => (200, TEXT, "ready\n".to_owned()),
         Page::Readyz => (503, TEXT, status.unready()),
         Page::Metrics => {
