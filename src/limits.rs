@@ -44,8 +44,8 @@ pub const LIST_ROWS: u32 = 1_000;
 pub const EXPORT_BYTES: usize = 64 * 1024;
 /// The pause before an export asks again for its next page, where the queue to the readers was full.
 pub const EXPORT_RETRY_MS: u64 = 50;
-/// Values that an answer about several keys, or a page of a list, may hold, besides one of the largest: an item that would pass it has status
-/// 413 in place of its value.
+/// Values that an answer about several keys may hold, besides one of the largest: an item that would pass it has status 413 in place of
+/// its value. And the bytes behind which a page of a list takes no other row.
 pub const ITEMS_BYTES: usize = 256 * 1024;
 /// Bulk loads at once, over all loops: more are answered 503.
 pub const LOADS: usize = 8;

@@ -233,6 +233,14 @@ fn a_page_ends_early_when_its_values_are_large() {
     }
     let (items, count) = pages(&mut client, "/kv?prefix=%01&limit=1000");
     assert_eq!((self::keys(&items), count), (keys.iter().map(String::as_str).collect(), 2));
+    // And what is read for it: keys count, and values where they are asked for.
+    let mut sql = server.database().connect();
+    for (from, values, expected) in [("", "false", 4), ("k0", "false", 10), ("k0", "true", 1)] {
+        let page = include_str!("../sql/page.sql").replace("$1", &format!("'{from}'"));
+        let page =
+            page.replace("$2", "'l'").replace("$3", "1000").replace("$4", "1000").replace("$5", values);
+        assert_eq!(sql.query(&page, &[]).unwrap().len(), expected, "{from:?}, {values}");
+    }
     let head = client.request("HEAD", "/kv?limit=2", "", b"");
     assert_eq!((head.status, head.field("Link").is_some()), (200, true));
 }
