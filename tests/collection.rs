@@ -232,7 +232,8 @@ fn a_page_ends_early_when_its_values_are_large() {
         server.database().insert(key, "");
     }
     let (items, count) = pages(&mut client, "/kv?prefix=%01&limit=1000");
-    assert_eq!((self::keys(&items), count), (keys.iter().map(String::as_str).collect(), 2));
+    assert_eq!(count, 2);
+    assert!(self::keys(&items) == keys, "every key, in its order");
     // And what is read for it: keys count, and values where they are asked for.
     let mut sql = server.database().connect();
     for (from, values, expected) in [("", "false", 4), ("k0", "false", 10), ("k0", "true", 1)] {

@@ -85,6 +85,31 @@ fn tokens_are_renewed_and_a_bad_file_changes_nothing() {
     assert!(!server.stderr().contains("writer-token"), "{}", server.stderr());
 }
 
+/// Whoever is still in the file goes on, on whichever line.
+#[test]
+fn a_wait_under_way_ends_with_its_token_and_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    write(&file, "ro reader-token\nrw writer-token\n");
+    let server = Server::start(&["--event-loops", "1", "--auth-tokens-file", file.to_str().unwrap()]);
+    let mut client = server.connect();
+    let put = client.request("PUT", "/kv/k", WRITER, b"v");
+    let etag = put.field("ETag").unwrap();
+    let [mut reader, mut writer] = [READER, WRITER].map(|token| {
+        let mut waiting = server.connect();
+        let fields = format!("{token}If-None-Match: {etag}\r\nPrefer: wait=60\r\n");
+        waiting.send(crate::support::client::request("GET", "/kv/k", &fields, b""));
+        waiting
+    });
+    wait_until("both wait", || server.metric(r#"hotrow_cache_requests_total{result="hit"}"#) == 2);
+    write(&file, "rw writer-token\n");
+    server.signal(Signal::HUP);
+    wait_until("the token is gone", || client.request("GET", "/kv/k", READER, b"").status == 401);
+    assert_eq!(client.request("PUT", "/kv/k", WRITER, b"new").status, 200);
+    assert_eq!(reader.response().outcome(), "401 unauthorized");
+    assert_eq!(writer.response().text(), "new");
+}
+
 #[test]
 fn a_file_of_tokens_that_cannot_be_used_is_refused_and_an_open_one_is_warned_of() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use crate::limits::{FIELDS_REMEMBERED_BYTES, HEAD_BYTES};
 /// What followed the target in the last head of HTTP/1.1 that was read and accepted, and is as most are: without a
 /// content, and without a field by which a GET is answered otherwise.
 ///
-/// Invariant: unless `ending` is empty, it is [`VERSION`] and a whole field section with its empty line, each of its lines ends
+/// Invariant: unless `ending` is empty, it is `VERSION` and a whole field section with its empty line, each of its lines ends
 /// in CRLF, and [`super::parse`] has taken a head with it for one that keeps the connection or not, as is remembered.
 #[derive(Debug, Default)]
 pub struct Repeat {
