@@ -99,7 +99,9 @@ fn hide_password() -> io::Result<()> {
         None => Ok(()),
         Some(url) => {
             let mut command = process::Command::new(std::env::current_exe()?);
-            Err(command.arg0(name).args(others).env("HOTROW_DATABASE_URL", url).exec())
+            // A flag wins over the file's variable, and a variable would not.
+            command.env_remove("HOTROW_DATABASE_URL_FILE").env("HOTROW_DATABASE_URL", url);
+            Err(command.arg0(name).args(others).exec())
         }
     }
 }

@@ -86,8 +86,8 @@ pub fn start(
     // Addresses first: whoever has mistyped one need not wait for a database.
     let sockets = sockets::open(config, inherited, loops)?;
     let (address, admin_address) = (sockets.address, sockets.admin_address);
-    let starting =
-        Starting::on(&sockets.admin).map_err(|e| format!("cannot answer at --admin-listen: {e}"))?;
+    let starting = (!sockets.admin.is_empty()).then(|| Starting::on(&sockets.admin)).transpose();
+    let starting = starting.map_err(|e| format!("cannot answer at --admin-listen: {e}"))?;
 
     let access_log = open_access_log(config)?.map(Arc::new);
 

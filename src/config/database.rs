@@ -15,6 +15,8 @@ const FILE: &str = "database-url-file";
 pub(super) struct Given {
     pub url: Option<String>,
     pub by: String,
+    /// The file that it was read from.
+    pub file: Option<PathBuf>,
 }
 
 /// Of a URL and a file with one, a flag wins over a variable; two of a kind contradict each other. Where there is neither, the
@@ -39,8 +41,8 @@ pub(super) fn given(
         },
         one => one,
     };
-    let (url, by) = match (url, file) {
-        (_, Some(file)) => (Some(read(&file)?), format!("--{FILE} {}", file.display())),
+    let (url, by) = match (url, &file) {
+        (_, Some(file)) => (Some(read(file)?), format!("--{FILE} {}", file.display())),
         (Some(url), None) => (Some(url), format!("--{URL}")),
         (None, None) => {
             if let (Some(usual), Some(setting)) =
@@ -52,14 +54,14 @@ pub(super) fn given(
             (usual, USUAL.to_owned())
         }
     };
-    Ok(Given { url: url.filter(|url| !url.is_empty()), by })
+    Ok(Given { url: url.filter(|url| !url.is_empty()), by, file })
 }
 
 /// The same, with the variable as it is.
 pub(super) fn complete(config: Config, mut settings: Vec<Setting>) -> Result<Config, Stop> {
-    let Given { url, by } =
-        given(config.database_url, config.database_url_file.clone(), &mut settings, usual())?;
-    Ok(Config { database_url: url, database_given_by: by, settings, ..config })
+    let Given { url, by, file } =
+        given(config.database_url, config.database_url_file, &mut settings, usual())?;
+    Ok(Config { database_url: url, database_url_file: file, database_given_by: by, settings, ..config })
 }
 
 /// What [`USUAL`] says.

@@ -182,8 +182,10 @@ pub(super) fn plan<'b>(judged: Judged<'b>, head: &Head<'_>) -> Plan<'b> {
     // comes first, and the connection ends with it. But what changes something happens once its request is whole, and not
     // before: one that is cut off in its content must change nothing.
     let changes = matches!(judged, Ok((Command::Delete(_) | Command::Add(..), _)));
+    // Whoever expects something may send no content before the answer.
+    let expects = head.expects_continue || head.extras.lines(List::Expect).next().is_some();
     let droppable = match head.framing {
-        Framing::Length(..=DISCARD_BYTES) => changes || !head.expects_continue,
+        Framing::Length(..=DISCARD_BYTES) => changes || !expects,
         Framing::Chunked => changes,
         Framing::None | Framing::Length(_) => false,
     };
@@ -201,10 +203,7 @@ pub(super) fn plan<'b>(judged: Judged<'b>, head: &Head<'_>) -> Plan<'b> {
         }
         Ok(_) if changes => Plan::Refuse(needless(), Reuse::Close),
         Ok((command, wishes)) => Plan::Execute(command, wishes, Reuse::Close),
-        // Whoever expects what is not done may send no content before the answer.
-        Err(problem)
-            if droppable && !matches!(problem.kind, Kind::ValueTooLarge | Kind::ExpectationFailed) =>
-        {
+        Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
             Plan::Receive(Purpose::Drop(Owned::Refusal(problem)))
         }
         Err(problem) => Plan::Refuse(problem, Reuse::Close),
@@ -249,6 +248,7 @@ mod tests {
             ("GET /kv/%zz", &[], "refuse 400"),
             ("GET /kv/%zz", &[small], "drop, then refuse 400"),
             ("GET /kv/%zz", &[small, asks], "refuse 400, close"),
+            ("GET /kv/%zz", &["Expect: a-miracle", small], "refuse 400, close"),
             ("GET /kv/a", &["Expect: a-miracle"], "refuse 417"),
             ("GET /kv/a", &["Expect: a-miracle", small], "refuse 417, close"),
             // What changes something waits for its whole request.

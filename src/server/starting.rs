@@ -6,7 +6,7 @@ use crate::http::cors::Audience;
 use crate::http::problem::Problem;
 use crate::http::request::{self, Head, Parsed};
 use crate::http::response::{Encoder, Frame, Reuse};
-use crate::limits::{HEAD_BYTES, STARTING_MS};
+use crate::limits::STARTING_MS;
 use crate::output::Output;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -18,6 +18,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 const WAKER: Token = Token(0);
+/// How often it is asked whether it is still to be waited for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Answers until it is dropped. Who comes later waits in the sockets' queues for the loops.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ fn run(mut poll: Poll, listeners: &[TcpListener], ends: &AtomicBool) {
             // Only the waker and new connections wake it: after each it looks at all of them.
             while let Ok((stream, _)) = listener.accept() {
                 // Who does not read, or has gone, has no answer.
-                let _ = serve(stream);
+                let _ = serve(stream, ends);
                 if ends.load(Ordering::Relaxed) {
                     return;
                 }
@@ -78,38 +80,46 @@ fn run(mut poll: Poll, listeners: &[TcpListener], ends: &AtomicBool) {
     }
 }
 
-/// Reads one request, for so long, and answers it.
-fn serve(stream: TcpStream) -> io::Result<()> {
+/// Reads one request, for so long and while the server starts, and answers it.
+fn serve(stream: TcpStream, ends: &AtomicBool) -> io::Result<()> {
     let mut stream: net::TcpStream = stream.into();
     stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LOOK))?;
+    stream.set_write_timeout(Some(Duration::from_millis(STARTING_MS)))?;
     let until = Instant::now() + Duration::from_millis(STARTING_MS);
-    let mut bytes = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        // A limit of 0 would be none.
-        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        let read = match stream.read(&mut piece)? {
-            0 => return Ok(()),
-            read => read,
-        };
-        bytes.extend_from_slice(&piece[..read]);
-        let parsed = match request::parse(&bytes) {
-            Ok(Parsed::Partial) if left.is_zero() || bytes.len() >= HEAD_BYTES => return Ok(()),
-            Ok(Parsed::Partial) => continue,
-            Ok(Parsed::Complete(head)) => Ok(head),
-            Err(problem) => Err(problem),
-        };
-        let mut out = Output::default();
-        encode(parsed.as_ref(), &mut out);
-        stream.set_write_timeout(Some(Duration::from_millis(STARTING_MS)))?;
-        stream.write_all(&out.bytes)?;
-        // What is unread would make this a reset, which may take the answer back.
-        stream.shutdown(net::Shutdown::Write)?;
-        stream.set_read_timeout(Some(Duration::from_millis(1)))?;
-        let _ = stream.read(&mut piece);
-        return Ok(());
+    let is_over = || Instant::now() > until || ends.load(Ordering::Relaxed);
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    let mut out = Output::default();
+    while out.is_empty() {
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(read) => bytes.extend_from_slice(&piece[..read]),
+            Err(error) if is_timeout(&error) && !is_over() => continue,
+            Err(error) => return Err(error),
+        }
+        match request::parse(&bytes) {
+            Ok(Parsed::Partial) if is_over() => return Ok(()),
+            Ok(Parsed::Partial) => {}
+            Ok(Parsed::Complete(head)) => encode(Ok(&head), &mut out),
+            Err(problem) => encode(Err(&problem), &mut out),
+        }
     }
+    stream.write_all(&out.bytes)?;
+    // What is unread would make the end a reset, which may take the answer back (RFC 9112 section 9.6).
+    stream.shutdown(net::Shutdown::Write)?;
+    while !is_over() {
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 fn encode(parsed: Result<&Head<'_>, &Problem>, out: &mut Output) {

@@ -46,7 +46,9 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         }
     }
     // As with libpq, TLS is not for Unix sockets: nobody can stand in between. What is said of it elsewhere is not for them.
-    let over_tcp = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
+    // An address is one for TCP, whatever its host is.
+    let over_tcp = !config.get_hostaddrs().is_empty()
+        || config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
     for (word, name) in [
         ("sslmode", "PGSSLMODE"),
         ("sslrootcert", "PGSSLROOTCERT"),

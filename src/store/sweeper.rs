@@ -42,9 +42,6 @@ impl<C: Connector> Sweeper<C> {
     pub fn run(mut self) {
         let pause = Duration::from_millis(SWEEP_PAUSE_MS);
         while matches!(self.end.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
-            if self.shared.clock.now_ms() >= self.again_ms {
-                self.behind = None;
-            }
             // Where there is more, it follows at once; whoever writes such rows faster than this has them swept as fast
             // as he writes them.
             while self.sweep() == SWEEP_ROWS as usize && !self.has_ended() {}
@@ -61,6 +58,9 @@ impl<C: Connector> Sweeper<C> {
             self.session = self.shared.connector.connect().ok();
         }
         let Some(mut session) = self.session.take() else { return 0 };
+        if self.shared.clock.now_ms() >= self.again_ms {
+            self.behind = None;
+        }
         let expired = match session.expired(self.behind.as_ref(), SWEEP_ROWS) {
             Ok(expired) => expired,
             Err(error) => {
@@ -69,8 +69,8 @@ impl<C: Connector> Sweeper<C> {
             }
         };
         let keys: Vec<&str> = expired.iter().map(|row| &*row.key).collect();
-        let deleted = match self.delete(&mut session, &keys) {
-            Ok(deleted) => deleted,
+        let (deleted, is_whole) = match self.delete(&mut session, &keys) {
+            Ok(done) => done,
             Err(error) => {
                 log::debug!("rows past their time cannot be deleted now: {error}");
                 return 0;
@@ -79,7 +79,8 @@ impl<C: Connector> Sweeper<C> {
         self.shared.workers.swept.add(deleted);
         self.session = Some(session);
         let found = expired.len();
-        if deleted < found as u64 {
+        // What somebody has in hand is found again, and may be gone by then; it is passed over where there is nothing else.
+        if !is_whole || deleted == 0 {
             self.pass_over(expired);
         }
         found
@@ -96,10 +97,11 @@ impl<C: Connector> Sweeper<C> {
         self.behind = Some(last);
     }
 
-    /// Deletes these, each by itself where one of them may not be: how many are gone. Nobody can say which it is.
-    fn delete(&mut self, session: &mut C::Session, keys: &[&str]) -> Result<u64, Error> {
+    /// Deletes these, each by itself where one of them may not be: how many are gone, and whether none was refused. Nobody can say
+    /// which it is.
+    fn delete(&mut self, session: &mut C::Session, keys: &[&str]) -> Result<(u64, bool), Error> {
         if keys.is_empty() {
-            return Ok(0);
+            return Ok((0, true));
         }
         match session.sweep(keys) {
             Err(Error::Refused { message, .. }) => {
@@ -112,11 +114,11 @@ impl<C: Connector> Sweeper<C> {
                         Err(error) => return Err(error),
                     }
                 }
-                Ok(deleted)
+                Ok((deleted, false))
             }
             Ok(deleted) => {
                 self.refusals.done("the deletion of rows past their time");
-                Ok(deleted)
+                Ok((deleted, true))
             }
             Err(error) => Err(error),
         }
