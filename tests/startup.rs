@@ -68,6 +68,15 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
 }
 
 #[test]
+fn a_url_in_a_flag_wins_over_a_file_in_a_variable_with_a_password_too() {
+    let elsewhere = [("HOTROW_DATABASE_URL_FILE", "/nowhere")];
+    for url in ["postgresql://me@127.0.0.1/db", "postgresql://me:secret@127.0.0.1/db"] {
+        assert_eq!(run(&["config", "--database-url", url], &elsewhere), (Some(0), vec![]));
+    }
+    refused(&["config"], &elsewhere, 2, &["--database-url-file /nowhere"]);
+}
+
+#[test]
 fn whoever_asks_for_operations_while_it_starts_is_told_so() {
     // A database that takes connections and says nothing.
     let database = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -172,6 +181,9 @@ fn an_address_in_use_is_refused() {
     refused(&["--listen", &address], &[], 1, &[&address, "--listen", "another program listens there"]);
     let flags = ["--listen", "127.0.0.1:0", "--admin-listen", &address];
     refused(&flags, &[], 1, &[&address, "--admin-listen", "another program listens there"]);
+    let free = format!("127.0.0.1:{}", free_port());
+    let flags = ["--listen", &free, "--admin-listen", &free];
+    refused(&flags, &[], 1, &["--listen", "--admin-listen", &free, "a port each"]);
     // Another hotrow too, though it shares its port between its own loops.
     let server = Server::start(&["--event-loops", "2"]);
     let address = server.address.to_string();

@@ -52,7 +52,7 @@ pub fn not_started() -> Problem {
 /// A write whose time was over after it was sent, or whose connection was lost.
 pub fn outcome_unknown() -> Problem {
     let detail = "the write was sent to the database and its outcome is unknown: it may have taken effect, or still \
-        may; read the key to find out";
+        may, and until then the old value is served; read the key later to find out";
     Problem::new(Kind::OutcomeUnknown, detail)
 }
 

@@ -89,6 +89,9 @@ pub(super) fn open(config: &Config, given: Inherited, loops: usize) -> Result<So
     let admin = match (given.admin.is_empty(), config.admin_listen) {
         (false, _) => given.admin,
         (true, Listen::Off) => Vec::new(),
+        (true, Listen::At(at)) if !inherited && at == config.listen && at.port() != 0 => {
+            return Err(format!("--admin-listen and --listen are both {at}: they need a port each"));
+        }
         (true, Listen::At(at)) => listen("--admin-listen", at, 1)?,
     };
     let (addresses, admin_addresses) =
