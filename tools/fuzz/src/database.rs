@@ -72,7 +72,7 @@ impl Database {
         let row = |(key, record): (&Box<str>, &Record)| PageRow {
             key: key.clone(),
             version: record.version,
-            value: range.bytes.map(|_| record.value.clone()),
+            value: range.values.then(|| record.value.clone()),
             expires_at: None,
         };
         let mut rows = self.rows.range(range.from.clone()..range.to.clone()).map(row);

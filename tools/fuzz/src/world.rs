@@ -252,7 +252,7 @@ impl<'a> World<'a> {
         for reply in self.database.work(&self.jobs, &self.backend.engine, lose) {
             if !self.closed && self.connection.waits_for(reply.ticket) {
                 assert!(self.taken.insert(reply.ticket.job), "a late reply is taken for a later job's");
-                self.turn(Some(&reply));
+                self.turn(Some(reply));
             } else {
                 assert!(matches!(self.script, Script::Chaos { .. }), "a reply found nobody");
             }
@@ -278,11 +278,14 @@ impl<'a> World<'a> {
         }
     }
 
-    fn turn(&mut self, reply: Option<&Reply>) {
-        if reply.is_none() {
-            self.again = false;
+    fn turn(&mut self, reply: Option<Reply>) {
+        match reply {
+            Some(reply) => self.with(|connection, socket, ws, cx| connection.turn_with(reply, socket, ws, cx)),
+            None => {
+                self.again = false;
+                self.with(|connection, socket, ws, cx| connection.turn(socket, ws, cx));
+            }
         }
-        self.with(|connection, socket, ws, cx| connection.turn(socket, ws, cx, reply));
     }
 
     fn with(
