@@ -280,7 +280,9 @@ impl<'a> World<'a> {
 
     fn turn(&mut self, reply: Option<Reply>) {
         match reply {
-            Some(reply) => self.with(|connection, socket, ws, cx| connection.turn_with(reply, socket, ws, cx)),
+            Some(reply) => {
+                self.with(|connection, socket, ws, cx| connection.turn_with(reply, socket, ws, cx))
+            }
             None => {
                 self.again = false;
                 self.with(|connection, socket, ws, cx| connection.turn(socket, ws, cx));
