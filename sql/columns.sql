@@ -4,11 +4,15 @@
 -- `equates`: the collation that takes different characters for the same, if it does. `is_unique`: there is what ON CONFLICT (key) asks
 -- for. `is_table`: PostgreSQL tells xmin of a row that is written, as it does not of a partitioned table's or a view's; and no table
 -- that inherits from it has a key once more. `is_lost`: a crash empties it. `wanting`: a column that a new row has nothing for.
-WITH RECURSIVE held AS (
+-- `found`: a name is looked up as of now, and rows of the catalog as of the beginning of the statement: a table that another
+-- server makes between the two is not there yet.
+WITH RECURSIVE found AS MATERIALIZED (
+    SELECT oid, relkind, relpersistence FROM pg_class WHERE oid = to_regclass('kv_store')
+), held AS (
     SELECT attname::text AS name, atttypid AS type, atttypmod AS length, typcategory = 'S' AS is_text,
         attcollation AS collation, NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
     FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-    WHERE attrelid = to_regclass('kv_store') AND attname IN ('key', 'value', 'created_at') AND NOT attisdropped
+    WHERE attrelid = (SELECT oid FROM found) AND attname IN ('key', 'value', 'created_at') AND NOT attisdropped
 ), base AS (
     SELECT name, type, length FROM held
     UNION ALL
@@ -32,20 +36,18 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
     (SELECT collname::text FROM pg_collation WHERE oid = held.collation AND NOT collisdeterministic) AS equates,
     EXISTS (
         SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
-        WHERE indrelid = to_regclass('kv_store') AND attname = wanted.name AND indnkeyatts = 1
+        WHERE indrelid = (SELECT oid FROM found) AND attname = wanted.name AND indnkeyatts = 1
             AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL
     ) AS is_unique,
     EXISTS (
-        SELECT FROM pg_class
-        WHERE oid = to_regclass('kv_store') AND relkind = 'r'
-            AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass('kv_store'))
+        SELECT FROM found WHERE relkind = 'r' AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = found.oid)
     ) AS is_table,
-    EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('kv_store') AND relpersistence = 'u') AS is_lost,
+    EXISTS (SELECT FROM found WHERE relpersistence = 'u') AS is_lost,
     (
         SELECT min(attname::text) FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-        WHERE attrelid = to_regclass('kv_store') AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('key', 'value')
+        WHERE attrelid = (SELECT oid FROM found) AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('key', 'value')
             AND (attnotnull OR typnotnull) AND NOT atthasdef AND attidentity = '' AND typdefault IS NULL
     ) AS wanting
 FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name
-WHERE to_regclass('kv_store') IS NOT NULL
+WHERE EXISTS (SELECT FROM found)
 ORDER BY number;
