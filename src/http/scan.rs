@@ -52,13 +52,13 @@ pub fn not_ascii(word: u64) -> u64 {
 
 /// Not 0 if and only if one of the word's bytes is less than this one, which is ASCII.
 #[inline]
-pub fn below(word: u64, byte: u8) -> u64 {
+fn below(word: u64, byte: u8) -> u64 {
     word.wrapping_sub(u64::from_ne_bytes([byte; 8])) & !word & HIGH
 }
 
 /// Not 0 if and only if one of the word's bytes is greater than this one, which is ASCII.
 #[inline]
-pub fn above(word: u64, byte: u8) -> u64 {
+fn above(word: u64, byte: u8) -> u64 {
     (word.wrapping_add(u64::from_ne_bytes([0x7f - byte; 8])) | word) & HIGH
 }
 

@@ -89,7 +89,7 @@ impl Session for PostgresSession {
         self.begin()?;
         let Range { from, to, rows, bytes, values } = range;
         let (rows, bytes) = (i64::from(*rows), *bytes as i64);
-        // Not prepared: there is one for many reads, and its plan is no matter beside its rows.
+        // Not prepared: pages are few, and planning one is nothing beside reading its rows.
         let sql = include_str!("../../../sql/page.sql");
         let found = self
             .client
