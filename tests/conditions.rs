@@ -388,6 +388,14 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     let fresh = wait(300, &tag) + "Cache-Control: no-cache\r\n";
     assert_eq!(get(&mut watchers[0], "k", &fresh).text(), "sql");
     let tag = self::tag(&mut writer, "k");
+    // And one that waits already, once hotrow has read it for somebody else.
+    watchers[0].send(crate::support::client::request("GET", "/kv/k", &wait(300, &tag), b""));
+    wait_until("it waits", || server.metric("hotrow_watchers") == 1);
+    server.database().execute("UPDATE kv_store SET value = 'more' WHERE key = 'k'", &[]);
+    assert!(!watchers[0].has_something());
+    assert_eq!(get(&mut writer, "k", "Cache-Control: no-cache\r\n").text(), "more");
+    assert_eq!(watchers[0].response().text(), "more");
+    let tag = self::tag(&mut writer, "k");
     // A row whose time ends while somebody waits is a change that no write tells of.
     let mortal = writer.request("PUT", "/kv/mortal?ttl=1", "", b"v");
     let mortal = mortal.field("ETag").unwrap();

@@ -232,9 +232,9 @@ impl World {
 
     /// A reader has read this row: whoever waits for it is turned, as the event loop does.
     fn read_done(&mut self, job: &ReadJob, row: &Row) -> Turn {
-        let waiters = self.backend.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(row), 0);
+        let done = self.backend.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(row), 0);
         let mut turn = Turn::Wait;
-        for ticket in waiters.into_iter().filter(|ticket| ticket.id == ID) {
+        for ticket in done.waiters.into_iter().filter(|ticket| ticket.id == ID) {
             assert!(self.connection.waits_for(ticket));
             let reply = Reply { ticket, answer: Answer::Found(row.clone()) };
             turn = self.with(|connection, io, ws, cx| connection.turn_with(reply, io, ws, cx));
@@ -719,7 +719,8 @@ fn one_read_serves_a_request_for_several_keys_and_one_for_a_single_key() {
     // The ticket of the request that was given up is among those of this read, and is not taken.
     let job = &first[0];
     let row = record("read");
-    let waiters = world.backend.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(&row), 0);
+    let waiters =
+        world.backend.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, Some(&row), 0).waiters;
     let taken: Vec<bool> = waiters.iter().map(|ticket| world.connection.waits_for(*ticket)).collect();
     assert_eq!(taken, [false, true]);
     let reply = Reply { ticket: waiters[1], answer: Answer::Found(row) };

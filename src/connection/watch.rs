@@ -51,6 +51,17 @@ struct Seen {
     look_at_ms: u64,
 }
 
+impl Seen {
+    /// Whether the cache has another row by now, or knows that there is none.
+    fn is_past(&self, key: &str, cx: &Context<'_>) -> bool {
+        let is_another = |known: Known<'_>| match known {
+            Known::Value(held) => held.version != self.version,
+            Known::Absent { .. } => true,
+        };
+        cx.backend.peek(key.as_bytes(), cx.now_s, is_another).unwrap_or(false)
+    }
+}
+
 impl Watch {
     pub(super) fn new(
         key: &str,
@@ -229,6 +240,8 @@ impl Connection {
             None if !is_paused => self.refuse(&refusals::deadline_exceeded(), frame, ws, cx),
             _ if cx.now_ms < watch.until_ms && !cx.draining => self.watch_on(watch, frame, ws, cx),
             None => self.look_last(*watch, frame, ws, cx),
+            // Others may have been given another row meanwhile, one that was not cached when it was read.
+            Some(seen) if seen.is_past(&watch.key, cx) => self.look_last(*watch, frame, ws, cx),
             Some(seen) => self.not_changed(seen, frame, ws, cx),
         }
     }

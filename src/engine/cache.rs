@@ -327,15 +327,20 @@ impl Cache {
         }
     }
 
-    /// Forgets what is known of `key` unless it is the row of this version, or with `None` that there is none. No use of it.
-    pub fn forget_unless(&mut self, hash: u64, key: &str, version: Option<u32>) {
-        let Some(at) = self.find(hash, key) else { return };
-        let header = self.arena.header(at);
-        let known = (Tag(header.tag).queue() != QueueName::Absent).then_some(header.version);
-        if known != version {
-            self.remove(hash, at);
-            self.tidy(0);
+    /// Forgets what is known of `key` unless it is the row of this version, or with `None` that there is none. No use of it. True
+    /// where there was something to forget.
+    pub fn forget_unless(&mut self, hash: u64, key: &str, version: Option<u32>) -> bool {
+        let is_another = self.version(hash, key).is_some_and(|known| known != version);
+        if is_another {
+            self.forget(hash, key);
         }
+        is_another
+    }
+
+    /// The version of the row that is known of `key`, `Some(None)` where there is known to be none. No use of it.
+    pub fn version(&self, hash: u64, key: &str) -> Option<Option<u32>> {
+        let header = self.arena.header(self.find(hash, key)?);
+        Some((Tag(header.tag).queue() != QueueName::Absent).then_some(header.version))
     }
 
     /// Forgets everything. What it was is given back: to drop it takes a while, which nobody need wait for.

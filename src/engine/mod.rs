@@ -4,6 +4,7 @@
 
 pub mod arena;
 pub mod cache;
+mod flights;
 pub mod ghosts;
 pub mod index;
 pub mod shard;

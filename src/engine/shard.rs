@@ -4,12 +4,15 @@
 //!
 //! The rules it keeps, so that the cache never lies:
 //!
-//! - One read a key at a time that others may join. What it brings is cached only if it still *owns its flight*.
-//! - The end of a write, however it ended, takes the flight from every read of the key: its waiters get what it read
-//!   (they asked before the write was acknowledged), but it fills nothing, and nobody joins it any more.
+//! - One read a key at a time that others may join. What it brings is cached only if nothing has overtaken it.
+//! - The end of a write, however it ended, overtakes every read of the key: its waiters get what it read (they asked
+//!   before the write was acknowledged), but it fills nothing, and nobody joins it any more.
+//! - Whoever asks for what there is *now* has a read of its own, beside others. The first to end is cached, and overtakes
+//!   the others: which of them looked last, nobody knows. What one of those tells its waiters takes another row than
+//!   that out of the cache. Without this a client could see what another program has written, and after it the old row
+//!   again.
 //! - A read that fills nothing may still tell its waiters of a write that is committed and not ended here. So while a
-//!   write is under way, its answer takes the older row out of the cache, and the flight from every other read.
-//!   Without this a client could see a new value, and after it the old one again.
+//!   write is under way, its answer takes the older row out of the cache, and overtakes every other read.
 //! - While a write's outcome is unknown the key is *in doubt*: nothing of it is cached, every read goes to the
 //!   database and fills nothing, until the writer has made sure that the old backend is gone.
 //! - The writes of a key are executed by one writer, so that their outcomes come here in the order of their commits.
@@ -21,17 +24,14 @@ use super::Row;
 use super::Stats;
 use super::cache::Cache;
 pub use super::cache::{Held, Known};
+pub use super::flights::ReadId;
+use super::flights::{Fill, Flight, Flights};
 use super::watchers::Watchers;
 use crate::limits::{WAITERS, WAITERS_A_SHARD};
 use crate::token::Ticket;
 use ahash::RandomState;
-use hashbrown::HashTable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Where one read of the database belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadId(u64);
 
 /// What a request for a value led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub enum Get<R> {
     NotSent,
     /// Too many wait for this shard's keys already.
     TooManyWaiters,
+}
+
+/// Who is to hear of the end of a read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReadDone {
+    /// Who waits for it.
+    pub waiters: Vec<Ticket>,
+    /// Who watches the key, where the row is not the one that was cached: another program has written it.
+    pub watching: Vec<Ticket>,
 }
 
 /// What of the cache a request takes, and what it leaves there.
@@ -70,7 +79,7 @@ pub enum Writes {
     Foreign,
 }
 
-/// One shard. Invariant: a flight exists exactly while a read or a write of its key is out or in doubt.
+/// One shard.
 ///
 /// The cache comes first, for hits: see there.
 #[derive(Debug)]
@@ -78,7 +87,7 @@ pub enum Writes {
 pub struct Shard {
     cache: Cache,
     hasher: RandomState,
-    flights: HashTable<Flight>,
+    flights: Flights,
     watchers: Watchers,
     next_read: u64,
     /// Over all flights. Whoever goes away while it waits stays here until its read ends.
@@ -90,60 +99,6 @@ pub struct Shard {
     /// A bug for the simulation to find.
     #[cfg(test)]
     pub planted: Option<PlantedBug>,
-}
-
-/// What is out for one key.
-#[derive(Debug)]
-struct Flight {
-    key: Box<str>,
-    /// Reads on their way. Only the last one can own the flight.
-    reads: Vec<Read>,
-    /// Writes of its own writer, sent and not ended.
-    writes: u32,
-    /// Writes of others, sent and not ended.
-    foreign: u32,
-    /// A foreign write that is not ended has overlapped with another one, or with a moment in which everything was forgotten.
-    mixed: bool,
-    /// Own writes that were on their way when the last foreign one that overlapped with them ended: each may have come before it or
-    /// behind it. They are committed in their order: once so many are, what comes next came behind it.
-    unclear: u32,
-    /// Own writes that were on their way when everything was forgotten: what they leave is not cached.
-    void: u32,
-    /// Writes of unknown outcome that may still happen.
-    doubts: u32,
-}
-
-impl Flight {
-    fn new(key: &str) -> Flight {
-        Flight {
-            key: key.into(),
-            reads: Vec::new(),
-            writes: 0,
-            foreign: 0,
-            mixed: false,
-            unclear: 0,
-            void: 0,
-            doubts: 0,
-        }
-    }
-
-    fn is_written(&self) -> bool {
-        self.writes > 0 || self.foreign > 0
-    }
-
-    fn is_idle(&self) -> bool {
-        self.reads.is_empty() && !self.is_written() && self.doubts == 0
-    }
-}
-
-#[derive(Debug)]
-struct Read {
-    id: ReadId,
-    waiters: Vec<Ticket>,
-    /// Still allowed to fill the cache, and to be joined.
-    owns_flight: bool,
-    /// It was never meant to.
-    uncached: bool,
 }
 
 /// Bugs that the simulation must catch; each takes one rule away.
@@ -172,7 +127,7 @@ impl Shard {
         Shard {
             cache: Cache::new(cache_bytes, hasher.clone()),
             hasher,
-            flights: HashTable::new(),
+            flights: Flights::default(),
             watchers: Watchers::default(),
             next_read: 0,
             waiters: 0,
@@ -258,8 +213,7 @@ impl Shard {
 
     fn miss<R>(&mut self, hash: u64, key: &str, ticket: Ticket, send: impl FnOnce(ReadId) -> bool) -> Get<R> {
         if self.has_room_for_waiters()
-            && let Some(flight) = find_flight(&mut self.flights, hash, key)
-            && let Some(read) = flight.reads.last_mut().filter(|read| read.owns_flight)
+            && let Some(read) = self.flights.find(hash, key).and_then(Flight::joinable)
         {
             read.waiters.push(ticket);
             self.count_waiter();
@@ -278,7 +232,7 @@ impl Shard {
         self.all_waiters.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sends a read. It takes the flight from every earlier one, unless it is not to be cached.
+    /// Sends a read.
     fn read<R>(
         &mut self,
         hash: u64,
@@ -296,20 +250,11 @@ impl Shard {
         }
         self.next_read += 1;
         self.count_waiter();
-        let flight = self.flight(hash, key);
-        let owns_flight = flight.doubts == 0 && !uncached;
-        let read = Read { id, waiters: vec![ticket], owns_flight, uncached };
-        if uncached {
-            // Not behind the one that owns the flight: only the last is joined.
-            flight.reads.insert(0, read);
-        } else {
-            detach(flight);
-            flight.reads.push(read);
-        }
+        self.flights.find_or_make(hash, key, &self.hasher).read_sent(id, ticket, !uncached);
         Get::Waiting
     }
 
-    /// A read has ended, with the row as it was at this time, or without an answer. Returns who waits for it.
+    /// A read has ended, with the row as it was at this time, or without an answer.
     pub fn read_done(
         &mut self,
         hash: u64,
@@ -317,38 +262,56 @@ impl Shard {
         id: ReadId,
         found: Option<&Row>,
         as_of_s: u32,
-    ) -> Vec<Ticket> {
-        let Some(flight) = find_flight(&mut self.flights, hash, key) else { return Vec::new() };
-        let Some(at) = flight.reads.iter().position(|read| read.id == id) else { return Vec::new() };
-        let read = flight.reads.remove(at);
+    ) -> ReadDone {
+        let flight = self.flights.find(hash, key);
+        let Some((flight, read)) = flight.and_then(|flight| flight.read_ended(id).map(|read| (flight, read)))
+        else {
+            return ReadDone::default();
+        };
         self.waiters -= read.waiters.len();
         self.all_waiters.fetch_sub(read.waiters.len(), Ordering::Relaxed);
-        match found {
-            Some(row) if read.owns_flight => self.cache.put(hash, key, row.as_ref(), as_of_s),
-            Some(_) => {
-                self.late_fills += u64::from(!read.uncached);
-                #[cfg(test)]
-                let skip = self.planted == Some(PlantedBug::TimeRunsBack);
-                #[cfg(not(test))]
-                let skip = false;
+        let mut watching = Vec::new();
+        if let Some(row) = found {
+            let version = row.as_ref().map(|record| record.version);
+            #[cfg(test)]
+            let skip = self.planted == Some(PlantedBug::TimeRunsBack);
+            #[cfg(not(test))]
+            let skip = false;
+            let known = self.cache.version(hash, key);
+            match read.fill {
+                // Nobody is told anything new: what else is on its way is no older than what has been cached all the time.
+                Fill::Cached | Fill::Compared if known == Some(version) => {
+                    self.cache.put(hash, key, row.as_ref(), as_of_s);
+                }
+                Fill::Cached | Fill::Compared => {
+                    match read.fill {
+                        Fill::Cached => self.cache.put(hash, key, row.as_ref(), as_of_s),
+                        _ => self.cache.forget(hash, key),
+                    }
+                    flight.told();
+                    if known.is_some() {
+                        watching = self.watchers.take(hash, key);
+                    }
+                }
                 // Its waiters may learn of a write that is committed and whose end has not got here yet. From then on
                 // nobody may be given the row from before that write: not from the cache, and not from a read that
                 // began earlier.
-                if flight.is_written() && !skip {
-                    detach(flight);
+                Fill::Late | Fill::Nothing if flight.is_written() && !skip => {
                     self.cache.forget(hash, key);
+                    flight.told();
                 }
+                Fill::Late | Fill::Nothing => {}
             }
-            None => {}
+            self.late_fills += u64::from(read.fill == Fill::Late);
         }
-        self.drop_idle_flight(hash, key);
-        read.waiters
+        self.flights.drop_idle(hash, key);
+        ReadDone { waiters: read.waiters, watching }
     }
 
     /// A foreign write is to be sent. False: a write of the key is in doubt, and its writer may try it again. What came
     /// between the two attempts would be undone by the second.
     pub fn may_send_foreign(&mut self, hash: u64, key: &str) -> bool {
-        let in_doubt = find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.doubts > 0);
+        let in_doubt = self.flights.find(hash, key).is_some_and(|flight| flight.doubts > 0);
         if !in_doubt {
             self.write_sent(hash, key, Writes::Foreign);
         }
@@ -362,22 +325,12 @@ impl Shard {
         if self.planted == Some(PlantedBug::TriedAgainBehindOthers) {
             return true;
         }
-        find_flight(&mut self.flights, hash, key).is_none_or(|flight| !flight.mixed && flight.unclear == 0)
+        self.flights.find(hash, key).is_none_or(|flight| !flight.mixed && flight.unclear == 0)
     }
 
     /// A write has been sent; call it where the write is queued, under the same lock, or before.
     pub fn write_sent(&mut self, hash: u64, key: &str, writes: Writes) {
-        let flight = self.flight(hash, key);
-        match writes {
-            Writes::Own(count) => {
-                flight.mixed |= flight.foreign > 0;
-                flight.writes += count;
-            }
-            Writes::Foreign => {
-                flight.mixed |= flight.is_written();
-                flight.foreign += 1;
-            }
-        }
+        self.flights.find_or_make(hash, key, &self.hasher).writes_sent(writes);
     }
 
     /// These writes were committed together and left this row; `doubted`: after a doubt about them. Call it before
@@ -396,7 +349,7 @@ impl Shard {
             return Vec::new();
         }
         let (mut mixed, mut void) = (false, false);
-        if let Some(flight) = find_flight(&mut self.flights, hash, key) {
+        if let Some(flight) = self.flights.find(hash, key) {
             (mixed, void) = (flight.mixed || flight.unclear > 0, flight.void > 0);
             if let Writes::Own(count) = writes {
                 flight.unclear = flight.unclear.saturating_sub(count);
@@ -439,13 +392,17 @@ impl Shard {
     /// These writes have found a row of this version, or none, that they leave as it is, and their clients learn something
     /// of it. That may be the row of another write that is committed and not ended here: nobody may be given the row from
     /// before that one. Or another program has written it: a client that is told that its version is an old one would
-    /// get the same version again, for as long as it is cached.
-    pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes, found: Option<u32>) {
+    /// get the same version again, for as long as it is cached. Returns who watches the key, if they do not know of that.
+    pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes, found: Option<u32>) -> Vec<Ticket> {
         self.write_ended(hash, key, writes);
-        if find_flight(&mut self.flights, hash, key).is_some_and(|flight| flight.is_written()) {
+        if self.flights.find(hash, key).is_some_and(|flight| flight.is_written()) {
+            // They are told when that write has ended.
             self.cache.forget(hash, key);
-        } else {
-            self.cache.forget_unless(hash, key, found);
+            return Vec::new();
+        }
+        match self.cache.forget_unless(hash, key, found) {
+            true => self.watchers.take(hash, key),
+            false => Vec::new(),
         }
     }
 
@@ -457,8 +414,8 @@ impl Shard {
             return;
         }
         self.cache.forget(hash, key);
-        if let Some(flight) = find_flight(&mut self.flights, hash, key) {
-            detach(flight);
+        if let Some(flight) = self.flights.find(hash, key) {
+            flight.overtaken();
             flight.doubts += 1;
             self.in_doubt += usize::from(flight.doubts == 1);
         }
@@ -483,8 +440,8 @@ impl Shard {
     /// a change of a key.
     #[must_use = "it is to be dropped where nobody waits"]
     pub fn forget_all(&mut self) -> (Cache, Vec<Ticket>) {
-        for flight in &mut self.flights {
-            detach(flight);
+        for flight in self.flights.iter_mut() {
+            flight.overtaken();
             flight.mixed |= flight.foreign > 0;
             flight.void = flight.writes;
         }
@@ -505,65 +462,27 @@ impl Shard {
     }
 
     fn write_ended(&mut self, hash: u64, key: &str, writes: Writes) {
-        let Some(flight) = find_flight(&mut self.flights, hash, key) else { return };
-        let (sent, ended) = match writes {
-            Writes::Own(count) => (&mut flight.writes, count),
-            Writes::Foreign => (&mut flight.foreign, 1),
-        };
-        debug_assert!(*sent >= ended, "more writes ended than were sent");
-        *sent -= ended;
-        if flight.foreign == 0 && std::mem::take(&mut flight.mixed) {
-            flight.unclear = flight.writes;
-        }
-        if !flight.is_written() {
-            (flight.unclear, flight.void) = (0, 0);
-        }
+        let Some(flight) = self.flights.find(hash, key) else { return };
+        flight.writes_ended(writes);
         #[cfg(test)]
         let keep_flight = self.planted == Some(PlantedBug::LateRefill);
         #[cfg(not(test))]
         let keep_flight = false;
         if !keep_flight {
-            detach(flight);
+            flight.overtaken();
         }
-        self.drop_idle_flight(hash, key);
+        self.flights.drop_idle(hash, key);
     }
 
     /// A write that was in doubt has an ending.
     fn doubt_ended(&mut self, hash: u64, key: &str) {
-        if let Some(flight) = find_flight(&mut self.flights, hash, key)
+        if let Some(flight) = self.flights.find(hash, key)
             && flight.doubts > 0
         {
             flight.doubts -= 1;
             self.in_doubt -= usize::from(flight.doubts == 0);
-            self.drop_idle_flight(hash, key);
+            self.flights.drop_idle(hash, key);
         }
-    }
-
-    /// The flight of a key, made if there is none.
-    fn flight(&mut self, hash: u64, key: &str) -> &mut Flight {
-        let hasher = &self.hasher;
-        self.flights
-            .entry(hash, |flight| &*flight.key == key, |flight| hasher.hash_one(flight.key.as_bytes()))
-            .or_insert_with(|| Flight::new(key))
-            .into_mut()
-    }
-
-    fn drop_idle_flight(&mut self, hash: u64, key: &str) {
-        if let Ok(place) = self.flights.find_entry(hash, |flight| &*flight.key == key)
-            && place.get().is_idle()
-        {
-            place.remove();
-        }
-    }
-}
-
-fn find_flight<'a>(flights: &'a mut HashTable<Flight>, hash: u64, key: &str) -> Option<&'a mut Flight> {
-    flights.find_mut(hash, |flight| &*flight.key == key)
-}
-
-fn detach(flight: &mut Flight) {
-    for read in &mut flight.reads {
-        read.owns_flight = false;
     }
 }
 

@@ -12,7 +12,7 @@
 //!
 //! What a server does not tell is not compared. Used by [`super::postgres`], which asks.
 
-use super::{Answer, Deliver, Reply};
+use super::{Deliver, Reply};
 use crate::engine::Engine;
 use parking_lot::Mutex;
 use std::fmt;
@@ -222,8 +222,7 @@ impl Known {
 
     fn forget(&self) {
         if let Some(Cache { engine, deliver }) = &self.cache {
-            let changed = |ticket| Reply { ticket, answer: Answer::Changed };
-            deliver.deliver(&mut engine.forget_all().into_iter().map(changed).collect());
+            deliver.deliver(&mut engine.forget_all().into_iter().map(Reply::changed).collect());
         }
     }
 }

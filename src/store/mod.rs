@@ -226,6 +226,13 @@ pub struct Reply {
     pub answer: Answer,
 }
 
+impl Reply {
+    /// To who watches a key: there may be another row now.
+    pub fn changed(ticket: Ticket) -> Reply {
+        Reply { ticket, answer: Answer::Changed }
+    }
+}
+
 /// What became of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

@@ -282,19 +282,20 @@ impl<C: Connector> Reader<C> {
     fn done(&mut self, jobs: &[ReadJob], rows: &[Row], now_s: u32) {
         for (job, row) in jobs.iter().zip(rows) {
             let mut shard = self.shared.engine.shard(job.hash);
-            let waiters = shard.read_done(job.hash, &job.key, job.id, Some(row), now_s);
+            let done = shard.read_done(job.hash, &job.key, job.id, Some(row), now_s);
             drop(shard);
             let reply = |ticket| Reply { ticket, answer: Answer::Found(row.clone()) };
-            self.replies.extend(waiters.into_iter().map(reply));
+            self.replies.extend(done.waiters.into_iter().map(reply));
+            self.replies.extend(done.watching.into_iter().map(Reply::changed));
         }
         self.shared.deliver.deliver(&mut self.replies);
     }
 
     fn fail(&mut self, jobs: &[ReadJob], failure: &Failure) {
         for job in jobs {
-            let waiters = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, None, 0);
+            let done = self.shared.engine.shard(job.hash).read_done(job.hash, &job.key, job.id, None, 0);
             let reply = |ticket| Reply { ticket, answer: Answer::Failed(failure.clone()) };
-            self.replies.extend(waiters.into_iter().map(reply));
+            self.replies.extend(done.waiters.into_iter().map(reply));
         }
         self.shared.deliver.deliver(&mut self.replies);
     }

@@ -337,7 +337,7 @@ impl<C: Connector> Writer<C> {
     }
 
     fn tell(&mut self, watching: Vec<Ticket>) {
-        self.replies.extend(watching.into_iter().map(|ticket| Reply { ticket, answer: Answer::Changed }));
+        self.replies.extend(watching.into_iter().map(Reply::changed));
     }
 
     fn fail(&mut self, batch: &Batch, attempt: Attempt, failure: &Failure) {

@@ -115,6 +115,29 @@ fn a_wait_that_has_to_look_again_no_longer_trusts_what_it_knew() {
     }
 }
 
+/// Not cached when it was read: so it was no change of what was.
+#[test]
+fn a_wait_does_not_end_with_an_older_row_than_others_are_given() {
+    for (version, expected) in [(9, 304), (10, 200)] {
+        let mut world = World::new();
+        let uncached = String::from_utf8(wait("9", 60)).unwrap();
+        world.send(uncached.replace("Prefer", "Cache-Control: no-store\r\nPrefer").as_bytes());
+        let reads = world.take_reads();
+        world.read_done(&reads[0], &row(9));
+        // Somebody else's miss.
+        let hash = world.backend.engine.hash("k");
+        let other = Ticket { event_loop: 1, id: ID, job: 1 };
+        let mut shard = world.backend.engine.shard(hash);
+        let mut read = None;
+        shard.get(hash, "k", 0, other, |_| (), |id| read.replace(id).is_none());
+        let done = shard.read_done(hash, "k", read.unwrap(), Some(&row(version)), 0);
+        assert_eq!((done.waiters.len(), done.watching.len()), (1, 0));
+        drop(shard);
+        world.expire();
+        assert_eq!(world.statuses(), [expected]);
+    }
+}
+
 #[test]
 fn a_change_that_is_told_when_the_wait_is_over_is_looked_at_if_nothing_was_known() {
     for (version, expected) in [(9, 304), (10, 200)] {

@@ -42,7 +42,7 @@ fn a_miss_is_read_once_and_answers_all_who_asked() {
     let mut shard = shard();
     let (_, read) = get(&mut shard, 1);
     assert_eq!(get(&mut shard, 2), (Get::Joined, None));
-    assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(5)), 0), [ticket(1), ticket(2)]);
+    assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(5)), 0).waiters, [ticket(1), ticket(2)]);
     assert_eq!(get(&mut shard, 3).0, Get::Answered(Some(5)));
     assert_eq!(shard.stats().in_flight, 0);
 }
@@ -66,9 +66,9 @@ fn a_read_that_a_write_overtook_fills_nothing_and_is_not_joined() {
     shard.refused(HASH, "k", ONE);
     let (got, new) = get(&mut shard, 2);
     assert!(got == Get::Waiting && new.is_some());
-    assert_eq!(shard.read_done(HASH, "k", old.unwrap(), Some(&row(1)), 0), [ticket(1)]);
+    assert_eq!(shard.read_done(HASH, "k", old.unwrap(), Some(&row(1)), 0).waiters, [ticket(1)]);
     assert!(get(&mut shard, 3).1.is_none(), "the new read is joined");
-    assert_eq!(shard.read_done(HASH, "k", new.unwrap(), Some(&row(2)), 0), [ticket(2), ticket(3)]);
+    assert_eq!(shard.read_done(HASH, "k", new.unwrap(), Some(&row(2)), 0).waiters, [ticket(2), ticket(3)]);
     assert_eq!((get(&mut shard, 4).0, shard.stats().late_fills), (Get::Answered(Some(2)), 1));
 }
 
@@ -82,7 +82,10 @@ fn a_key_in_doubt_is_read_every_time_and_not_cached() {
     assert_eq!(shard.stats().in_doubt, 1);
     for job in 2..4 {
         let (_, read) = get(&mut shard, job);
-        assert_eq!(shard.read_done(HASH, "k", read.expect("nobody joins"), Some(&row(1)), 0), [ticket(job)]);
+        assert_eq!(
+            shard.read_done(HASH, "k", read.expect("nobody joins"), Some(&row(1)), 0).waiters,
+            [ticket(job)]
+        );
     }
     let (_, last) = get(&mut shard, 4);
     shard.unknown(HASH, "k", ONE);
@@ -116,7 +119,7 @@ fn so_many_may_wait_and_no_more() {
     assert_eq!(get(&mut shard, 0).0, Get::TooManyWaiters);
     let other = shard.get(1, "other", 0, ticket(0), |_| (), |_| unreachable!("it is not sent"));
     assert_eq!(other, Get::TooManyWaiters);
-    assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None, 0).len(), WAITERS_A_SHARD);
+    assert_eq!(shard.read_done(HASH, "k", read.unwrap(), None, 0).waiters.len(), WAITERS_A_SHARD);
     assert_eq!(get(&mut shard, 1).0, Get::Waiting);
 }
 
@@ -130,9 +133,9 @@ fn so_many_may_wait_over_all_shards() {
     // The others have all places but these.
     all.fetch_add(WAITERS - 2, Ordering::Relaxed);
     assert_eq!(get(&mut two, 2).0, Get::TooManyWaiters);
-    assert_eq!(one.read_done(HASH, "k", read.unwrap(), None, 0).len(), 2);
+    assert_eq!(one.read_done(HASH, "k", read.unwrap(), None, 0).waiters.len(), 2);
     let (_, read) = get(&mut two, 2);
-    assert_eq!(two.read_done(HASH, "k", read.unwrap(), None, 0).len(), 1);
+    assert_eq!(two.read_done(HASH, "k", read.unwrap(), None, 0).waiters.len(), 1);
     assert_eq!(all.load(Ordering::Relaxed), WAITERS - 2);
 }
 
@@ -180,11 +183,11 @@ fn a_request_is_answered_by_what_is_as_fresh_as_it_asks_for() {
     // Older than it may be: read again, and cached.
     let (got, second) = get_fresh(&mut shard, 15, Freshness::AtMost(4), 4);
     assert_eq!(got, Get::Waiting);
-    assert_eq!(shard.read_done(HASH, "k", second.unwrap(), Some(&row(2)), 15), [ticket(4)]);
+    assert_eq!(shard.read_done(HASH, "k", second.unwrap(), Some(&row(2)), 15).waiters, [ticket(4)]);
     assert_eq!(get_fresh(&mut shard, 15, Freshness::AtMost(0), 5).0, Get::Answered(Some(2)));
     // Read now, and the cache is left alone.
     let (_, third) = get_fresh(&mut shard, 15, Freshness::Uncached, 6);
-    assert_eq!(shard.read_done(HASH, "k", third.unwrap(), Some(&row(3)), 15), [ticket(6)]);
+    assert_eq!(shard.read_done(HASH, "k", third.unwrap(), Some(&row(3)), 15).waiters, [ticket(6)]);
     assert_eq!(get_fresh(&mut shard, 15, Freshness::Any, 7).0, Get::Answered(Some(2)));
     assert_eq!((shard.stats().late_fills, shard.stats().in_flight), (0, 0));
 }
@@ -196,9 +199,144 @@ fn a_read_of_now_is_not_an_earlier_one_and_fills_instead_of_it() {
     let (got, now) = get_fresh(&mut shard, 0, Freshness::Now, 2);
     assert_eq!(got, Get::Waiting);
     assert_eq!(get(&mut shard, 3), (Get::Joined, None));
-    assert_eq!(shard.read_done(HASH, "k", now.unwrap(), Some(&row(2)), 0), [ticket(2), ticket(3)]);
-    assert_eq!(shard.read_done(HASH, "k", early.unwrap(), Some(&row(1)), 0), [ticket(1)]);
+    assert_eq!(shard.read_done(HASH, "k", now.unwrap(), Some(&row(2)), 0).waiters, [ticket(2), ticket(3)]);
+    // Which of the two looked later, nobody knows: if they differ, neither is cached.
+    assert_eq!(shard.read_done(HASH, "k", early.unwrap(), Some(&row(2)), 0).waiters, [ticket(1)]);
     assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)));
+}
+
+/// What another program has written, and a read of now has told.
+#[test]
+fn what_a_read_of_now_has_told_is_not_followed_by_the_row_from_before() {
+    for (others, left) in [(None, Some(2)), (Some(2), Some(2)), (Some(1), None), (Some(3), None)] {
+        let mut shard = shard();
+        let (_, read) = get(&mut shard, 1);
+        shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
+        let (_, one) = get_fresh(&mut shard, 0, Freshness::Now, 2);
+        let (_, other) = get_fresh(&mut shard, 0, Freshness::Now, 3);
+        shard.read_done(HASH, "k", one.unwrap(), Some(&row(2)), 0);
+        assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)));
+        shard.read_done(HASH, "k", other.unwrap(), others.map(row).as_ref(), 0);
+        let expected = left.map_or(Get::Waiting, |version| Get::Answered(Some(version)));
+        assert_eq!(get(&mut shard, 5).0, expected, "{others:?}");
+        assert_eq!(shard.stats().late_fills, 0, "no write has overtaken it");
+    }
+}
+
+/// Whoever asks is told no older row than anybody was before, whatever other programs write and whichever way the reads
+/// of a key and hotrow's own writes overlap. But for this: what another program has written behind one of those is not
+/// looked for in a read that began before it; a key that is written all the time would never be cached.
+#[test]
+fn nobody_is_told_an_older_row_than_somebody_was_before() {
+    struct Asked {
+        read: ReadId,
+        snapshot: Option<u32>,
+        /// A write has ended since it was sent.
+        is_late: bool,
+        /// What had been told when each of its waiters asked, by their tickets.
+        floors: Vec<(u32, u32)>,
+    }
+    let mut random = fastrand::Rng::with_seed(4711);
+    let (mut hits, mut told_later, mut cached) = (0, 0, 0);
+    for _ in 0..2_000 {
+        let mut shard = shard();
+        let (mut current, mut own, mut told, mut job) = (1, 0, 0, 0);
+        let mut asked: Vec<Asked> = Vec::new();
+        // The version that a write has left, once it is committed.
+        let mut writing: Option<Option<u32>> = None;
+        for _ in 0..40 {
+            match random.u8(0..10) {
+                // Another program writes. (Where it comes between a commit and its end, the row that is cached is the older one.)
+                0 if writing.is_none() => current += 1,
+                0..=4 => {
+                    job += 1;
+                    let freshness = [Freshness::Any, Freshness::Now, Freshness::Now][random.usize(0..3)];
+                    match get_fresh(&mut shard, 0, freshness, job) {
+                        (Get::Answered(version), _) => {
+                            hits += 1;
+                            assert!(version.unwrap() >= told, "a hit has {version:?} after {told}");
+                        }
+                        (Get::Waiting, Some(read)) => {
+                            asked.push(Asked {
+                                read,
+                                snapshot: None,
+                                is_late: false,
+                                floors: vec![(job, told)],
+                            });
+                        }
+                        // Which of them, its end tells.
+                        (Get::Joined, _) => {
+                            for asked in &mut asked {
+                                asked.floors.push((job, told));
+                            }
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                5..=6 => {
+                    if let Some(asked) = random.choice(&mut asked) {
+                        asked.snapshot = asked.snapshot.or(Some(current));
+                    }
+                }
+                7..=8 => {
+                    let ready: Vec<usize> =
+                        (0..asked.len()).filter(|at| asked[*at].snapshot.is_some()).collect();
+                    let Some(at) = random.choice(ready) else { continue };
+                    let Asked { read, snapshot, is_late, floors } = asked.swap_remove(at);
+                    let version = snapshot.unwrap();
+                    let done = shard.read_done(HASH, "k", read, Some(&row(version)), 0);
+                    for waiter in &done.waiters {
+                        let floor = floors.iter().find(|(job, _)| *job == waiter.job).unwrap().1;
+                        assert!(version >= floor, "a read has {version} after {floor}");
+                    }
+                    told_later += u32::from(version < told);
+                    told = told.max(if is_late { version.min(own) } else { version });
+                }
+                _ => match writing {
+                    None => {
+                        shard.write_sent(HASH, "k", ONE);
+                        writing = Some(None);
+                    }
+                    Some(None) => {
+                        current += 1;
+                        own = current;
+                        writing = Some(Some(current));
+                    }
+                    Some(Some(version)) => {
+                        shard.committed(HASH, "k", (ONE, false), &row(version), 0);
+                        told = told.max(version);
+                        for asked in &mut asked {
+                            asked.is_late = true;
+                        }
+                        writing = None;
+                    }
+                },
+            }
+        }
+        cached += shard.stats().entries;
+    }
+    assert!(hits > 2_000 && told_later > 500 && cached > 500, "{hits} {told_later} {cached}");
+}
+
+#[test]
+fn whoever_watches_a_key_is_told_of_what_another_program_has_written_once_it_is_read() {
+    for (found, is_told) in [(1, false), (2, true)] {
+        let mut shard = shard();
+        let (_, read) = get(&mut shard, 1);
+        // Nothing was known before, so that nothing has changed.
+        assert!(shard.watch(HASH, "k", ticket(2)));
+        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0).watching, []);
+        let (_, now) = get_fresh(&mut shard, 0, Freshness::Now, 3);
+        let watching = shard.read_done(HASH, "k", now.unwrap(), Some(&row(found)), 0).watching;
+        assert_eq!(watching, if is_told { vec![ticket(2)] } else { vec![] });
+        // By a write that changes nothing, because the row is another one.
+        assert!(shard.watch(HASH, "k", ticket(4)));
+        shard.write_sent(HASH, "k", ONE);
+        assert_eq!(shard.unchanged(HASH, "k", ONE, Some(found)), []);
+        shard.write_sent(HASH, "k", ONE);
+        let told = shard.unchanged(HASH, "k", ONE, None);
+        assert!(told.contains(&ticket(4)), "{told:?}");
+    }
 }
 
 #[test]
@@ -250,8 +388,8 @@ fn when_everything_is_forgotten_nothing_that_is_on_its_way_is_cached() {
     let _ = shard.forget_all();
     let (got, after) = get(&mut shard, 3);
     assert_eq!(got, Get::Waiting);
-    assert_eq!(shard.read_done(HASH, "k", before.unwrap(), Some(&row(1)), 0), [ticket(2)]);
-    assert_eq!(shard.read_done(HASH, "k", after.unwrap(), Some(&row(2)), 0), [ticket(3)]);
+    assert_eq!(shard.read_done(HASH, "k", before.unwrap(), Some(&row(1)), 0).waiters, [ticket(2)]);
+    assert_eq!(shard.read_done(HASH, "k", after.unwrap(), Some(&row(2)), 0).waiters, [ticket(3)]);
     assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)));
     // Being written: not cached; what is sent after that is, though the key was never without a write.
     for sent in [ONE, Writes::Foreign] {

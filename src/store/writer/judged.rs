@@ -406,10 +406,7 @@ impl<C: Connector> Writer<C> {
         let mut shard = self.shared.engine.shard(part.hash);
         let watching = match row {
             Some(row) => shard.committed(part.hash, part.key, (part.writes, false), &row, now_s),
-            None => {
-                shard.unchanged(part.hash, part.key, part.writes, judged.found);
-                Vec::new()
-            }
+            None => shard.unchanged(part.hash, part.key, part.writes, judged.found),
         };
         drop(shard);
         self.tell(watching);

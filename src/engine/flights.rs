@@ -1,0 +1,185 @@
+//! What is out: the reads and writes of each key that were sent and have not ended, and who waits for the reads. Says which
+//! read may be joined, and what becomes of what it brings; knows no row and no cache. Owned by [`super::shard`], where the
+//! rules are.
+
+use super::shard::Writes;
+use crate::token::Ticket;
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+/// Where one read of the database belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadId(pub(super) u64);
+
+/// What becomes of the row that a read brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// It is cached, and the read may be joined: nobody has been told anything of the key since it was sent.
+    Cached,
+    /// Another read has told something meanwhile, and which of the two looked later, nobody knows. What is cached may stay if it
+    /// is the same.
+    Compared,
+    /// It is too late: a write has ended meanwhile, or all was forgotten.
+    Late,
+    /// It was never to be cached.
+    Nothing,
+}
+
+/// A read on its way.
+#[derive(Debug)]
+pub(super) struct Read {
+    id: ReadId,
+    pub(super) waiters: Vec<Ticket>,
+    pub(super) fill: Fill,
+}
+
+/// What is out for one key.
+#[derive(Debug)]
+pub(super) struct Flight {
+    key: Box<str>,
+    /// Only the last one is joined.
+    reads: Vec<Read>,
+    /// Writes of its own writer, sent and not ended.
+    pub(super) writes: u32,
+    /// Writes of others, sent and not ended.
+    pub(super) foreign: u32,
+    /// A foreign write that is not ended has overlapped with another one, or with a moment in which everything was forgotten.
+    pub(super) mixed: bool,
+    /// Own writes that were on their way when the last foreign one that overlapped with them ended: each may have come before it or
+    /// behind it. They are committed in their order: once so many are, what comes next came behind it.
+    pub(super) unclear: u32,
+    /// Own writes that were on their way when everything was forgotten: what they leave is not cached.
+    pub(super) void: u32,
+    /// Writes of unknown outcome that may still happen.
+    pub(super) doubts: u32,
+}
+
+impl Flight {
+    fn new(key: &str) -> Flight {
+        Flight {
+            key: key.into(),
+            reads: Vec::new(),
+            writes: 0,
+            foreign: 0,
+            mixed: false,
+            unclear: 0,
+            void: 0,
+            doubts: 0,
+        }
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.writes > 0 || self.foreign > 0
+    }
+
+    fn is_idle(&self) -> bool {
+        self.reads.is_empty() && !self.is_written() && self.doubts == 0
+    }
+
+    /// The read that others may join.
+    pub(super) fn joinable(&mut self) -> Option<&mut Read> {
+        self.reads.last_mut().filter(|read| read.fill == Fill::Cached)
+    }
+
+    /// A read was sent for this ticket.
+    pub(super) fn read_sent(&mut self, id: ReadId, ticket: Ticket, is_cached: bool) {
+        let read = |fill| Read { id, waiters: vec![ticket], fill };
+        match is_cached {
+            // Not behind the one that may be joined.
+            false => self.reads.insert(0, read(Fill::Nothing)),
+            true if self.doubts > 0 => self.reads.push(read(Fill::Nothing)),
+            true => self.reads.push(read(Fill::Cached)),
+        }
+    }
+
+    /// A read has ended.
+    pub(super) fn read_ended(&mut self, id: ReadId) -> Option<Read> {
+        let at = self.reads.iter().position(|read| read.id == id)?;
+        Some(self.reads.remove(at))
+    }
+
+    /// Somebody is told of the row: what is on its way may be older than that.
+    pub(super) fn told(&mut self) {
+        for read in &mut self.reads {
+            if read.fill == Fill::Cached {
+                read.fill = Fill::Compared;
+            }
+        }
+    }
+
+    /// What is on its way is older than the row that there is now, or may be.
+    pub(super) fn overtaken(&mut self) {
+        for read in &mut self.reads {
+            if read.fill != Fill::Nothing {
+                read.fill = Fill::Late;
+            }
+        }
+    }
+
+    /// These writes were sent.
+    pub(super) fn writes_sent(&mut self, writes: Writes) {
+        match writes {
+            Writes::Own(count) => {
+                self.mixed |= self.foreign > 0;
+                self.writes += count;
+            }
+            Writes::Foreign => {
+                self.mixed |= self.is_written();
+                self.foreign += 1;
+            }
+        }
+    }
+
+    /// These writes have ended, however that was.
+    pub(super) fn writes_ended(&mut self, writes: Writes) {
+        let (sent, ended) = match writes {
+            Writes::Own(count) => (&mut self.writes, count),
+            Writes::Foreign => (&mut self.foreign, 1),
+        };
+        debug_assert!(*sent >= ended, "more writes ended than were sent");
+        *sent -= ended;
+        if self.foreign == 0 && std::mem::take(&mut self.mixed) {
+            self.unclear = self.writes;
+        }
+        if !self.is_written() {
+            (self.unclear, self.void) = (0, 0);
+        }
+    }
+}
+
+/// The flights of a shard. Invariant: one exists exactly while a read or a write of its key is out or in doubt.
+#[derive(Debug, Default)]
+pub(super) struct Flights(HashTable<Flight>);
+
+impl Flights {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flight> {
+        self.0.iter_mut()
+    }
+
+    /// The flight of a key.
+    pub(super) fn find(&mut self, hash: u64, key: &str) -> Option<&mut Flight> {
+        self.0.find_mut(hash, |flight| &*flight.key == key)
+    }
+
+    /// The same, made if there is none.
+    pub(super) fn find_or_make(&mut self, hash: u64, key: &str, hasher: &RandomState) -> &mut Flight {
+        let rehash = |flight: &Flight| hasher.hash_one(flight.key.as_bytes());
+        self.0
+            .entry(hash, |flight| &*flight.key == key, rehash)
+            .or_insert_with(|| Flight::new(key))
+            .into_mut()
+    }
+
+    /// Something of this key has ended: if that was the last of it, the flight goes, too.
+    pub(super) fn drop_idle(&mut self, hash: u64, key: &str) {
+        if let Ok(place) = self.0.find_entry(hash, |flight| &*flight.key == key)
+            && place.get().is_idle()
+        {
+            place.remove();
+        }
+    }
+}
