@@ -4,25 +4,24 @@
 
 mod credentials;
 mod database;
+mod loops;
 mod running;
 mod sockets;
 mod starting;
 
 use crate::access_log::AccessLog;
-use crate::api::admin::{self, Status};
+use crate::api::admin::{About, Status};
 use crate::clock::Clock;
 use crate::config::{AccessLogTo, COMMIT, Config, POSTGRES_CLIENT, settings};
-use crate::connection::Role;
 use crate::connection::context::Bounds;
 use crate::engine::Engine;
+use crate::event_loop::Shared;
 use crate::event_loop::inbox::{Inbox, Inboxes};
-use crate::event_loop::listener::{Listener, Queue};
 use crate::event_loop::places::Places;
-use crate::event_loop::{ADMIN_LISTENER, Credentials, DATA_LISTENER, EventLoop, Shared, WAKER};
 use crate::http::cors::Audiences;
 use crate::limits::{ANSWER_MARGIN_MS, QUEUE_WAIT_SHARE, RECONNECT_MS};
 use crate::memory::Bound;
-use crate::metrics::{Counters, Workers};
+use crate::metrics::Workers;
 use crate::process::Process;
 use crate::secrets;
 use crate::store::Deliver;
@@ -34,15 +33,14 @@ use crate::store::pool::Pool;
 use crate::store::worker;
 pub use credentials::Renewer;
 use database::{FIRST_ANSWER, open_database, prepare_in_time};
-use mio::{Poll, Waker};
 pub use running::{Running, Stopper};
 pub use sockets::{Inherited, inherited};
-use sockets::{Sockets, allow_many_descriptors, max_sockets};
+use sockets::{allow_many_descriptors, max_sockets};
 use starting::Starting;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 /// What is added where a service manager is told how long something may take: it kills who takes longer.
@@ -55,40 +53,25 @@ pub fn longest_start(config: &Config) -> Duration {
 }
 
 /// Starts a server. An error is one line with the cause and the remedy. `takes_longer` is called again and again
-/// while the private PostgreSQL replays its log, or migrations that take long are applied, each time with how long it may be until it is called again; where it says
-/// false, nobody wants the server any more.
+/// while the private PostgreSQL replays its log, or migrations that take long are applied, each time with how long it may be until
+/// it is called again; where it says false, nobody wants the server any more.
 pub fn start(
     config: &Config,
     inherited: Inherited,
     mut takes_longer: impl FnMut(Duration) -> bool,
 ) -> Result<Running, String> {
     allow_many_descriptors();
-    if rustix::process::geteuid().is_root() {
-        log::warn!(
-            "running as root: hotrow needs no privilege and drops none; run it as a user of its own, and on a port below \
-             1024 with a socket that is handed over"
-        );
-    }
+    say_what_is_unwise(config);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let loops = config.event_loops.on(cores);
     log::debug!("memory is bounded at {}", Bound::of(config, loops));
     let began = SystemTime::now();
     let renewer = Renewer::load(config)?;
-    // That it can be read is known already.
-    if let Some(file) = &config.database_url_file
-        && secrets::is_exposed(file).unwrap_or(false)
-    {
-        log::warn!(
-            "other users of this machine can read --database-url-file {}; chmod 600 it",
-            file.display()
-        );
-    }
     // Addresses first: whoever has mistyped one need not wait for a database.
     let sockets = sockets::open(config, inherited, loops)?;
     let (address, admin_address) = (sockets.address, sockets.admin_address);
     let starting = (!sockets.admin.is_empty()).then(|| Starting::on(&sockets.admin)).transpose();
     let starting = starting.map_err(|e| format!("cannot answer at --admin-listen: {e}"))?;
-
     let access_log = open_access_log(config)?.map(Arc::new);
 
     let engine = Arc::new(Engine::new(config.cache_bytes, config.max_value_bytes));
@@ -101,100 +84,59 @@ pub fn start(
     let about = prepare_in_time(&database, &place, takes_longer)?;
 
     let clock = Clock::start();
-    let worker_counters = Arc::new(Workers::new(readers, writers));
-    let answer_limit = AnswerLimit {
-        workers: Arc::clone(&worker_counters),
-        clock,
-        // PostgreSQL gives a statement up by itself at --request-timeout, and a session PostgreSQL a margin later, if it can.
-        limit_ms: config.request_timeout.as_millis() as u64 + 2 * ANSWER_MARGIN_MS,
-    };
-    let health = Health::new(readers, writers).with_longest_wait(config.request_timeout / QUEUE_WAIT_SHARE);
-    let health = Arc::new(health.with_answer_limit(answer_limit));
-    let polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)> = (0..loops)
-        .map(|_| {
-            let poll = Poll::new()?;
-            let inbox = Arc::new(Inbox::new(Waker::new(poll.registry(), WAKER)?));
-            Ok((poll, inbox, Arc::new(Counters::default())))
-        })
-        .collect::<io::Result<_>>()
-        .map_err(|e| format!("cannot poll: {e}"))?;
-    let inboxes: Vec<Arc<Inbox>> = polls.iter().map(|(_, inbox, _)| Arc::clone(inbox)).collect();
-
+    let seeds = loops::seeds(loops)?;
+    let inboxes: Vec<Arc<Inbox>> = seeds.iter().map(|seed| Arc::clone(&seed.inbox)).collect();
+    let counters = seeds.iter().map(|seed| Arc::clone(&seed.counters)).collect();
+    let workers = Arc::new(Workers::new(readers, writers));
+    let health = health(config, &workers, clock);
     let deliver: Arc<dyn Deliver> = Arc::new(Inboxes(inboxes.clone()));
-    let (engine_too, health_too) = (Arc::clone(&engine), Arc::clone(&health));
-    let pool_shared = Arc::new(worker::Shared {
+    let of_workers = Arc::new(worker::Shared {
         connector: database.cached_in(Arc::clone(&engine), Arc::clone(&deliver)),
-        engine: engine_too,
+        engine: Arc::clone(&engine),
         deliver,
-        health: health_too,
-        workers: Arc::clone(&worker_counters),
+        health: Arc::clone(&health),
+        workers: Arc::clone(&workers),
         clock,
         reconnect_ms: RECONNECT_MS,
     });
-    let Pool { reads, writes, end, threads: workers } =
-        Pool::start(&pool_shared, readers, writers, config.queue_depth as usize)
-            .map_err(|e| cannot_start_thread(&e))?;
+    let pool = Pool::start(&of_workers, readers, writers, config.queue_depth as usize);
+    let Pool { reads, writes, end, threads: worker_threads } = pool.map_err(|e| cannot_start_thread(&e))?;
 
     let status = Arc::new(Status {
         engine: Arc::clone(&engine),
         health: Arc::clone(&health),
-        counters: polls.iter().map(|(_, _, counters)| Arc::clone(counters)).collect(),
-        workers: worker_counters,
+        counters,
+        workers,
         process: Process::watch(began),
         draining: AtomicBool::new(false),
-        about: admin::About {
-            version: format!(
-                "hotrow {}\nPostgreSQL {}\ncommit {COMMIT}\nclient {POSTGRES_CLIENT}\n",
-                env!("CARGO_PKG_VERSION"),
-                about.version
-            ),
-            config: settings::to_json(&config.settings),
-            access_log: access_log.clone(),
-            commit: COMMIT.to_owned(),
-            postgresql: about.version.clone(),
-            cache_bytes: config.cache_bytes,
-            max_connections: config.max_connections as usize,
-        },
+        about: tell_about(config, &about.version, access_log.clone()),
     });
-    let max_sockets = max_sockets(loops, sessions, sockets.extra);
-    if max_sockets < config.max_connections as usize {
-        log::warn!(
-            "the limit on file descriptors leaves room for {max_sockets} connections, fewer than --max-connections \
-             ({}): raise it (ulimit -n), or more will wait to be accepted",
-            config.max_connections
-        );
-    }
-    let ms = |duration: Duration| duration.as_millis() as u64;
+    let backend = Backend {
+        engine,
+        health,
+        reads,
+        writes,
+        loads: Loads::default(),
+        #[cfg(test)]
+        planted_any_writer: false,
+    };
     let shared = Arc::new(Shared {
-        backend: Backend {
-            engine,
-            health,
-            reads,
-            writes,
-            loads: Loads::default(),
-            #[cfg(test)]
-            planted_any_writer: false,
-        },
+        backend,
         status: Arc::clone(&status),
-        bounds: Bounds {
-            max_value_bytes: config.max_value_bytes,
-            request_timeout_ms: ms(config.request_timeout),
-            header_timeout_ms: ms(config.header_timeout),
-            idle_timeout_ms: ms(config.idle_timeout),
-        },
+        bounds: bounds(config),
         max_connections: config.max_connections as usize,
         connections: AtomicUsize::new(0),
         places: config.max_connections_per_ip.at_most().map(Places::new),
-        max_sockets,
+        max_sockets: sockets_for_connections(config, loops, sessions, sockets.extra),
         sockets: AtomicUsize::new(0),
         access_log: access_log.clone(),
         audiences: Audiences::new(&config.cors_allow_origin),
         drain_timeout_ms: ms(config.drain_timeout),
         clock,
     });
-    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     drop(starting);
-    let threads = start_loops(polls, sockets, &shared, &renewer.current())?;
+    let loop_threads = loops::start(seeds, sockets, &shared, &renewer.current())?;
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let admin_text = admin_address.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     Ok(Running {
         address,
@@ -205,13 +147,85 @@ pub fn start(
         ),
         renewer: Some(renewer.telling(inboxes.clone())),
         stopper: Stopper { inboxes, status, delay: config.drain_delay },
-        loops: threads,
-        workers,
+        loops: loop_threads,
+        workers: worker_threads,
         end,
         shared,
         managed,
         access_log,
     })
+}
+
+/// What can be served, and should not be.
+fn say_what_is_unwise(config: &Config) {
+    if rustix::process::geteuid().is_root() {
+        log::warn!(
+            "running as root: hotrow needs no privilege and drops none; run it as a user of its own, and on a port below \
+             1024 with a socket that is handed over"
+        );
+    }
+    // That it can be read is known already.
+    if let Some(file) = &config.database_url_file
+        && secrets::is_exposed(file).unwrap_or(false)
+    {
+        log::warn!(
+            "other users of this machine can read --database-url-file {}; chmod 600 it",
+            file.display()
+        );
+    }
+}
+
+fn health(config: &Config, workers: &Arc<Workers>, clock: Clock) -> Arc<Health> {
+    let answer_limit = AnswerLimit {
+        workers: Arc::clone(workers),
+        clock,
+        // PostgreSQL gives a statement up by itself at --request-timeout, and a session PostgreSQL a margin later, if it can.
+        limit_ms: ms(config.request_timeout) + 2 * ANSWER_MARGIN_MS,
+    };
+    let health = Health::new(workers.readers.len(), workers.writers.len());
+    let longest_wait = config.request_timeout / QUEUE_WAIT_SHARE;
+    Arc::new(health.with_longest_wait(longest_wait).with_answer_limit(answer_limit))
+}
+
+fn tell_about(config: &Config, postgresql: &str, access_log: Option<Arc<AccessLog>>) -> About {
+    About {
+        version: format!(
+            "hotrow {}\nPostgreSQL {postgresql}\ncommit {COMMIT}\nclient {POSTGRES_CLIENT}\n",
+            env!("CARGO_PKG_VERSION"),
+        ),
+        config: settings::to_json(&config.settings),
+        access_log,
+        commit: COMMIT.to_owned(),
+        postgresql: postgresql.to_owned(),
+        cache_bytes: config.cache_bytes,
+        max_connections: config.max_connections as usize,
+    }
+}
+
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        max_value_bytes: config.max_value_bytes,
+        request_timeout_ms: ms(config.request_timeout),
+        header_timeout_ms: ms(config.header_timeout),
+        idle_timeout_ms: ms(config.idle_timeout),
+    }
+}
+
+/// How many connections of every kind there may be; said where that is fewer than were asked for.
+fn sockets_for_connections(config: &Config, loops: usize, sessions: usize, listeners: usize) -> usize {
+    let max_sockets = max_sockets(loops, sessions, listeners);
+    if max_sockets < config.max_connections as usize {
+        log::warn!(
+            "the limit on file descriptors leaves room for {max_sockets} connections, fewer than --max-connections \
+             ({}): raise it (ulimit -n), or more will wait to be accepted",
+            config.max_connections
+        );
+    }
+    max_sockets
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
 }
 
 fn open_access_log(config: &Config) -> Result<Option<AccessLog>, String> {
@@ -227,39 +241,6 @@ fn open_access_log(config: &Config) -> Result<Option<AccessLog>, String> {
             "cannot write to {name} (--access-log): {error}; choose a file in a folder that may be written to"
         )
     })
-}
-
-fn start_loops(
-    polls: Vec<(Poll, Arc<Inbox>, Arc<Counters>)>,
-    sockets: Sockets,
-    shared: &Arc<Shared>,
-    credentials: &Credentials,
-) -> Result<Vec<JoinHandle<()>>, String> {
-    let Sockets { data, mut admin, .. } = sockets;
-    let mut threads = Vec::new();
-    for (number, ((poll, inbox, counters), data)) in polls.into_iter().zip(data).enumerate() {
-        let data = data.into_iter();
-        let data = data.map(|(socket, queue)| Listener::new(socket, DATA_LISTENER, Role::Data, queue));
-        // The first loop serves operations too.
-        let admin = admin.drain(..);
-        let admin = admin.map(|socket| Listener::new(socket, ADMIN_LISTENER, Role::Admin, Queue::Own));
-        let listeners = data.chain(admin).collect();
-        let (shared, credentials) = (Arc::clone(shared), credentials.clone());
-        let event_loop = EventLoop::new(poll, number as u16, shared, credentials, inbox, counters, listeners)
-            .map_err(|e| format!("cannot poll: {e}"))?;
-        let turn = move || {
-            // Nobody would serve its connections any more, and others would go on as if all were well: as where it panics, who
-            // watches over the process starts it anew.
-            if let Err(error) = event_loop.run() {
-                log::error!("event loop {number} has failed: {error}");
-                log::logger().flush();
-                std::process::abort();
-            }
-        };
-        let thread = thread::Builder::new().name(format!("loop {number}")).spawn(turn);
-        threads.push(thread.map_err(|e| cannot_start_thread(&e))?);
-    }
-    Ok(threads)
 }
 
 fn cannot_start_thread(error: &io::Error) -> String {
