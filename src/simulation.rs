@@ -25,7 +25,7 @@ mod database;
 
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::engine::shard::PlantedBug;
+use crate::engine::shard::{Freshness, PlantedBug};
 use crate::metrics::Workers;
 use crate::store::backend::Backend;
 use crate::store::health::Health;
@@ -89,7 +89,8 @@ const COUNTER: &str = "n";
 /// What a client asks for.
 #[derive(Clone, Debug)]
 enum Wish {
-    Read,
+    /// As fresh as this: [`Freshness::Any`], or read behind everything that was committed before.
+    Read(Freshness),
     Write(Op),
     /// A value in place of the row of this version, or of none.
     Swap(Op, u32),
@@ -321,7 +322,8 @@ impl World {
             let newest = self.state().history[key].len() - 1;
             self.state().jobs += 1;
             let job = self.state().jobs;
-            let asking = Asking { key, wish: Wish::Read, claim: None, floor: newest, newest, job };
+            let asking =
+                Asking { key, wish: Wish::Read(Freshness::Any), claim: None, floor: newest, newest, job };
             self.state().clients[0] = Some(asking.clone());
             self.state().started = OPERATIONS;
             self.begin(0, &asking);

@@ -72,7 +72,7 @@ impl State {
                 self.check_swapped(asking, *from, record.version);
                 self.check_write(asking, version);
             }
-            Wish::Read | Wish::Write(_) | Wish::Load(_) | Wish::Both(..) | Wish::Guarded(..) => {
+            Wish::Read(_) | Wish::Write(_) | Wish::Load(_) | Wish::Both(..) | Wish::Guarded(..) => {
                 self.check_write(asking, version);
             }
         }
@@ -122,7 +122,7 @@ impl State {
 
     /// Another write of its batch may have been before it, and yet another one after it: no row was left of either.
     fn meets_others(&self, asking: &Asking) -> bool {
-        let under_way = |other: &Asking| other.key == asking.key && !matches!(other.wish, Wish::Read);
+        let under_way = |other: &Asking| other.key == asking.key && !matches!(other.wish, Wish::Read(_));
         self.last_ended.get(asking.key).is_some_and(|job| *job >= asking.job)
             || self.clients.iter().flatten().any(under_way)
     }

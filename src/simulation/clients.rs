@@ -2,7 +2,7 @@
 
 use super::database::{Database, parse_load};
 use super::{Asking, Bug, CLIENTS, COUNTER, KEYS, OPERATIONS, SHORT_LIVED, State, Wish, World};
-use crate::engine::shard::{Held, Known};
+use crate::engine::shard::{Freshness, Held, Known};
 use crate::engine::{NEVER, Record, Row};
 use crate::http::conditional::Preconditions;
 use crate::http::response::Lent;
@@ -33,12 +33,14 @@ impl World {
                 State { rng, .. } => rng.u8(..18),
             };
             let (key, wish) = match kind {
-                0..=5 => (key, Wish::Read),
+                0..=3 => (key, Wish::Read(Freshness::Any)),
+                4 => (key, Wish::Read(Freshness::Now)),
+                5 => (key, Wish::Read(Freshness::Uncached)),
                 6..=8 => (key, Wish::Write(set)),
                 9 | 10 => (key, Wish::Write(Op::Delete)),
                 11 | 12 => (key, Wish::Swap(set, version)),
                 13 => (COUNTER, Wish::Count),
-                14 => (COUNTER, Wish::Read),
+                14 => (COUNTER, Wish::Read(Freshness::Any)),
                 15 => (key, Wish::Load(set)),
                 16 => (key, Wish::Both(set, version)),
                 _ => {
@@ -50,7 +52,11 @@ impl World {
                     }
                 }
             };
-            let (floor, newest) = (state.floors[key], state.history[key].len() - 1);
+            let newest = state.history[key].len() - 1;
+            let floor = match wish {
+                Wish::Read(Freshness::Now | Freshness::Uncached) => newest,
+                _ => state.floors[key],
+            };
             let asking = Asking { key, wish, claim: None, floor, newest, job: state.jobs };
             state.clients[client] = Some(asking.clone());
             (client, asking)
@@ -69,7 +75,7 @@ impl World {
                 state.jobs += 1;
                 let key = KEYS[state.rng.usize(..KEYS.len())];
                 let (floor, newest) = (state.floors[key], state.history[key].len() - 1);
-                let wish = Wish::Read;
+                let wish = Wish::Read(Freshness::Any);
                 let asking = Asking { key, wish, claim: None, floor, newest, job: state.jobs };
                 state.clients[client] = Some(asking.clone());
                 state.log(|| format!("client {client}, one of many: {asking:?}"));
@@ -119,8 +125,12 @@ impl World {
             state.faults.deadlines && state.rng.u8(..20) == 0
         };
         let deadline_ms = if expired { 0 } else { u64::MAX };
+        let mut freshness = Freshness::Any;
         let queued = match &asking.wish {
-            Wish::Read => None,
+            Wish::Read(wanted) => {
+                freshness = *wanted;
+                None
+            }
             Wish::Write(op) => Some(self.backend.write(key.into(), op.clone(), None, ticket, deadline_ms)),
             Wish::Swap(op, version) => {
                 let conditions = conditions(*version);
@@ -159,7 +169,11 @@ impl World {
             Some(Err(_)) => return self.finish(client, &Answer::Failed(Failure::NotStarted)),
             None => {}
         }
-        match self.backend.get(key, self.now_s(), ticket, row_of) {
+        let asked = match freshness {
+            Freshness::Any => self.backend.get(key, self.now_s(), ticket, row_of),
+            _ => self.backend.get_fresh(key, (self.now_s(), freshness), ticket, row_of),
+        };
+        match asked {
             Asked::Answered(row) => {
                 let mut state = self.state();
                 state.log(|| format!("client {client}: hit {row:?}"));
@@ -207,7 +221,7 @@ impl World {
                 state.refuse(&asking);
             }
         }
-        if !matches!(asking.wish, Wish::Read) {
+        if !matches!(asking.wish, Wish::Read(_)) {
             let jobs = state.jobs;
             state.last_ended.insert(asking.key, jobs);
         }
