@@ -11,6 +11,7 @@
 //!
 //! - no read gives a row older than one that had been acknowledged, or given to a reader, before it began;
 //! - no read gives what was never committed; no acknowledged write is missing; no refused write ever happens;
+//! - whoever waits for a change is told of it;
 //! - every request gets one reply; at the end the cache agrees with the table, and nothing is left in flight;
 //! - of compare-and-swaps from one version at most one succeeds; a counter that is only added to, one at a time, gives
 //!   every number once, and ends between what was acknowledged and what was asked; all of an all-or-nothing batch
@@ -22,6 +23,7 @@
 mod checks;
 mod clients;
 mod database;
+mod watchers;
 
 use crate::clock::Clock;
 use crate::engine::Engine;
@@ -43,6 +45,7 @@ use database::Database;
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use watchers::Watcher;
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 const CLIENTS: usize = 5;
@@ -159,6 +162,7 @@ struct State {
     depth: usize,
     started: usize,
     clients: Vec<Option<Asking>>,
+    watchers: [Option<Watcher>; 2],
     jobs: u32,
     /// Jobs that no reply may come to any more: they had theirs, or were withdrawn.
     replied: BTreeSet<u32>,
@@ -235,7 +239,7 @@ impl World {
     fn step(&self) {
         let choice = {
             let mut state = self.state();
-            let kinds = if state.timed { 11 } else { 10 };
+            let kinds = if state.timed { 12 } else { 11 };
             state.rng.u8(..kinds)
         };
         match choice {
@@ -245,6 +249,7 @@ impl World {
             6 | 7 => self.run_writer(),
             8 => self.commit_late(),
             9 => self.pass_deadline(),
+            10 => self.begin_to_watch(),
             _ => self.state().pass_time(),
         }
     }
@@ -310,6 +315,13 @@ impl World {
             }
         }
         if self.state().violation.is_none() {
+            for _ in 0..200 {
+                if !self.state().watchers.iter().flatten().any(Watcher::is_reading) {
+                    break;
+                }
+                self.run_reader();
+            }
+            self.check_watchers();
             self.check_the_end();
         }
     }
@@ -407,6 +419,7 @@ fn run(seed: u64, bug: Bug, verbose: bool) -> (Option<String>, Vec<String>) {
         depth: 0,
         started: 0,
         clients: vec![None; CLIENTS],
+        watchers: [None, None],
         jobs: 0,
         replied: BTreeSet::new(),
         history: KEYS.into_iter().chain([COUNTER]).map(|key| (key, vec![None])).collect(),
@@ -474,6 +487,7 @@ fn simulation_catches_every_planted_bug() {
         Bug::InShard(PlantedBug::TimeRunsBack),
         Bug::InShard(PlantedBug::MixedWritesAreCached),
         Bug::InShard(PlantedBug::TriedAgainBehindOthers),
+        Bug::InShard(PlantedBug::UnknownIsNoChange),
         Bug::InShard(PlantedBug::LoadForgetsToForget),
         Bug::ReorderedWrites,
         Bug::NoFence,

@@ -1,6 +1,7 @@
 //! Made-up clients: what they ask for, what they make of their replies, and how long they wait.
 
 use super::database::{Database, parse_load};
+use super::watchers::is_for_watcher;
 use super::{Asking, Bug, CLIENTS, COUNTER, KEYS, OPERATIONS, SHORT_LIVED, State, Wish, World};
 use crate::engine::shard::{Freshness, Held, Known};
 use crate::engine::{NEVER, Record, Row};
@@ -279,7 +280,11 @@ impl Deliver for Clients {
         let world = self.0.world();
         let times = if world.bug == Bug::AnsweredTwice { 2 } else { 1 };
         let each = |Reply { ticket, answer }| std::iter::repeat_n((ticket, answer), times);
-        for (ticket, answer) in replies.drain(..).flat_map(each) {
+        let (watching, asking): (Vec<_>, Vec<_>) = replies.drain(..).partition(is_for_watcher);
+        for reply in &watching {
+            world.reply_to_watcher(reply);
+        }
+        for (ticket, answer) in asking.into_iter().flat_map(each) {
             let client = ticket.id.slot as usize;
             if !world.state().replied.insert(ticket.job) {
                 world
