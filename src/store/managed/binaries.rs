@@ -1,6 +1,7 @@
 //! Where PostgreSQL's programs are, and who runs them. Used by [`super`].
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +29,7 @@ impl Binaries {
             fs::read_to_string(cluster.join("PG_VERSION")).ok().and_then(|text| text.trim().parse().ok());
         let (dirs, where_from) = match std::env::var_os("PG_BINDIR") {
             Some(dir) => (vec![PathBuf::from(dir)], "in PG_BINDIR"),
-            None => (usual_dirs(), "on the PATH and in the usual folders"),
+            None => (usual_dirs(Path::new("/")), "on the PATH and in the usual folders"),
         };
         let mut found: Vec<(u32, PathBuf)> = dirs
             .into_iter()
@@ -72,17 +73,20 @@ fn command(program: &Path) -> Command {
     command
 }
 
-fn usual_dirs() -> Vec<PathBuf> {
+/// The folders of the `PATH`, and those of packagers below the root.
+fn usual_dirs(root: &Path) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> =
         std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
     // Debian, Red Hat, and a build from source keep them apart from the PATH.
-    let versions = |parent: &str, bin: &str| -> Vec<PathBuf> {
-        fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path().join(bin)).collect()
+    let versions = |parent: &str, name: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(root.join(parent)).into_iter().flatten().flatten();
+        let named = entries.filter(|entry| entry.file_name().as_bytes().starts_with(name.as_bytes()));
+        named.map(|entry| entry.path().join("bin")).collect()
     };
-    dirs.extend(versions("/usr/lib/postgresql", "bin"));
-    dirs.extend(versions("/usr", "bin").into_iter().filter(|dir| dir.starts_with("/usr/pgsql")));
-    dirs.push("/usr/local/pgsql/bin".into());
-    dirs.push("/usr/libexec/postgresql".into());
+    dirs.extend(versions("usr/lib/postgresql", ""));
+    dirs.extend(versions("usr", "pgsql-"));
+    dirs.push(root.join("usr/local/pgsql/bin"));
+    dirs.push(root.join("usr/libexec/postgresql"));
     dirs
 }
 
@@ -145,5 +149,27 @@ impl Owner {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_every_packager_are_looked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let places = [
+            "usr/lib/postgresql/15/bin",
+            "usr/pgsql-15/bin",
+            "usr/local/pgsql/bin",
+            "usr/libexec/postgresql",
+        ];
+        for place in places.iter().chain(&["usr/lib64/bin"]) {
+            fs::create_dir_all(root.path().join(place)).unwrap();
+        }
+        let dirs = usual_dirs(root.path());
+        let below: Vec<&Path> = dirs.iter().filter_map(|dir| dir.strip_prefix(root.path()).ok()).collect();
+        assert_eq!(below, places.map(Path::new));
     }
 }
