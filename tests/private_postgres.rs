@@ -227,6 +227,14 @@ fn what_a_service_manager_says_is_not_passed_on_to_postgresql() {
         ("WATCHDOG_USEC", "1000000"),
         ("LISTEN_FDS", "0"),
         ("LISTEN_FDNAMES", "http"),
+        // Nor are secrets of hotrow's, and what would have PostgreSQL do something else.
+        ("DATABASE_URL", "postgresql://me:secret@h/db"),
+        ("HOTROW_DATABASE_URL", ""),
+        ("PGPASSWORD", "secret"),
+        ("PGDATA", "/nowhere"),
+        ("PGPORT", "1"),
+        ("PGOPTIONS", "-c statement_timeout=1"),
+        ("PGCLIENTENCODING", "LATIN1"),
     ];
     let mut command = command(&data, &[]);
     command.envs(ours);
@@ -237,10 +245,12 @@ fn what_a_service_manager_says_is_not_passed_on_to_postgresql() {
     };
     let (own, postgres) =
         (environment(server.pid() as i32), environment(postmaster(&data).as_raw_nonzero().get()));
+    let secret = postgres.iter().find(|line| line.contains("secret"));
+    assert_eq!(secret, None);
     assert!(postgres.iter().any(|line| line.starts_with("LC_ALL=")), "{postgres:?}");
     for (name, value) in ours {
         assert!(own.contains(&format!("{name}={value}")));
-        assert!(!postgres.iter().any(|line| line.starts_with(name)), "{postgres:?}");
+        assert!(!postgres.iter().any(|line| line.starts_with(&format!("{name}="))), "{postgres:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where PostgreSQL's programs are, and who runs them. Used by [`super`].
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +15,17 @@ const OLDEST: u32 = 13;
 /// What a service manager says to hotrow alone: PostgreSQL speaks to managers too, and would answer in its name.
 const OF_MANAGERS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// True of a variable that is hotrow's alone. `DATABASE_URL`, `HOTROW_…` and `PGPASSWORD` may hold secrets; and what libpq or
+/// PostgreSQL's programs are told by `PGPORT`, `PGOPTIONS` or `PGDATA` is not about this cluster. `PG_OOM_ADJUST_…` is: whom the
+/// kernel ends first when there is no memory left.
+fn is_kept_back(name: &OsStr) -> bool {
+    let begins = |front: &str| name.as_bytes().starts_with(front.as_bytes());
+    OF_MANAGERS.iter().any(|other| name == *other)
+        || name == "DATABASE_URL"
+        || begins("HOTROW_")
+        || begins("PG") && !begins("PG_OOM_ADJUST_")
+}
 
 /// A folder with PostgreSQL's programs.
 #[derive(Clone, Debug)]
@@ -67,7 +79,7 @@ impl Binaries {
 
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    for name in OF_MANAGERS {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_kept_back(name)) {
         command.env_remove(name);
     }
     command
