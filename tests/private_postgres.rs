@@ -189,6 +189,21 @@ fn a_folder_too_deep_for_a_socket_works_too() {
     assert!(!socket.exists(), "nobody else would ever remove it");
 }
 
+/// Nobody is asked for a password there.
+#[test]
+fn it_needs_no_password_file_and_minds_none() {
+    let (dir, data) = folder();
+    let file = dir.path().join(".pgpass");
+    for (text, mode) in [(&b"*:*:*:*:\xff"[..], 0o600), (b"*:*:*:*:word", 0o644)] {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = command(&data, &[]);
+        command.env("HOME", dir.path()).env("PGSSLCERT", "/nowhere").env("PGPASSFILE", &file);
+        let (status, stderr) = Server::spawn(command).stop();
+        assert!(status.success() && !stderr.contains("password"), "{stderr}");
+    }
+}
+
 #[test]
 fn its_durability_is_full_and_it_is_not_on_the_network() {
     let (_dir, data) = folder();

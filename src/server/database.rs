@@ -26,16 +26,19 @@ pub(super) fn open_database(
 ) -> Result<(Postgres, Option<Managed>), String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let instance = format!("{host}/{address}");
-    let (url, managed) = match &config.database_url {
-        Some(url) => (url.clone(), None),
+    match &config.database_url {
+        Some(url) => {
+            let database = Postgres::new(url, &instance, config.request_timeout);
+            let unusable =
+                |e| format!("cannot use {}: {e}; it looks like {URL_FORM}", config.database_given_by);
+            Ok((database.map_err(unusable)?, None))
+        }
         None => {
             let managed = Managed::start(&config.data_dir, sessions, takes_longer)?;
-            (managed.url(), Some(managed))
+            let database = Postgres::private(&managed.url(), &instance, config.request_timeout);
+            Ok((database.map_err(|e| format!("cannot use the private PostgreSQL: {e}"))?, Some(managed)))
         }
-    };
-    let database = Postgres::new(&url, &instance, config.request_timeout)
-        .map_err(|e| format!("cannot use {}: {e}; it looks like {URL_FORM}", config.database_given_by))?;
-    Ok((database, managed))
+    }
 }
 
 /// How far a database is on its way to be ready.

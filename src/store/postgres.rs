@@ -78,8 +78,19 @@ impl Postgres {
     /// Sessions on the database of this URL (`postgresql://…` or `key=value …`), named after this instance so that
     /// its next process can tell them from those of others.
     pub fn new(url: &str, instance: &str, statement_timeout: Duration) -> Result<Postgres, Error> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let Conninfo { mut config, tls } = conninfo::read(url, variable).map_err(Error::NotSent)?;
+        let read = conninfo::read(url, |name| std::env::var(name).ok());
+        Postgres::with(read.map_err(Error::NotSent)?, instance, statement_timeout)
+    }
+
+    /// The same where the URL says all: the private PostgreSQL asks for no password, and whatever is wrong with a file of them is
+    /// no matter of its.
+    pub fn private(url: &str, instance: &str, statement_timeout: Duration) -> Result<Postgres, Error> {
+        let read = conninfo::read(url, |_| None);
+        Postgres::with(read.map_err(Error::NotSent)?, instance, statement_timeout)
+    }
+
+    fn with(conninfo: Conninfo, instance: &str, statement_timeout: Duration) -> Result<Postgres, Error> {
+        let Conninfo { mut config, tls } = conninfo;
         // Files that cannot be used are found now, and not at the first connection.
         tls.connector().map_err(Error::NotSent)?;
         let application_name = application_name(instance);
