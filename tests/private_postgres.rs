@@ -205,6 +205,29 @@ fn it_needs_no_password_file_and_minds_none() {
 }
 
 #[test]
+fn what_keeps_it_from_starting_is_said_in_its_own_words() {
+    let (_dir, data) = folder();
+    drop(Server::spawn(command(&data, &[])));
+    // What it said at an earlier start is no cause of this one.
+    let log = data.join("postgres.log");
+    let mut text = fs::read(&log).unwrap();
+    text.extend_from_slice(b"2026-01-01 00:00:00.000 UTC [1] FATAL:  what was the matter then\n");
+    fs::write(&log, text).unwrap();
+    for (file, words) in [
+        ("global/pg_control", "could not open file"),
+        ("postgresql.conf", "could not access the server configuration file"),
+    ] {
+        fs::remove_file(data.join("postgres").join(file)).unwrap();
+        let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "off"];
+        let output = ending::run(&mut command(&data, &flags));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let line = stderr.lines().last().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(line.contains(words) && line.contains(file) && line.contains("postgres.log"), "{line}");
+    }
+}
+
+#[test]
 fn its_durability_is_full_and_it_is_not_on_the_network() {
     let (_dir, data) = folder();
     let server = Server::spawn(command(&data, &[]));

@@ -27,6 +27,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ const STEP: Duration = Duration::from_millis(20);
 const LIVED: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts to start it again.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
+/// How much of its log is looked at for why it has ended: hotrow has it say that it is starting, fifty times a second.
+const LAST_WORDS_BYTES: u64 = 64 * 1024;
 /// A socket's path has at most 107 bytes (unix(7)); this leaves room for the file's name.
 const SOCKET_DIR_BYTES: usize = 107 - "/.s.PGSQL.5432".len();
 
@@ -72,6 +75,8 @@ struct Shared {
     socket_dir: PathBuf,
     max_sessions: usize,
     state: Mutex<State>,
+    /// How long its log was when it was started last: what stands before that it has said at another time.
+    spoke_before: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -107,6 +112,7 @@ impl Managed {
             owner,
             max_sessions: sessions + 10,
             state: Mutex::new(State { child: None, stopping: false }),
+            spoke_before: AtomicU64::new(0),
             cluster,
         };
         if !shared.cluster.join("PG_VERSION").exists() {
@@ -279,6 +285,7 @@ impl Shared {
         {
             log::warn!("other users can read {}, and it stays so: {error}", self.log.display());
         }
+        self.spoke_before.store(log.metadata().map_or(0, |log| log.len()), Ordering::Relaxed);
         let log_too = log.try_clone().map_err(|e| unusable(&self.log, &e))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.cluster);
@@ -360,18 +367,19 @@ impl Shared {
         Ok(())
     }
 
-    /// The end of PostgreSQL's log, where it says why it does not start.
+    /// What it has said since it was started, as far as that is the cause of its end.
     fn last_words(&self) -> String {
         let mut bytes = Vec::new();
         if let Ok(mut file) = File::open(&self.log) {
-            let length = file.metadata().map_or(0, |m| m.len());
-            let _ = file.seek(std::io::SeekFrom::Start(length.saturating_sub(4096)));
+            let length = file.metadata().map_or(0, |log| log.len());
+            let begin =
+                length.saturating_sub(LAST_WORDS_BYTES).max(self.spoke_before.load(Ordering::Relaxed));
+            let _ = file.seek(std::io::SeekFrom::Start(begin));
             let _ = file.read_to_end(&mut bytes);
         }
         // The first character may be cut; and what a client has sent stands there as it was sent.
         let text = String::from_utf8_lossy(&bytes);
-        let line = text.lines().rev().find(|line| line.contains("FATAL") || line.contains("PANIC"));
-        format!("{}; see {}", line.unwrap_or("it said nothing").trim(), self.log.display())
+        format!("{}; see {}", cause(&text).unwrap_or("it said nothing"), self.log.display())
     }
 
     fn is_running(&self) -> bool {
@@ -445,6 +453,16 @@ impl Shared {
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
     }
+}
+
+/// The line with the cause, of what PostgreSQL has said up to its end: the last one that says that it cannot go on, or, where none says
+/// so, as for a file that is missing, just the last one. Which state it was in is no cause: it answers that to whoever asks too
+/// early, as hotrow does, and closes with it.
+fn cause(said: &str) -> Option<&str> {
+    let lines = said.lines().map(str::trim);
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.contains("database system is "));
+    let is_the_end = |line: &&str| line.contains("FATAL") || line.contains("PANIC");
+    lines.clone().rfind(is_the_end).or_else(|| lines.next_back())
 }
 
 /// Whether this process is the PostgreSQL of this cluster: a number alone may be another's by now.
@@ -543,4 +561,30 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 fn unusable(path: &Path, error: &std::io::Error) -> String {
     format!("cannot use {} (--data-dir): {error}; choose a folder that can be written to", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_found_in_what_was_said() {
+        let told = "UTC [9] FATAL:  the database system is starting up";
+        for (said, expected) in [
+            (vec![], None),
+            (vec!["", told, " "], None),
+            (
+                vec!["LOG:  aborting startup", "LOG:  database system is shut down"],
+                Some("LOG:  aborting startup"),
+            ),
+            (
+                vec!["PANIC:  no checkpoint record", told, "LOG:  it was ended"],
+                Some("PANIC:  no checkpoint record"),
+            ),
+            (vec!["FATAL:  one", "FATAL:  two", "HINT:  do", told], Some("FATAL:  two")),
+            (vec!["postgres: could not", "but could not", ""], Some("but could not")),
+        ] {
+            assert_eq!(cause(&said.join("\n")), expected, "{said:?}");
+        }
+    }
 }
