@@ -441,6 +441,23 @@ fn a_data_folder_that_cannot_be_used_is_refused() {
     refused(&flags, &[], 1, &["--data-dir", "choose a folder that can be written to"]);
 }
 
+/// What is left there would be taken for a folder that somebody has chosen.
+#[test]
+fn a_data_folder_that_postgresql_cannot_enter_is_refused_before_it_is_made() {
+    if !rustix::process::geteuid().is_root() {
+        left_out("a folder that PostgreSQL's user cannot enter", "hotrow runs PostgreSQL as itself");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    Command::new("chmod").arg("700").arg(dir.path()).status().unwrap();
+    for data in ["data", "deep/er/data"] {
+        let data = dir.path().join(data);
+        let flags = [&ANY[..], &["--data-dir", data.to_str().unwrap()]].concat();
+        refused(&flags, &[], 1, &["may not enter", "choose a --data-dir"]);
+    }
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+}
+
 #[test]
 fn missing_programs_of_postgresql_are_named_with_the_package() {
     let dir = tempfile::tempdir().unwrap();

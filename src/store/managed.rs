@@ -97,12 +97,16 @@ impl Managed {
         takes_longer: &mut impl FnMut(Duration) -> bool,
     ) -> Result<Managed, String> {
         let owner = binaries::owner()?;
+        let check_can_enter = |dir: &Path| owner.as_ref().map_or(Ok(()), |owner| owner.check_can_enter(dir));
+        // Before anything is made: what is left there would be taken for a folder that somebody has chosen.
+        if let Some(dir) = nearest_folder(data_dir) {
+            check_can_enter(&dir)?;
+        }
         fs::create_dir_all(data_dir).map_err(|e| unusable(data_dir, &e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| unusable(data_dir, &e))?;
+        // What was made just now is as the umask has it.
+        check_can_enter(&data_dir)?;
         let lock = lock(&data_dir)?;
-        if let Some(owner) = &owner {
-            owner.check_can_enter(&data_dir)?;
-        }
         let cluster = data_dir.join("postgres");
         let binaries = Binaries::find(&cluster)?;
         let shared = Shared {
@@ -482,6 +486,13 @@ fn is_postmaster(pid: u32, cluster: &Path) -> bool {
         // Root without CAP_SYS_PTRACE, as in a container, may not look there (proc(5)): what it was started with it may.
         _ => arguments.any(|argument| argument == cluster),
     }
+}
+
+/// The folder that is there already of all that this path goes through, if the last of them is one.
+fn nearest_folder(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let nearest = path.ancestors().find_map(|step| step.canonicalize().ok())?;
+    nearest.is_dir().then_some(nearest)
 }
 
 fn lock(data_dir: &Path) -> Result<File, String> {
