@@ -3,8 +3,10 @@
 use crate::support::process::has_ended;
 use crate::support::{Client, Server, ending, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -179,10 +181,20 @@ fn an_interrupted_making_of_the_cluster_is_made_good() {
 #[test]
 fn a_folder_too_deep_for_a_socket_works_too() {
     let (_dir, data) = folder();
-    let deep = data.join("x".repeat(100));
-    let server = Server::spawn(command(&deep, &[]));
+    has_its_socket_elsewhere(&data.join("x".repeat(100)));
+}
+
+/// Both sides take a comma for the end of a path, and a connection string is UTF-8.
+#[test]
+fn a_folder_whose_path_no_socket_can_have_works_too() {
+    let (_dir, data) = folder();
+    has_its_socket_elsewhere(&data.join(OsStr::from_bytes(b"a,b \xff")));
+}
+
+fn has_its_socket_elsewhere(data: &Path) {
+    let server = Server::spawn(command(data, &[]));
     assert_eq!(put(&mut server.connect(), "k", "v"), 201);
-    let inode = fs::metadata(&deep).unwrap();
+    let inode = fs::metadata(data).unwrap();
     let socket = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
     assert!(socket.is_dir());
     assert!(server.stop().0.success());

@@ -523,10 +523,11 @@ fn lock(data_dir: &Path) -> Result<File, String> {
     }
 }
 
-/// A folder for the socket: in the data folder, or under the system's temporary folder where that path is too long.
+/// A folder for the socket: in the data folder, or under the system's temporary folder where that path is too long, or none
+/// that can be said. PostgreSQL and the `postgres` crate take a comma for the end of one, and it has to be text.
 fn socket_dir(data_dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, String> {
     let mut dir = data_dir.join("run");
-    if dir.as_os_str().len() > SOCKET_DIR_BYTES {
+    if dir.as_os_str().len() > SOCKET_DIR_BYTES || dir.to_str().is_none_or(|dir| dir.contains(',')) {
         let inode = fs::metadata(data_dir).map_err(|e| unusable(data_dir, &e))?;
         dir = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
     }
