@@ -258,11 +258,16 @@ fn its_durability_is_full_and_it_is_not_on_the_network() {
     assert_eq!(log & 0o777, 0o600, "it repeats keys and values");
     let mode = fs::metadata(data.join("run")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "nobody else gets to the socket");
+    let lock = data.join("hotrow.lock");
+    let mode = || fs::metadata(&lock).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600, "whoever can open it can hold it");
     drop(server);
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
     // What has become long is put beside at the next start.
     let log = data.join("postgres.log");
     fs::File::options().write(true).open(&log).unwrap().set_len(17 << 20).unwrap();
     drop(Server::spawn(command(&data, &[])));
+    assert_eq!(mode(), 0o600, "one of an earlier release, too");
     let bytes = |name: &str| fs::metadata(data.join(name)).unwrap().len();
     assert_eq!(bytes("postgres.log.old"), 17 << 20);
     assert!(bytes("postgres.log") < 1 << 20);

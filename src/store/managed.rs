@@ -282,13 +282,8 @@ impl Shared {
             .mode(0o600)
             .open(&self.log)
             .map_err(|e| unusable(&self.log, &e))?;
-        // What PostgreSQL refuses it repeats there: keys and values, for nobody else. It may be one of an earlier release.
-        let is_open = |file: fs::Metadata| file.is_file() && file.permissions().mode() & 0o077 != 0;
-        if log.metadata().is_ok_and(is_open)
-            && let Err(error) = log.set_permissions(Permissions::from_mode(0o600))
-        {
-            log::warn!("other users can read {}, and it stays so: {error}", self.log.display());
-        }
+        // What PostgreSQL refuses it repeats there: keys and values, for nobody else.
+        close_to_others(&log, &self.log);
         self.spoke_before.store(log.metadata().map_or(0, |log| log.len()), Ordering::Relaxed);
         let log_too = log.try_clone().map_err(|e| unusable(&self.log, &e))?;
         let mut command = self.command("postgres");
@@ -502,8 +497,11 @@ fn lock(data_dir: &Path) -> Result<File, String> {
         .truncate(false)
         .read(true)
         .write(true)
+        .mode(0o600)
         .open(&path)
         .map_err(|e| unusable(&path, &e))?;
+    // Whoever may read it may lock it, too, and keep hotrow out.
+    close_to_others(&file, &path);
     match file.try_lock() {
         Ok(()) => {
             let _ = file.set_len(0);
@@ -520,6 +518,16 @@ fn lock(data_dir: &Path) -> Result<File, String> {
             ))
         }
         Err(TryLockError::Error(e)) => Err(unusable(&path, &e)),
+    }
+}
+
+/// Takes a file's rights from all but its owner: it may be one of an earlier release.
+fn close_to_others(file: &File, path: &Path) {
+    let is_open = |file: fs::Metadata| file.is_file() && file.permissions().mode() & 0o077 != 0;
+    if file.metadata().is_ok_and(is_open)
+        && let Err(error) = file.set_permissions(Permissions::from_mode(0o600))
+    {
+        log::warn!("other users can read {}, and it stays so: {error}", path.display());
     }
 }
 
