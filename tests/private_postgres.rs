@@ -239,6 +239,40 @@ fn what_keeps_it_from_starting_is_said_in_its_own_words() {
     }
 }
 
+/// What a killed PostgreSQL leaves behind ends by itself as soon as it looks up.
+#[test]
+fn backends_that_have_outlived_their_postgresql_are_waited_for() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    let url =
+        format!("host='{}' user=hotrow dbname=hotrow", data.canonicalize().unwrap().join("run").display());
+    let mut sql = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+    let one = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'hotrow%' LIMIT 1";
+    let backend = Pid::from_raw(sql.query_one(one, &[]).unwrap().get(0)).unwrap();
+    drop(sql);
+    kill_process(backend, Signal::STOP).unwrap();
+    let dead = postmaster(&data);
+    server.kill();
+    kill_process(dead, Signal::KILL).unwrap();
+    wait_until("PostgreSQL is dead", || !is_alive(dead));
+    // Its number is a process's until whoever is its parent now has waited for it; that of this one is free.
+    let mut other = Command::new("true").spawn().unwrap();
+    other.wait().unwrap();
+    let file = data.join("postgres/postmaster.pid");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{}\n{}", other.id(), text.split_once('\n').unwrap().1)).unwrap();
+    let log = data.join("postgres.log");
+    let next = std::thread::spawn(move || {
+        let in_use = "pre-existing shared memory block";
+        wait_until("it is in the way", || String::from_utf8_lossy(&fs::read(&log).unwrap()).contains(in_use));
+        kill_process(backend, Signal::CONT).unwrap();
+    });
+    let server = Server::spawn(command(&data, &[]));
+    next.join().unwrap();
+    assert_eq!(server.connect().get("k").text(), "v");
+}
+
 #[test]
 fn its_durability_is_full_and_it_is_not_on_the_network() {
     let (_dir, data) = folder();

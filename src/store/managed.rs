@@ -50,7 +50,7 @@ pub const LONGEST_START: Duration = Duration::from_secs(120 + 2 * 30 + 30);
 const STEP: Duration = Duration::from_millis(20);
 /// One that has lived for so long is started again at once.
 const LIVED: Duration = Duration::from_secs(10);
-/// The longest pause between two attempts to start it again.
+/// The longest pause between two attempts to start it again, and the one of those that are made before it was ready.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
 /// How much of its log is looked at for why it has ended: hotrow has it say that it is starting, fifty times a second.
 const LAST_WORDS_BYTES: u64 = 64 * 1024;
@@ -89,8 +89,9 @@ impl Managed {
     /// Brings the PostgreSQL of `data_dir` up, making it where there is none. `sessions` is how many connections it
     /// must take. An error is one line with the cause and the remedy.
     ///
-    /// `takes_longer` is called once a second while it replays its log, which may take any time, with how long that may take
-    /// from there, and says whether it is to be waited for.
+    /// `takes_longer` is called once a second while it replays its log, which may take any time, or every other second while
+    /// backends of one that was killed are in its way, with how long that may take from there, and says whether it is to be
+    /// waited for.
     pub fn start(
         data_dir: &Path,
         sessions: usize,
@@ -326,10 +327,23 @@ impl Shared {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };
-            if let Some(Ok(Some(status))) = self.state().child.as_mut().map(Child::try_wait) {
+            let ended = self.state().child.as_mut().map(Child::try_wait);
+            if let Some(Ok(Some(status))) = ended {
+                let words = self.last_words();
+                if words.contains("pre-existing shared memory block") && Instant::now() < deadline {
+                    // Backends of one that was killed are going still: as soon as they look up they end.
+                    if !takes_longer(START) {
+                        return Err(format!(
+                            "told to stop before the private PostgreSQL could start: {words}"
+                        ));
+                    }
+                    thread::sleep(RESTART_PAUSE);
+                    let child = self.spawn()?;
+                    self.state().child = Some(child);
+                    continue;
+                }
                 // PostgreSQL takes whoever has the number of one that was killed for that one. Nobody but hotrow starts it here, and
                 // hotrow has the folder's lock.
-                let words = self.last_words();
                 let advice = if words.contains("postmaster.pid") {
                     "; another process has the number of one that was killed: if no postgres works in that folder, delete its \
                      postmaster.pid"
