@@ -102,6 +102,18 @@ pub enum Invocation {
     Completions(String),
 }
 
+impl Invocation {
+    /// The address of the database that is to be used, if it is given, and what says so.
+    pub fn database(&self) -> Option<(&str, &str)> {
+        let (url, given_by) = match self {
+            Invocation::Serve(config) => (&config.database_url, &config.database_given_by),
+            Invocation::Migrate { print: false, database_url, given_by } => (database_url, given_by),
+            _ => return None,
+        };
+        Some((url.as_deref()?, given_by))
+    }
+}
+
 /// Whom to ask whether it is ready.
 #[derive(Args, Clone, Debug)]
 pub struct Ready {

@@ -27,9 +27,8 @@ fn main() -> ExitCode {
         ));
         return ExitCode::from(FAILED);
     }
-    let config = match config::read(std::env::args_os()) {
-        Ok(Invocation::Serve(config)) => config,
-        Ok(other) => return answer(&other),
+    let invocation = match config::read(std::env::args_os()) {
+        Ok(invocation) => invocation,
         Err(Stop::Asked(text)) => {
             return print(&text);
         }
@@ -38,12 +37,16 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    if let Some(url) = &config.database_url
+    if let Some((url, given_by)) = invocation.database()
         && let Err(rule) = conninfo::read(url, |name| std::env::var(name).ok())
     {
-        say(format_args!("hotrow: {}: {rule}; it looks like {URL_FORM}", config.database_given_by));
+        say(format_args!("hotrow: {given_by}: {rule}; it looks like {URL_FORM}"));
         return ExitCode::from(USAGE);
     }
+    let config = match invocation {
+        Invocation::Serve(config) => config,
+        other => return answer(&other),
+    };
     // Before there is a thread.
     let inherited = match server::inherited(&config) {
         Ok(inherited) => inherited,

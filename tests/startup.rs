@@ -206,6 +206,12 @@ fn a_database_that_is_not_there_is_refused() {
     refused(&with_database("what is this"), &[], 2, &["--database-url", "postgresql://user:password@host"]);
     refused(&with_database("mysql://u@h/d"), &[], 2, &["--database-url", "mysql://", "postgresql://"]);
     refused(&ANY, &[("DATABASE_URL", "what is this")], 2, &["DATABASE_URL: "]);
+    for url in ["what is this", "mysql://u@h/d"] {
+        let form = "postgresql://user:password@host";
+        refused(&["migrate", "--database-url", url], &[], 2, &["--database-url: ", form]);
+        refused(&["migrate"], &[("DATABASE_URL", url)], 2, &["DATABASE_URL: ", form]);
+        assert_eq!(run(&["migrate", "--print", "--database-url", url], &[]), (Some(0), vec![]));
+    }
 }
 
 #[test]
