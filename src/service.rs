@@ -20,7 +20,7 @@ const MANAGER_WAIT: Duration = Duration::from_millis(100);
 
 /// It starts, which may take so long.
 pub fn starting(longest: Duration) {
-    tell(&[NotifyState::Status("starting"), extend(longest)]);
+    tell(&[NotifyState::Status("starting"), NotifyState::Custom(&extend(longest))]);
 }
 
 /// It serves. `status` is a line for people.
@@ -39,7 +39,7 @@ pub fn reloading() {
 /// It stops, which may take so long.
 pub fn stopping(longest: Duration) {
     let status = NotifyState::Status("draining: requests under way are finished");
-    tell(&[NotifyState::Stopping, status, extend(longest)]);
+    tell(&[NotifyState::Stopping, status, NotifyState::Custom(&extend(longest))]);
 }
 
 /// It ends with this error.
@@ -47,8 +47,9 @@ pub fn failed(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
-fn extend(by: Duration) -> NotifyState<'static> {
-    NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))
+/// In words of ours: those of the crate end at 71 minutes, and a drain may take two days.
+fn extend(by: Duration) -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", by.as_micros())
 }
 
 fn tell(what: &[NotifyState<'_>]) {
@@ -142,6 +143,12 @@ mod tests {
         send(address.as_ref(), "STOPPING=1\n").unwrap();
         drop(manager);
         assert!(send(address.as_ref(), "STOPPING=1\n").is_err());
+    }
+
+    #[test]
+    fn a_day_is_told_as_it_is() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(extend(2 * day), "EXTEND_TIMEOUT_USEC=172800000000");
     }
 
     #[test]
