@@ -86,11 +86,11 @@ fn hide_password() -> io::Result<()> {
     const FLAG: &str = "--database-url";
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
-    let (mut others, mut url) = (Vec::new(), None);
+    let (mut others, mut urls) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.to_str().and_then(|text| text.strip_prefix(FLAG)) {
-            Some("") => url = arguments.next(),
-            Some(value) if value.starts_with('=') => url = Some(value[1..].into()),
+            Some("") => urls.extend(arguments.next()),
+            Some(value) if value.starts_with('=') => urls.push(value[1..].into()),
             _ => others.push(argument),
         }
     }
@@ -98,14 +98,15 @@ fn hide_password() -> io::Result<()> {
     let is_contradicted = others
         .iter()
         .any(|other| other.to_str().is_some_and(|other| other.starts_with("--database-url-file")));
-    match url.filter(|url| !is_contradicted && url.to_str().is_some_and(conninfo::has_password)) {
-        None => Ok(()),
-        Some(url) => {
+    match &urls[..] {
+        [url] if !is_contradicted && url.to_str().is_some_and(conninfo::has_password) => {
             let mut command = process::Command::new(std::env::current_exe()?);
             // A flag wins over the file's variable, and a variable would not.
             command.env_remove("HOTROW_DATABASE_URL_FILE").env("HOTROW_DATABASE_URL", url);
             Err(command.arg0(name).args(others).exec())
         }
+        // Two are refused with all other flags that are wrong.
+        _ => Ok(()),
     }
 }
 

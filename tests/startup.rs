@@ -42,6 +42,11 @@ fn a_bad_flag_is_named_with_its_rule() {
     refused(&["--cache-bytes", "much"], &[], 2, &["--cache-bytes", "KiB, MiB or GiB"]);
     refused(&["--lissten", "127.0.0.1:0"], &[], 2, &["--lissten"]);
     refused(&["sreve"], &[], 2, &["sreve"]);
+    let without = "postgresql://me@127.0.0.1/db";
+    for second in [without, "postgresql://me:secret@127.0.0.1/db"] {
+        let twice = ["config", "--database-url", without, "--database-url", second];
+        refused(&twice, &[], 2, &["--database-url", "multiple times"]);
+    }
 }
 
 #[test]
