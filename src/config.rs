@@ -287,9 +287,25 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// The same as arguments are read by. What stands behind the flag of a number is its value: `-1` is a bad one, and no flag that
+/// nobody knows.
+fn parser() -> clap::Command {
+    let allow = |arg: clap::Arg| match is_number(&arg) {
+        true => arg.allow_hyphen_values(true),
+        false => arg,
+    };
+    Cli::command().mut_args(allow).mut_subcommands(|command| command.mut_args(allow))
+}
+
+/// True of a flag that takes a count, a size or a duration, and perhaps a word for none.
+fn is_number(arg: &clap::Arg) -> bool {
+    let name = arg.get_value_names().and_then(|names| names.first()?.split('|').next());
+    name.is_some_and(|name| ["N", "SIZE", "D"].contains(&name))
+}
+
 /// Reads arguments (the first is the program's name) and the environment.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
-    let mut command = Cli::command();
+    let mut command = parser();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let first = arguments.get(1).and_then(|argument| argument.to_str());
     if first.is_some_and(|name| command.find_subcommand(name).is_some()) {
@@ -490,6 +506,37 @@ mod tests {
                 other => panic!("{arguments:?}: {other:?}"),
             }
         }
+    }
+
+    /// `-1` is no flag.
+    #[test]
+    fn a_number_below_zero_is_a_bad_value_of_its_flag() {
+        let command = Cli::command();
+        let of = |command: &clap::Command| {
+            let numbers = command.get_arguments().filter(|arg| is_number(arg));
+            numbers.filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect::<Vec<_>>()
+        };
+        let mut looked_at = 0;
+        for (name, flags) in command
+            .get_subcommands()
+            .map(|command| (Some(command.get_name()), of(command)))
+            .chain([(None, of(&command))])
+        {
+            for flag in &flags {
+                for value in ["-1", "-1s", "-1KiB"] {
+                    looked_at += 1;
+                    let arguments: Vec<&str> = name.into_iter().chain([flag.as_str(), value]).collect();
+                    match parse(&arguments) {
+                        Err(Stop::Unusable(line)) => {
+                            let invalid = format!("invalid value '{value}' for '{flag} ");
+                            assert!(line.starts_with(&invalid), "{arguments:?}: {line}");
+                        }
+                        other => panic!("{arguments:?}: {other:?}"),
+                    }
+                }
+            }
+        }
+        assert!(looked_at > 100, "{looked_at}");
     }
 
     #[test]

@@ -40,6 +40,8 @@ fn with_database(url: &str) -> Vec<&str> {
 #[test]
 fn a_bad_flag_is_named_with_its_rule() {
     refused(&["--cache-bytes", "much"], &[], 2, &["--cache-bytes", "KiB, MiB or GiB"]);
+    refused(&["--event-loops", "-1"], &[], 2, &["--event-loops", "from 1 to 64, or auto"]);
+    refused(&["--idle-timeout", "-5s"], &[], 2, &["--idle-timeout", "ms, s or m"]);
     refused(&["--lissten", "127.0.0.1:0"], &[], 2, &["--lissten"]);
     refused(&["sreve"], &[], 2, &["sreve"]);
     let without = "postgresql://me@127.0.0.1/db";
