@@ -525,6 +525,21 @@ fn an_import_goes_on_behind_what_is_done() {
     assert_eq!(sent, [&lines(1..=10), &rest, &rest, &rest, &rest, &lines(6..=10)].map(String::clone));
 }
 
+/// As where the last line is stored, and the server's time for its answer over.
+#[test]
+fn an_import_that_is_done_when_its_server_fails_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = path(&dir, "rows");
+    fs::write(&file, lines(1..=10)).unwrap();
+    let stub = Stub::start(move |_| {
+        let content = format!("{{\"title\":\"Late\",{}", &report(10, &[])[1..]);
+        Reply::Answer(answer("504 Gateway Timeout", "", &content))
+    });
+    let output = hotrow(&["import", "--url", &stub.url(), &file]);
+    assert_eq!(said(&output), (0, vec!["imported 10 rows, 0 refused".to_owned()]));
+    assert_eq!(stub.requests().len(), 1);
+}
+
 #[test]
 fn an_import_that_cannot_go_on_says_how_to() {
     let dir = tempfile::tempdir().unwrap();

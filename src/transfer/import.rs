@@ -161,6 +161,10 @@ impl Work {
             let bytes = bytes_of(left, report.lines);
             self.count(&report, first, bytes);
             (left, sent) = (&left[bytes..], sent + report.lines);
+            if left.is_empty() {
+                // All was done before it failed.
+                return Ok(());
+            }
             if report.lines > 0 {
                 self.patience.renew(Instant::now());
             }
@@ -169,10 +173,6 @@ impl Work {
                 let done = self.done.load(Ordering::Relaxed);
                 self.progress.say(&format!("hotrow: {reason}; trying again behind line {done}"));
                 said = reason;
-            }
-            if left.is_empty() {
-                // All was done before it failed.
-                return Ok(());
             }
             thread::sleep(pause);
         }
