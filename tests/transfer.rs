@@ -152,9 +152,19 @@ fn what_an_import_begins_with_is_looked_at() {
     let file = path(&dir, "rows");
     fs::write(&file, "\u{feff}{\"key\":\"k\",\"value\":\"v\"}\r\n").unwrap();
     done(&hotrow(&["import", "--url", &url, &file]), "imported 1 rows, 0 refused");
-    fs::write(&file, b"\x1f\x8b\x08").unwrap();
-    let (code, lines) = said(&hotrow(&["import", "--url", &url, &file]));
-    assert!(code == 1 && lines.len() == 1 && lines[0].contains("is compressed"), "{lines:?}");
+    for (compressed, program) in [
+        (&b"\x1f\x8b\x08"[..], "zcat"),
+        (b"\x28\xb5\x2f\xfd\x04", "zstdcat"),
+        (b"BZh9", "bzcat"),
+        (b"\xfd7zXZ\0", "xzcat"),
+    ] {
+        fs::write(&file, compressed).unwrap();
+        let (code, lines) = said(&hotrow(&["import", "--url", &url, &file]));
+        let expected = format!("hotrow: {file} is compressed: {program} it, and import - from the pipe");
+        assert_eq!((code, lines), (1, vec![expected]));
+    }
+    fs::write(&file, "\u{feff}{\"key\":\"k\",").unwrap();
+    assert_eq!(said(&hotrow(&["import", "--url", &url, &file])).0, 1, "no line is whole");
     for short in ["", "\n", "{}"] {
         fs::write(&file, short).unwrap();
         let refused = usize::from(short == "{}");

@@ -111,16 +111,22 @@ impl Input {
     }
 }
 
-/// Looks at the first bytes: a byte order mark is left out, as some editors put it there; what is compressed is told at once
-/// instead of line by line.
+/// Looks at the first bytes: a byte order mark is left out, as some editors put it there; what gzip, zstd, bzip2 or xz has
+/// compressed is told at once instead of line by line.
 fn beginning(name: &str, mut reader: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>, String> {
     let mut first = Vec::new();
-    reader.by_ref().take(3).read_to_end(&mut first).map_err(|e| format!("cannot read {name}: {e}"))?;
-    match first[..] {
-        [0x1f, 0x8b, ..] => Err(format!("{name} is compressed: zcat it, and import - from the pipe")),
-        [0xef, 0xbb, 0xbf] => Ok(reader),
-        _ => Ok(Box::new(io::Cursor::new(first).chain(reader))),
-    }
+    reader.by_ref().take(4).read_to_end(&mut first).map_err(|e| format!("cannot read {name}: {e}"))?;
+    let program = match first[..] {
+        [0x1f, 0x8b, ..] => "zcat",
+        [0x28, 0xb5, 0x2f, 0xfd] => "zstdcat",
+        [b'B', b'Z', b'h', ..] => "bzcat",
+        [0xfd, b'7', b'z', b'X'] => "xzcat",
+        _ => {
+            let mark = if first.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 };
+            return Ok(Box::new(io::Cursor::new(first.split_off(mark)).chain(reader)));
+        }
+    };
+    Err(format!("{name} is compressed: {program} it, and import - from the pipe"))
 }
 
 fn how_to_go_on(import: &Import, done: u64) -> String {
