@@ -198,6 +198,7 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
     fs::write(&part, "PNG\n").unwrap();
     let (code, lines) = said(&hotrow(&["export", "--url", &url, "--continue", &file]));
     assert!(code == 1 && lines.last().unwrap().contains("rows.part is no row of an export"), "{lines:?}");
+    assert!(!lines.last().unwrap().contains("go on with"), "it would end in the same way: {lines:?}");
     assert!(fs::read(&file).unwrap() == whole, "what was whole stays");
 }
 

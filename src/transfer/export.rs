@@ -51,8 +51,9 @@ pub fn run(export: &Export) -> Result<(u64, u64), String> {
     match fetched.and_then(|()| target.finish()) {
         Ok(()) => Ok((whole.rows, whole.bytes)),
         Err(line) => {
-            let kept = target.give_up(whole.bytes);
-            Err(match again.filter(|_| kept) {
+            // Behind a line that is no row nobody can go on.
+            let goes_on = target.give_up(whole.bytes) && whole.last_key().is_ok();
+            Err(match again.filter(|_| goes_on) {
                 Some(again) => format!("{line}; {again}"),
                 None => line,
             })
