@@ -195,10 +195,14 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
         done(&output, &format!("exported {} rows, {} bytes", rows.len(), whole.len()));
         assert!(fs::read(&file).unwrap() == whole && !Path::new(&part).exists(), "cut at {cut}");
     }
-    fs::write(&part, "PNG\n").unwrap();
-    let (code, lines) = said(&hotrow(&["export", "--url", &url, "--continue", &file]));
-    assert!(code == 1 && lines.last().unwrap().contains("rows.part is no row of an export"), "{lines:?}");
-    assert!(!lines.last().unwrap().contains("go on with"), "it would end in the same way: {lines:?}");
+    // Somebody else's file, whatever it ends with, is left as it is.
+    for other in ["PNG", "PNG\n", "{\"value\":1}\n", "{\"key\":\"a\",\"value\":\"v\"}\nPNG\n"] {
+        fs::write(&part, other).unwrap();
+        let (code, lines) = said(&hotrow(&["export", "--url", &url, "--continue", &file]));
+        assert!(code == 1 && lines.last().unwrap().contains("rows.part is no export"), "{other:?}: {lines:?}");
+        assert!(!lines.last().unwrap().contains("go on with"), "it would end in the same way: {lines:?}");
+        assert_eq!(fs::read_to_string(&part).unwrap(), other);
+    }
     assert!(fs::read(&file).unwrap() == whole, "what was whole stays");
 }
 

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+/// What every line of an export begins with.
+const LINE_BEGIN: &[u8] = b"{\"key\":";
 /// Read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -182,7 +184,9 @@ impl Target {
                 .map_err(|e| format!("cannot write {}: {e}", part.display()))?;
         }
         if !*is_new {
-            cut_back(file, whole).map_err(|e| format!("cannot go on with {}: {e}", part.display()))?;
+            let judged = cut_back(file, whole);
+            let judged = judged.map_err(|e| format!("cannot go on with {}: {e}", part.display()))?;
+            judged.map_err(|reason| self.no_export(&reason))?;
         }
         Ok(())
     }
@@ -228,9 +232,7 @@ impl Target {
 
     fn no_export(&self, reason: &str) -> String {
         match self {
-            Target::File { part, .. } => {
-                format!("the last line of {} is no row of an export: {reason}", part.display())
-            }
+            Target::File { part, .. } => format!("{} is no export: {reason}", part.display()),
             Target::Stdout => format!("the server has sent a line that is no row: {reason}"),
         }
     }
@@ -260,18 +262,30 @@ impl Write for Target {
     }
 }
 
-/// Cuts a torn last line off, and counts the others: one reading of the file.
-fn cut_back(file: &mut File, whole: &mut Whole) -> io::Result<()> {
+/// Cuts a torn last line off, and counts the others: one reading of the file. An error that has a reason within: the file is none
+/// of an export, and is left as it is.
+fn cut_back(file: &mut File, whole: &mut Whole) -> io::Result<Result<(), String>> {
     let mut buffer = vec![0; READ_BYTES];
+    let mut begin = Vec::new();
     loop {
         match file.read(&mut buffer) {
             Ok(0) => break,
-            Ok(n) => whole.take(&buffer[..n], &mut io::sink())?,
+            Ok(n) => {
+                begin.extend_from_slice(&buffer[..n.min(LINE_BEGIN.len() - begin.len())]);
+                whole.take(&buffer[..n], &mut io::sink())?;
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     whole.end();
+    if !LINE_BEGIN.starts_with(&begin) {
+        return Ok(Err("it does not begin as one does".into()));
+    }
+    if let Err(reason) = whole.last_key() {
+        return Ok(Err(reason));
+    }
     file.set_len(whole.bytes)?;
-    file.seek(SeekFrom::Start(whole.bytes)).map(drop)
+    file.seek(SeekFrom::Start(whole.bytes))?;
+    Ok(Ok(()))
 }
