@@ -59,8 +59,8 @@ pub const LOAD_LINE_BYTES: usize = 256;
 pub const LOAD_ROW_BYTES: usize = 256;
 /// Lines that were refused, as an answer to a bulk load tells them: of the others it says how many they are.
 pub const LOAD_ERRORS: usize = 100;
-/// What is said of one of them: the rest of a longer text is cut off.
-pub const LOAD_DETAIL_BYTES: usize = 200;
+/// What is said of one of them, of one operation of a batch, or of one of several keys: the rest of a longer text is cut off.
+pub const ITEM_DETAIL_BYTES: usize = 200;
 /// What one of them takes in all.
 pub const LOAD_ERROR_BYTES: usize = 512;
 /// Pieces of bulk loads, at most, that are stored the slow way after the fast way has met a row that was there, before the
@@ -225,6 +225,8 @@ pub const SESSION_BYTES: usize = 512 * 1024;
 pub const FIXED_BYTES: usize = 8 * 1024 * 1024;
 /// The share that the allocator may lose between what is in use: one in this many.
 pub const ALLOCATOR_SHARE: usize = 8;
+/// What a problem says, where it is no text of ours: the rest is cut off.
+pub const PROBLEM_DETAIL_BYTES: usize = 2 * 1024;
 /// Kinds of problems that there is room to count: more do not compile into a table, a test says so.
 pub const PROBLEM_KINDS: usize = 64;
 /// Reasons for which bytes are no request, told apart in the metrics; all are texts of ours.

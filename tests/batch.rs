@@ -205,6 +205,18 @@ fn a_batch_that_makes_no_sense_does_nothing() {
 }
 
 #[test]
+fn what_is_said_of_a_batch_is_short_whatever_is_in_it() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let by = "\u{7f}".repeat(1_000_000);
+    let content = format!(r#"[{{"op":"incr","key":"a","by":"{by}"}}]"#);
+    let answer = client.request("POST", "/batch", "", content.as_bytes());
+    assert_eq!(answer.outcome(), "400 bad-batch");
+    assert!(answer.body.len() < 1_000, "{} bytes", answer.body.len());
+    assert_eq!(client.get("a").status, 404);
+}
+
+#[test]
 fn what_an_atomic_batch_is_done_for_stays_true_until_it_is_done() {
     let server = Server::start(&["--db-writers", "1"]);
     let mut client = server.connect();

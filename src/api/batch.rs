@@ -139,7 +139,8 @@ fn array(text: &str) -> Result<Vec<Object<Sent>>, Problem> {
     match read {
         // What stands behind one operation too many is wrong in any case.
         Err(error) if sent.len() <= BATCH_STEPS => {
-            Err(bad(format!("this is no array of operations: {error}")))
+            let (what, line, column) = (json::without_place(&error), error.line(), error.column());
+            Err(bad(format!("this is no array of operations: {what} at line {line} column {column}")))
         }
         _ => Ok(sent),
     }
@@ -396,6 +397,33 @@ mod tests {
         assert!(problem.detail.starts_with("operation 2: "), "{}", problem.detail);
         let problem = steps(b"{}\nx", Form::Lines, 10).unwrap_err();
         assert!(problem.detail.starts_with("line 1 "), "{}", problem.detail);
+    }
+
+    /// What the parser says has in it what it was given, escaped.
+    #[test]
+    fn what_is_said_of_a_batch_is_short_whatever_is_in_it() {
+        for sent in ["x", "\u{7f}"].map(|text| text.repeat(100_000)) {
+            for (operation, says) in [
+                (format!(r#"{{"op":"incr","key":"a","by":"{sent}"}}"#), "invalid type: string"),
+                (format!(r#"{{"op":"{sent}","key":"a"}}"#), "unknown variant"),
+                (format!(r#"{{"op":"get","key":"a","{sent}":1}}"#), "unknown field"),
+                (format!(r#""{sent}""#), "invalid type: string"),
+            ] {
+                let array = format!("[{operation}]");
+                for (form, content, place) in
+                    [(Form::Lines, &operation, "line 1 "), (Form::Array, &array, " at line 1 column ")]
+                {
+                    let problem = steps(content.as_bytes(), form, 10).unwrap_err();
+                    assert_eq!(problem.kind, Kind::BadBatch);
+                    assert!(problem.detail.len() < 400, "{} bytes", problem.detail.len());
+                    assert!(
+                        problem.detail.contains(says) && problem.detail.contains(place),
+                        "{}",
+                        problem.detail
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! JSON beyond what `serde_json` does by itself: what clients may send, and strings that are told. Pure. Used by
 //! [`super::batch`], [`super::load`], [`super::list`] and [`super::collection`].
 
+use crate::http::problem::cut;
+use crate::limits::ITEM_DETAIL_BYTES;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -41,10 +43,15 @@ pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     number.map(Some).ok_or_else(|| D::Error::custom("ttl and by are whole numbers of 64 bits"))
 }
 
-/// What is wrong with a line of JSON, without where: it has a number of its own, and the parser knows of one line only.
+/// What is wrong with a line of JSON, without where: it has a number of its own, and the parser knows of one line only. In a few words,
+/// though the parser repeats what it was given.
 pub(super) fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
+    let mut text = error.to_string();
+    if let Some(at) = text.rfind(" at line ") {
+        text.truncate(at);
+    }
+    cut(&mut text, ITEM_DETAIL_BYTES);
+    text
 }
 
 /// Appends a string as JSON.

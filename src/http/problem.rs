@@ -2,6 +2,7 @@
 //! Made by the parser, the API and the connection; encoded by [`crate::http::response`]. A test compares this
 //! list with the README's.
 
+use crate::limits::PROBLEM_DETAIL_BYTES;
 use serde::Serialize;
 use std::borrow::Cow;
 
@@ -193,14 +194,18 @@ pub struct Problem {
 impl Problem {
     /// A problem of this kind.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem {
-            kind,
-            detail: detail.into(),
-            allow: None,
-            retry_after_seconds: None,
-            request_id: None,
-            members: None,
+        let detail = detail.into();
+        Problem { kind, detail, allow: None, retry_after_seconds: None, request_id: None, members: None }
+            .said_within(PROBLEM_DETAIL_BYTES)
+    }
+
+    /// The same, as far as it is said in so many bytes. What is always said is short; what was put together for this one may repeat
+    /// what somebody has sent.
+    pub fn said_within(mut self, bytes: usize) -> Problem {
+        if let Cow::Owned(detail) = &mut self.detail {
+            cut(detail, bytes);
         }
+        self
     }
 
     /// The same, with the seconds after which another try makes sense.
@@ -245,6 +250,16 @@ impl Problem {
     }
 }
 
+/// Cuts off what a text has more than so many bytes, and says that something was. What a parser or PostgreSQL says may repeat all that it
+/// was given.
+pub fn cut(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +270,20 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn what_is_long_is_cut_between_two_characters() {
+        for (bytes, expected) in [(0, "…"), (1, "a…"), (2, "a…"), (3, "aä…"), (4, "aäb"), (9, "aäb")]
+        {
+            let mut text = "aäb".to_owned();
+            cut(&mut text, bytes);
+            assert_eq!(text, expected, "{bytes}");
+        }
+        let long = Problem::new(Kind::BadBatch, "ä".repeat(PROBLEM_DETAIL_BYTES));
+        assert_eq!(long.detail.len(), PROBLEM_DETAIL_BYTES + "…".len());
+        let ours = Problem::new(Kind::BadKey, "always the same").said_within(3);
+        assert_eq!(ours.detail, "always the same");
     }
 
     #[test]

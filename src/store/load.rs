@@ -4,7 +4,7 @@
 
 use super::Claim;
 use crate::http::problem::{Kind, Problem};
-use crate::limits::{KEY_BYTES, LOAD_DETAIL_BYTES, LOAD_ERRORS, LOAD_LINE_BYTES, LOADS};
+use crate::limits::{ITEM_DETAIL_BYTES, KEY_BYTES, LOAD_ERRORS, LOAD_LINE_BYTES, LOADS};
 use crate::token::Ticket;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -137,15 +137,9 @@ impl Loaded {
     }
 
     /// The row of a line was refused, wherever that line is; [`Loaded::keep_first`] has the last word on what is told.
-    pub fn refuse_row(&mut self, line: u64, mut problem: Problem) {
+    pub fn refuse_row(&mut self, line: u64, problem: Problem) {
         self.failed += 1;
-        // What a parser or PostgreSQL says may repeat all that it was given.
-        if problem.detail.len() > LOAD_DETAIL_BYTES {
-            let mut cut = problem.detail[..problem.detail.floor_char_boundary(LOAD_DETAIL_BYTES)].to_owned();
-            cut.push('…');
-            problem.detail = cut.into();
-        }
-        self.errors.push((line, problem));
+        self.errors.push((line, problem.said_within(ITEM_DETAIL_BYTES)));
     }
 
     /// Keeps the refusals that are told: the first, by their lines.
@@ -211,13 +205,13 @@ mod tests {
     fn what_is_told_of_a_line_is_short_and_of_the_first_lines() {
         let mut loaded = Loaded::default();
         for line in 0..2 * LOAD_ERRORS as u64 {
-            loaded.refuse(10 + line, Problem::new(Kind::BadLine, "ä".repeat(LOAD_DETAIL_BYTES)));
+            loaded.refuse(10 + line, Problem::new(Kind::BadLine, "ä".repeat(ITEM_DETAIL_BYTES)));
         }
         loaded.refuse_row(5, Problem::new(Kind::DatabaseRefused, "no"));
         loaded.keep_first();
         assert_eq!((loaded.failed, loaded.errors.len()), (2 * LOAD_ERRORS as u64 + 1, LOAD_ERRORS));
         assert_eq!((loaded.errors[0].0, loaded.errors[1].0), (5, 10));
-        assert!(loaded.errors[1].1.detail.len() <= LOAD_DETAIL_BYTES + "…".len());
+        assert!(loaded.errors[1].1.detail.len() <= ITEM_DETAIL_BYTES + "…".len());
         assert!(loaded.errors[1].1.detail.ends_with("ä…"));
     }
 
