@@ -135,6 +135,8 @@ pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// How long an idle connection may still send one last request once draining has begun.
 pub const DRAIN_IDLE_MS: u64 = 250;
 
+/// What PostgreSQL says of an error: the rest is cut off before anybody is told.
+pub const POSTGRES_MESSAGE_BYTES: usize = 1024;
 /// The private PostgreSQL's log is put beside at a start where it has more bytes.
 pub const POSTGRES_LOG_BYTES: u64 = 16 * 1024 * 1024;
 

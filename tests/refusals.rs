@@ -66,6 +66,37 @@ fn what_every_session_is_told_of_a_statement_is_a_refusal() {
     put_in_the_end(&mut client, "k", "v");
 }
 
+/// A cast says all of what it was given.
+#[test]
+fn what_postgresql_says_of_a_row_is_short_whatever_is_in_it() {
+    const STEPS: usize = 100;
+    let server = Server::start(&["--db-writers", "1"]);
+    let mut client = server.connect();
+    server.database().execute("ALTER TABLE kv_store ADD CHECK (value::int > 0)", &[]);
+    let long = "x\n".repeat(50_000);
+    for fields in ["", "If-None-Match: *\r\n"] {
+        let refused = client.request("PUT", "/kv/k", fields, long.as_bytes());
+        assert_eq!(refused.outcome(), "503 database-refused");
+        let detail = refused.detail();
+        assert!(detail.contains("invalid input syntax for type integer: \"x x"), "{detail:.200}");
+        assert!(detail.ends_with("(SQLSTATE 22P02)") && !detail.contains('\n'), "{detail:.200}");
+        assert!(refused.body.len() < 2_000, "{} bytes", refused.body.len());
+    }
+    let steps: Vec<_> = (0..STEPS)
+        .map(|step| {
+            let value = if step == 0 { &long } else { "1" };
+            serde_json::json!({"op": "set", "key": format!("k{step}"), "value": value})
+        })
+        .collect();
+    for query in ["", "?atomic=true"] {
+        let content = serde_json::to_vec(&steps).unwrap();
+        let answer = client.request("POST", &format!("/batch{query}"), "", &content);
+        assert!(answer.text().contains("invalid input syntax for type integer"), "{:.200}", answer.text());
+        assert!(answer.body.len() < STEPS * 400, "{} bytes", answer.body.len());
+    }
+    assert!(server.stderr().len() < 20_000, "{} bytes are logged", server.stderr().len());
+}
+
 #[test]
 fn a_read_only_database_is_told_and_recovers() {
     let postgresql = Postgresql::start_new();

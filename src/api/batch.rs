@@ -17,7 +17,7 @@ use crate::http::conditional::Preconditions;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request::Extras;
 use crate::http::response::{Encoder, Frame, JSON, Lent};
-use crate::limits::BATCH_STEPS;
+use crate::limits::{BATCH_STEPS, ITEM_DETAIL_BYTES};
 use crate::output::Output;
 use crate::store::{Answer, NO_VERSION, Op};
 use serde::de::{SeqAccess, Visitor};
@@ -282,6 +282,8 @@ fn plain(key: &str, status: u16) -> Item<'_> {
 }
 
 fn refused(key: &str, problem: Problem) -> Item<'_> {
+    // There may be as many as there are operations.
+    let problem = problem.said_within(ITEM_DETAIL_BYTES);
     Item {
         problem: Some(problem.kind.urn()),
         detail: Some(problem.detail.into_owned()),

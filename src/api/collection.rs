@@ -7,7 +7,7 @@ use super::{Command, json, key, query, refusals};
 use crate::engine::Row;
 use crate::http::problem::{Kind, Problem};
 use crate::http::response::{Encoder, Frame, JSON, Lent};
-use crate::limits::KEYS_A_REQUEST;
+use crate::limits::{ITEM_DETAIL_BYTES, KEYS_A_REQUEST};
 use crate::output::Output;
 use std::sync::Arc;
 
@@ -74,13 +74,13 @@ pub fn items<'a>(
                     json.extend_from_slice(end.as_bytes());
                 } else {
                     json.truncate(before);
-                    failed(&mut json, &too_much(bytes));
+                    failed(&mut json, too_much(bytes));
                 }
             }
-            Item::Found(None) => failed(&mut json, &refusals::key_not_found()),
+            Item::Found(None) => failed(&mut json, refusals::key_not_found()),
             Item::Failed(problem) => {
                 retry_after_seconds = retry_after_seconds.max(problem.retry_after_seconds);
-                failed(&mut json, problem);
+                failed(&mut json, problem.clone());
             }
         }
     }
@@ -100,7 +100,9 @@ pub fn too_much(bytes: usize) -> Problem {
     Problem::new(Kind::ValueTooLarge, detail)
 }
 
-fn failed(json: &mut Vec<u8>, problem: &Problem) {
+fn failed(json: &mut Vec<u8>, problem: Problem) {
+    // There may be as many as there are keys.
+    let problem = problem.said_within(ITEM_DETAIL_BYTES);
     let kind = problem.kind;
     let start = format!(",\"status\":{},\"problem\":\"{}\",\"detail\":", kind.facts().0, kind.urn());
     json.extend_from_slice(start.as_bytes());

@@ -16,7 +16,8 @@ use super::patience::{Patience, Patiently, Tls};
 use super::tls::{Mode, Options};
 use super::{Blame, Connector, Deliver, Error, migrations};
 use crate::engine::Engine;
-use crate::limits::{ANSWER_MARGIN_MS, OTHER_HOSTS_CONNECTS};
+use crate::http::problem::cut;
+use crate::limits::{ANSWER_MARGIN_MS, OTHER_HOSTS_CONNECTS, POSTGRES_MESSAGE_BYTES};
 use ::postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation};
 use ::postgres::error::{DbError, Severity, SqlState};
 use ::postgres::types::Type;
@@ -406,10 +407,10 @@ fn blame(db: &DbError) -> Blame {
 
 /// An error with its causes, on one line.
 fn describe(error: &::postgres::Error) -> String {
-    let mut text = match error.as_db_error() {
-        Some(db) => return format!("{} (SQLSTATE {})", db.message(), db.code().code()),
-        None => error.to_string(),
-    };
+    if let Some(db) = error.as_db_error() {
+        return format!("{} (SQLSTATE {})", on_one_line(db.message()), db.code().code());
+    }
+    let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         let cause_text = cause.to_string();
@@ -418,7 +419,15 @@ fn describe(error: &::postgres::Error) -> String {
         }
         source = cause.source();
     }
-    text.replace('\n', " ")
+    on_one_line(&text)
+}
+
+/// What is said, on one line that is not too long: of a cast, that is all that was to be cast. It is told to every client whose row was
+/// in the statement, and logged.
+fn on_one_line(text: &str) -> String {
+    let mut line = text.replace(char::is_control, " ");
+    cut(&mut line, POSTGRES_MESSAGE_BYTES);
+    line
 }
 
 #[cfg(test)]
@@ -451,6 +460,13 @@ mod tests {
         for first in [Ok(()), Err(lost())] {
             assert_eq!(until_usable(first.clone(), 24, || false, || panic!("once is enough")), first);
         }
+    }
+
+    #[test]
+    fn what_postgresql_says_is_one_line_that_is_not_long() {
+        assert_eq!(on_one_line("a line\nand\ranother\u{85}\u{0}"), "a line and another  ");
+        let line = on_one_line(&"ä\n".repeat(POSTGRES_MESSAGE_BYTES));
+        assert!(line.len() <= POSTGRES_MESSAGE_BYTES + "…".len() && line.starts_with("ä ä "), "{line}");
     }
 
     #[test]
