@@ -55,9 +55,19 @@ pub(super) fn check(key: &str) -> Result<(), Problem> {
 
 const TOO_LONG: &str = "a key has at most 255 characters";
 
-/// The path of a key, as a `Location` names it.
+/// The path of a key, as a `Location` names it. Whoever resolves that takes out segments that are dots (RFC 3986 section 5.2.4), and
+/// would be led to another key: where there are any, the slashes that make segments of them are encoded, and of a key that is nothing
+/// else its dots.
 pub fn path(key: &str) -> String {
-    format!("/kv/{}", utf8_percent_encode(key, ENCODED))
+    let is_dots = |segment: &str| matches!(segment, "." | "..");
+    let encoded = utf8_percent_encode(key, ENCODED);
+    if is_dots(key) {
+        format!("/kv/{}", key.replace('.', "%2E"))
+    } else if key.split('/').any(is_dots) {
+        format!("/kv/{}", encoded.to_string().replace('/', "%2F"))
+    } else {
+        format!("/kv/{encoded}")
+    }
 }
 
 /// Whether two hexadecimal digits follow each `%`.
@@ -124,6 +134,23 @@ mod tests {
             let path = path(&key);
             prop_assert!(path.is_ascii());
             prop_assert_eq!(decode(path.strip_prefix("/kv/").unwrap()).unwrap(), key);
+        }
+
+        /// RFC 3986 section 5.2.4: whoever resolves a reference takes such segments out, encoded dots (section 6.2.2.2) included.
+        #[test]
+        fn no_segment_of_a_path_leads_elsewhere(key in "[./a]{1,8}") {
+            let path = path(&key);
+            let raw = path.strip_prefix("/kv/").unwrap();
+            prop_assert_eq!(decode(raw).unwrap(), &*key);
+            for segment in raw.split('/') {
+                let literal = segment.replace("%2E", ".");
+                prop_assert!(!matches!(&*literal, "." | "..") || matches!(&*key, "." | ".."), "{}", path);
+                prop_assert!(!matches!(segment, "." | ".."), "{}", path);
+            }
+            // What needs no care is as it was.
+            if !key.split('/').any(|segment| matches!(segment, "." | "..")) {
+                prop_assert_eq!(raw, key);
+            }
         }
     }
 }
