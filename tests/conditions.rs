@@ -61,6 +61,43 @@ fn a_client_that_has_the_row_is_told_so_and_gets_no_copy() {
     assert_eq!((answer.status, cache_status(&answer)), (304, "hotrow; fwd=miss"));
 }
 
+/// RFC 9110 section 13.2.1: where nothing is selected by it, a condition is ignored, whatever it says.
+#[test]
+fn a_condition_of_what_has_none_is_ignored() {
+    let server = Server::start(&[]);
+    let (mut data, mut admin) = (server.connect(), server.connect_admin());
+    data.put("k", "v");
+    for (operations, method, target, status) in [
+        (false, "OPTIONS", "/kv/k", 204),
+        (false, "OPTIONS", "*", 204),
+        (false, "GET", "/kv?prefix=", 200),
+        (false, "GET", "/kv?key=k&key=none", 200),
+        (false, "GET", "/openapi.json", 200),
+        (true, "GET", "/livez", 200),
+        (true, "OPTIONS", "*", 204),
+    ] {
+        let client = if operations { &mut admin } else { &mut data };
+        for fields in ["If-None-Match: 5\r\n", "If-Match: *, \"5\"\r\n", "If-None-Match: *\r\n", ""] {
+            assert_eq!(
+                client.request(method, target, fields, b"").status,
+                status,
+                "{method} {target} {fields}"
+            );
+        }
+    }
+    // Where it counts, one that makes no sense is refused: the write would go through without it.
+    for (method, target, content) in [
+        ("PUT", "/kv/k", "w"),
+        ("DELETE", "/kv/k", ""),
+        ("POST", "/kv/k?op=incr", ""),
+        ("POST", "/batch", "[]"),
+    ] {
+        let refused = data.request(method, target, "If-None-Match: 5\r\n", content.as_bytes());
+        assert_eq!(refused.outcome(), "400 bad-condition", "{method} {target}");
+    }
+    assert_eq!(data.get("k").text(), "v");
+}
+
 #[test]
 fn a_write_under_a_condition_is_judged_by_the_table_and_not_by_the_cache() {
     let server = Server::start(&[]);

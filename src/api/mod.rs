@@ -63,6 +63,22 @@ impl Command<'_> {
             | Command::Admin(_) => false,
         }
     }
+
+    /// True where conditions, directives about the cache and preferences say something of it. Elsewhere they are ignored, whatever
+    /// stands in them (RFC 9110 section 13.2.1).
+    pub fn takes_wishes(&self) -> bool {
+        match self {
+            Command::Get(_) => true,
+            Command::GetMany(_)
+            | Command::List(_)
+            | Command::Options(_)
+            | Command::Description
+            | Command::Admin(_) => false,
+            Command::Set(..) | Command::Delete(_) | Command::Add(..) | Command::Batch(_) | Command::Load => {
+                true
+            }
+        }
+    }
 }
 
 /// The methods of a key.

@@ -225,7 +225,7 @@ impl Connection {
             list.negotiate(&head.extras, head.version);
         }
         incoming::check(&command, head, cx.bounds.max_value_bytes)?;
-        let wishes = Wishes::parse(&head.extras)?;
+        let wishes = if command.takes_wishes() { Wishes::parse(&head.extras)? } else { None };
         let is_conditional = wishes.as_ref().is_some_and(|wishes| wishes.conditions.is_some());
         match command {
             Command::Load | Command::Batch(_) if is_conditional => return Err(refusals::conditional()),
