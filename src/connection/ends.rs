@@ -118,7 +118,8 @@ impl Connection {
     /// The server cannot wait any longer: whoever still waits is told what is known, as far as the socket takes it.
     pub fn abandon(&mut self, io: &mut impl Socket, ws: &mut Workspace, cx: &Context<'_>) {
         if self.backlog.is_some() {
-            return;
+            // What its client has not read yet goes with the process; that of an export is logged.
+            return self.leave(ws, cx);
         }
         if let State::Loading(_) = self.state {
             self.abandon_load(ws, cx);

@@ -2,6 +2,7 @@
 
 use super::context::Bounds;
 use super::*;
+use crate::access_log::AccessLog;
 use crate::api::admin;
 use crate::api::auth::Tokens;
 use crate::clock::Clock;
@@ -94,6 +95,7 @@ struct World {
     now_s: u32,
     draining: bool,
     tokens: Option<Tokens>,
+    access_log: Option<AccessLog>,
 }
 
 const ID: Id = Id { slot: 3, generation: 7 };
@@ -159,6 +161,7 @@ impl World {
             now_s: 0,
             draining: false,
             tokens: None,
+            access_log: None,
         }
     }
 
@@ -193,7 +196,7 @@ impl World {
             bounds: &self.bounds,
             tokens: self.tokens.as_ref(),
             counters: &self.counters,
-            access_log: None,
+            access_log: self.access_log.as_ref(),
             event_loop: 0,
             now_ms: self.now_ms,
             now_ns: 0,

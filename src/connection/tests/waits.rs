@@ -2,6 +2,7 @@
 //! wait.
 
 use super::*;
+use crate::config::AccessLogFormat;
 use crate::limits::LOOK_PAUSE_MS;
 
 /// A GET of `k` that waits for so many seconds until it has another version than `tag`.
@@ -82,6 +83,31 @@ fn an_export_has_its_own_status_whatever_is_answered_between_its_pieces() {
     world.turn_until_it_waits();
     assert!(content(&world).ends_with("0\r\n\r\n"));
     assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
+}
+
+/// Its client reads, or it does not; it waits for the kernel, or for the next page.
+#[test]
+fn an_export_that_the_end_cuts_off_is_logged_and_counted() {
+    for (room, pages) in [(usize::MAX, 1), (300, 1), (300, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut world = World::new();
+        world.access_log = Some(AccessLog::open(Some(&path), AccessLogFormat::Common).unwrap());
+        world.send(&export());
+        world.io.room = room;
+        for at in 1..=pages {
+            let value = "v".repeat(if at == pages { 1_000 } else { 1 });
+            world.turn(Some(&page(&["a"], &value, true)));
+            world.turn_until_it_waits();
+        }
+        assert_eq!(world.connection.backlog.is_some(), room < 1_000);
+        world.draining = true;
+        world.with(|connection, io, ws, cx| connection.abandon(io, ws, cx));
+        assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
+        world.access_log.take().unwrap().flush();
+        let lines = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.matches("\"GET /kv HTTP/1.1\" 200 ").count(), 1, "{lines}");
+    }
 }
 
 /// The row of `k` with another version than others here.
