@@ -94,19 +94,13 @@ pub struct About {
 }
 
 impl Status {
-    /// The server can serve what is not cached, and will go on to.
-    pub fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && !self.health.any_down()
-    }
-
-    /// Why it is not ready, a reason a line.
-    fn unready(&self) -> String {
+    /// Why the server cannot serve what is not cached, or will not go on to, a reason a line: where there is none, it is ready.
+    pub fn unready(&self) -> String {
         let mut reasons = String::new();
         if self.draining.load(Ordering::Relaxed) {
             reasons.push_str("draining\n");
         }
-        if self.health.any_down() {
-            let [readers, writers] = self.health.down();
+        if let Some([readers, writers]) = self.health.outage() {
             let all = |of: usize, down: usize| format!("{} of {of}", of - down.min(of));
             let (readers, writers) =
                 (all(self.workers.readers.len(), readers), all(self.workers.writers.len(), writers));
@@ -140,8 +134,10 @@ pub fn page(
 ) {
     let (code, content_type, text) = match page {
         Page::Livez => (200, TEXT, ALIVE.to_owned()),
-        Page::Readyz if status.is_ready() => (200, TEXT, "ready\n".to_owned()),
-        Page::Readyz => (503, TEXT, status.unready()),
+        Page::Readyz => match status.unready() {
+            none if none.is_empty() => (200, TEXT, "ready\n".to_owned()),
+            reasons => (503, TEXT, reasons),
+        },
         Page::Metrics => {
             (200, "text/plain; version=0.0.4; charset=utf-8", exposition::metrics(status, backend))
         }

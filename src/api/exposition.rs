@@ -1,5 +1,5 @@
 //! `/metrics`, in the text that Prometheus reads. Adds up what every thread has counted for itself: a scrape takes no
-//! lock but each shard's for a few loads, and opens no file. Called by [`super::admin`]; names and help are in
+//! lock but each shard's for a few loads and that of each loop's malformed requests, and opens no file. Called by [`super::admin`]; names and help are in
 //! [`crate::metrics::families`].
 
 use super::admin::Status;
@@ -23,7 +23,7 @@ pub fn metrics(status: &Status, backend: &Backend) -> String {
     connections(&mut page, status, &status.counters);
     loops(&mut page, &status.counters);
     database(&mut page, status, backend);
-    page.one(&families::READY, u64::from(status.is_ready()));
+    page.one(&families::READY, u64::from(status.unready().is_empty()));
     page.put(&families::LOG_DROPPED, &["server"], LOG_LINES_DROPPED.load(Ordering::Relaxed));
     let about = &status.about;
     let dropped = about.access_log.as_ref().map_or(0, |log| log.dropped());

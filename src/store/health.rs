@@ -94,11 +94,16 @@ impl Health {
 
     /// Something cannot be served but from memory.
     pub fn any_down(&self) -> bool {
-        self.reads_down() || (0..self.writers_down.len()).any(|writer| self.writes_down(writer))
+        self.outage().is_some()
     }
 
-    /// How many readers and writers have no database that answers.
-    pub fn down(&self) -> [usize; 2] {
+    /// The same, with how many readers and writers have no database that answers.
+    pub fn outage(&self) -> Option<[usize; 2]> {
+        let [readers, writers] = self.down();
+        (readers >= self.readers || writers > 0).then_some([readers, writers])
+    }
+
+    fn down(&self) -> [usize; 2] {
         let readers = self.readers_down.load(Ordering::Relaxed);
         let writers = (0..self.writers_down.len()).filter(|writer| self.writes_down(*writer)).count();
         [readers + self.unanswered_of(|workers| &workers.readers), writers]
