@@ -86,10 +86,17 @@ impl Wishes {
     }
 }
 
-/// Name and value of every element of a list that is text.
+/// Name and value of every element of a list that is text. A comma within quotes parts nothing (RFC 9110 section 5.6.4).
 fn elements<'b>(extras: &Extras<'b>, list: List) -> impl Iterator<Item = (&'b str, &'b str)> {
     extras.lines(list).filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| {
-        line.split(',').map(|element| {
+        let (mut quoted, mut escaped) = (false, false);
+        let ends = move |c| {
+            let literal = escaped;
+            escaped = quoted && !literal && c == '\\';
+            quoted ^= c == '"' && !literal;
+            c == ',' && !quoted
+        };
+        line.split(ends).map(|element| {
             let (name, value) = element.split_once('=').unwrap_or((element, ""));
             (name.split(';').next().unwrap_or_default().trim(), value.trim())
         })
@@ -131,6 +138,10 @@ mod tests {
             ("no-cache, no-store", Freshness::Uncached, false),
             ("max-age=5, no-cache", Freshness::Now, false),
             ("max-stale=9, no-transform, private", Freshness::Any, false),
+            ("ext=\"a, only-if-cached, b\"", Freshness::Any, false),
+            ("ext=\"\\\", no-store, \", max-age=3", Freshness::AtMost(3), false),
+            ("ext=\"a\", only-if-cached", Freshness::Any, true),
+            ("ext=\\\", max-age=3, x=\"", Freshness::Any, false),
         ] {
             let wishes = wishes(&[(List::CacheControl, line)]).unwrap();
             assert_eq!((wishes.freshness, wishes.only_if_cached), (freshness, only_if_cached), "{line}");
@@ -148,6 +159,7 @@ mod tests {
             ("wait=99999", false, Some(WATCH_SECONDS)),
             ("wait=soon, handling=lenient", false, None),
             ("respond-async;x=1", false, None),
+            ("other=\"return=minimal, wait=9\", wait=2", false, Some(2)),
         ] {
             let wishes = wishes(&[(List::Prefer, line)]).unwrap();
             assert_eq!((wishes.minimal, wishes.wait_s), (minimal, wait_s), "{line}");
