@@ -189,13 +189,17 @@ pub(super) fn plan<'b>(judged: Judged<'b>, head: &Head<'_>) -> Plan<'b> {
         Framing::Chunked => changes,
         Framing::None | Framing::Length(_) => false,
     };
+    let refuse = |problem: Problem| match droppable && problem.kind != Kind::ValueTooLarge {
+        true => Plan::Receive(Purpose::Drop(Owned::Refusal(problem))),
+        false => Plan::Refuse(problem, Reuse::Close),
+    };
     match judged {
         Ok((Command::Set(key, ttl_s), wishes)) => {
             Plan::Receive(Purpose::Set(Setting { key: key.into(), ttl_s, wishes }))
         }
         Ok((Command::Batch(all_or_nothing), _)) => match Form::of(&head.extras) {
             Ok(form) => Plan::Receive(Purpose::Batch(form, all_or_nothing)),
-            Err(problem) => Plan::Refuse(problem, Reuse::Close),
+            Err(problem) => refuse(problem),
         },
         Ok((Command::Load, _)) => Plan::Load,
         Ok((command, wishes)) if droppable => {
@@ -203,10 +207,7 @@ pub(super) fn plan<'b>(judged: Judged<'b>, head: &Head<'_>) -> Plan<'b> {
         }
         Ok(_) if changes => Plan::Refuse(needless(), Reuse::Close),
         Ok((command, wishes)) => Plan::Execute(command, wishes, Reuse::Close),
-        Err(problem) if droppable && problem.kind != Kind::ValueTooLarge => {
-            Plan::Receive(Purpose::Drop(Owned::Refusal(problem)))
-        }
-        Err(problem) => Plan::Refuse(problem, Reuse::Close),
+        Err(problem) => refuse(problem),
     }
 }
 
@@ -266,7 +267,9 @@ mod tests {
             ("PUT /kv/a", &["Content-Length: 1001"], "refuse 413, close"),
             ("PUT /kv/a", &[small, "Content-Encoding: gzip"], "drop, then refuse 415"),
             ("POST /batch", &[small, "Content-Type: application/json"], "batch"),
-            ("POST /batch", &[small, "Content-Type: text/html"], "refuse 415, close"),
+            ("POST /batch", &[small, "Content-Type: text/html"], "drop, then refuse 415"),
+            ("POST /batch", &[small, asks, "Content-Type: text/html"], "refuse 415, close"),
+            ("POST /batch", &[chunked, "Content-Type: text/html"], "refuse 415, close"),
             ("PUT /kv", &[&large], "load"),
             ("PUT /kv", &["Content-Length: 0"], "execute"),
         ] {
