@@ -304,11 +304,11 @@ impl Counters {
         self.answers[method as usize][usize::from(status) % STATUSES].add(1);
     }
 
-    /// The cache answered a GET or HEAD: with a value, or that there is none (404), or that the value has not changed,
-    /// or is not as a condition wants it.
+    /// The cache answered a GET or HEAD: with a value, or that there is none, or that the value has not changed, or what it knows is not
+    /// as a condition wants it.
     #[inline]
-    pub fn hit(&self, method: Method, status: u16) {
-        if status == 404 { &self.cache_absent } else { &self.cache_hits }.add(1);
+    pub fn hit(&self, method: Method, status: u16, absent: bool) {
+        if absent { &self.cache_absent } else { &self.cache_hits }.add(1);
         self.answered(method, status);
     }
 

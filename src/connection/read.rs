@@ -54,8 +54,16 @@ impl Connection {
     /// The cache has answered, and the answer is encoded.
     #[inline]
     pub(super) fn hit(&mut self, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        // Without conditions only that tells what the cache knew.
+        let absent = ws.encoder.status() == 404;
+        self.known(absent, frame, ws, cx);
+    }
+
+    /// The same, where the cache knew that there is no such key, or knew a value.
+    #[inline]
+    fn known(&mut self, absent: bool, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
-        cx.counters.hit(method, ws.encoder.status());
+        cx.counters.hit(method, ws.encoder.status(), absent);
         self.go_on(frame, ws, cx);
     }
 
@@ -133,10 +141,16 @@ impl Connection {
     ) {
         let ticket = self.ticket(cx);
         let Workspace { output, encoder, .. } = ws;
+        let mut absent = false;
         let hit = |known: Known<'_>| {
+            absent = matches!(known, Known::Absent { .. });
             answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
         };
         let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
+        if let Asked::Answered(()) = asked {
+            self.count_problem(ws, cx);
+            return self.known(absent, frame, ws, cx);
+        }
         self.take_asked(asked, Job::Read(forward(freshness), conditions), frame, ws, cx);
     }
 
@@ -156,7 +170,9 @@ impl Connection {
             Freshness::Now | Freshness::Uncached => None,
         };
         let Workspace { output, encoder, .. } = ws;
+        let mut absent = false;
         let hit = |known: Known<'_>| {
+            absent = matches!(known, Known::Absent { .. });
             let fresh = most_s.is_some_and(|most_s| known.age_s() <= most_s);
             if fresh {
                 answer::hit_if(encoder, output, &known, conditions, frame);
@@ -165,7 +181,7 @@ impl Connection {
         };
         if cx.backend.peek(key.as_bytes(), cx.now_s, hit) == Some(true) {
             self.count_problem(ws, cx);
-            self.hit(frame, ws, cx);
+            self.known(absent, frame, ws, cx);
         } else {
             cx.counters.cache_misses.add(1);
             self.refuse(&refusals::not_cached(), frame, ws, cx);

@@ -21,6 +21,30 @@ fn a_read_that_the_cache_cannot_answer_is_a_miss_even_where_nobody_can_be_asked(
 }
 
 #[test]
+fn what_is_known_to_be_absent_is_counted_as_that_whatever_is_asked_of_it() {
+    for fields in [
+        "",
+        "If-None-Match: \"9\"\r\n",
+        "If-Match: *\r\n",
+        "If-Match: *\r\nCache-Control: only-if-cached\r\n",
+    ] {
+        let mut world = World::new();
+        world.send(&get("none"));
+        for job in world.take_reads() {
+            world.read_done(&job, &None);
+        }
+        assert_eq!((world.statuses(), of(&world)), (vec![404], (0, 0, 1, 0)));
+        world.send(format!("GET /kv/none HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes());
+        let status = if fields.contains("If-Match") { 412 } else { 404 };
+        assert_eq!((world.statuses(), of(&world)), (vec![404, status], (0, 1, 1, 1)), "{fields}");
+    }
+    // And a value is one.
+    let mut world = World::knowing("k", "value");
+    world.send(b"GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-Match: \"1\"\r\n\r\n");
+    assert_eq!((world.statuses(), of(&world)), (vec![412], (1, 0, 0, 1)));
+}
+
+#[test]
 fn a_request_for_several_keys_that_the_cache_answers_is_one_that_it_has_answered() {
     let mut world = World::knowing("k", "value");
     world.send(&get_many(&["k", "k", "k"]));
