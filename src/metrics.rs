@@ -178,7 +178,7 @@ pub enum Phase {
     Head,
     /// The rest of a content.
     Content,
-    /// The database.
+    /// The database, or a change.
     Reply,
     /// That its client reads.
     Client,

@@ -89,7 +89,7 @@ families! {
     LATE_REPLIES: Counter "hotrow_late_replies_total" []
         "Replies of the database that found nobody waiting for them any more."
     CONNECTIONS: Gauge "hotrow_connections" ["state"]
-        "Connections open, by what they wait for: idle, the next request; head and content, the rest of one; reply, the database; client, that answers are read; closing, the end."
+        "Connections open, by what they wait for: idle, the next request; head and content, the rest of one; reply, the database or a change; client, that answers are read; closing, the end."
     CONNECTIONS_LIMIT: Gauge "hotrow_connections_limit" []
         "Connections to the data socket that may be open (--max-connections)."
     CONNECTIONS_ACCEPTED: Counter "hotrow_connections_accepted_total" []
