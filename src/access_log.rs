@@ -10,8 +10,9 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Stdout, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -181,16 +182,18 @@ enum Line {
 impl AccessLog {
     /// Opens a log: on stdout where there is no path.
     pub fn open(path: Option<&Path>, format: AccessLogFormat) -> io::Result<AccessLog> {
-        let file = path.map(open).transpose()?;
-        let target = match (file, path) {
-            (Some(file), Some(path)) => Target::File(file, path.to_owned()),
-            _ => Target::Stdout(io::stdout()),
+        // Of stdout a descriptor of its own, beside the one that the standard library has a buffer for: how much of it was written
+        // is to be known.
+        let out = match path {
+            Some(path) => open(path)?,
+            None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
         };
         let (lines, queue) = bounded(ACCESS_LOG_LINES);
         let shared = Arc::new(Shared::default());
         let for_writer = Arc::clone(&shared);
         let writer = Writer {
-            target,
+            out,
+            path: path.map(Path::to_owned),
             format,
             shared: for_writer,
             text: Vec::new(),
@@ -239,14 +242,11 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-enum Target {
-    Stdout(Stdout),
-    File(File, PathBuf),
-}
-
 /// What the thread has.
 struct Writer {
-    target: Target,
+    out: File,
+    /// What it is called; stdout has no name.
+    path: Option<PathBuf>,
     format: AccessLogFormat,
     shared: Arc<Shared>,
     /// Lines that are rendered and not written.
@@ -300,14 +300,8 @@ impl Writer {
         if was_torn {
             self.text.insert(0, b'\n');
         }
-        let result = match &mut self.target {
-            Target::Stdout(out) => out.write_all(&self.text).and_then(|()| out.flush()),
-            Target::File(out, _) => {
-                let (written, result) = write_up_to(out, &self.text);
-                self.torn = self.text[..written].last().map_or(was_torn, |byte| *byte != b'\n');
-                result
-            }
-        };
+        let (written, result) = write_up_to(&mut self.out, &self.text);
+        self.torn = self.text[..written].last().map_or(was_torn, |byte| *byte != b'\n');
         self.text.clear();
         let lines = std::mem::take(&mut self.lines);
         match result {
@@ -323,11 +317,11 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
-        let Target::File(_, path) = &self.target else { return };
+        let Some(path) = &self.path else { return };
         match open(path) {
             Ok(file) => {
                 log::info!("the access log goes on in a new {}", path.display());
-                self.target = Target::File(file, path.clone());
+                self.out = file;
                 self.torn = false;
             }
             Err(error) => {

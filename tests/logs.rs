@@ -4,7 +4,7 @@
 use crate::support::client::request;
 use crate::support::database::Database;
 use crate::support::{Server, ending, wait_until};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::path::Path;
@@ -241,6 +241,43 @@ fn the_access_log_may_go_to_stdout() {
     assert!(lines(&path, 1)[0].contains("\"PUT /kv/k HTTP/1.1\" 201 "));
 }
 
+/// What the disk had no room for is lost; what comes when it has some again begins a line of its own, in a file and on stdout.
+#[test]
+fn a_line_that_was_cut_is_not_joined_to_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    for to in [path.to_str().unwrap(), "-"] {
+        let stdout = dir.path().join("stdout");
+        let mut command = Server::command("/bin/sh");
+        // A file that may not grow is a signal, too, if it is not ignored.
+        let script = r#"trap "" XFSZ && out=$1 && shift && exec "$@" >"$out""#;
+        command.args(["-c", script, "sh", stdout.to_str().unwrap()]);
+        command.arg(env!("CARGO_BIN_EXE_hotrow")).args(["--access-log", to]);
+        let database = Database::new();
+        command.args(["--database-url", &database.url]);
+        let server = Server::spawn(command);
+        let mut client = server.connect();
+        let path = if to == "-" { &stdout } else { &path };
+        let limit = |current| {
+            let pid = Pid::from_raw(server.pid() as i32);
+            let limit = Rlimit { current, maximum: None };
+            prlimit(pid, Resource::Fsize, limit).unwrap();
+        };
+        client.put("first", "v");
+        let written = lines(path, 1)[0].len() as u64 + 1;
+        limit(Some(written + 10));
+        client.put("second", "v");
+        wait_until("it is said", || server.stderr().contains("the access log cannot be written"));
+        limit(None);
+        client.put("third", "v");
+        let lines = lines(path, 3);
+        assert!(
+            lines[1].len() == 10 && lines[2].contains("\"PUT /kv/third HTTP/1.1\" 201 "),
+            "{to}: {lines:?}"
+        );
+    }
+}
+
 #[test]
 fn a_failure_carries_the_name_of_its_request() {
     let server = Server::start(&[]);
@@ -296,7 +333,7 @@ fn the_log_is_json_where_that_is_asked_for() {
     let child = command.spawn().unwrap();
     let read = || fs::read_to_string(&path).unwrap_or_default();
     wait_until("it listens", || read().contains("listening on "));
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    rustix::process::kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(ending::of(child).status.success());
     let text = read();
     let mut objects = 0;
