@@ -113,7 +113,12 @@ impl Pulse {
             return false;
         }
         self.asked += 1;
-        self.inboxes.iter().all(|inbox| inbox.send(Mail::Beat).is_ok())
+        // Each is asked, whether or not one before it could be: who was not asked would be waited for.
+        let mut all = true;
+        for inbox in &self.inboxes {
+            all &= inbox.send(Mail::Beat).is_ok();
+        }
+        all
     }
 }
 
