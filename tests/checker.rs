@@ -139,7 +139,6 @@ fn a_commit_that_was_repeated_may_have_found_its_own_row() {
     assert!(check(&[delete(0, 1)], Prior::Repeated).is_err());
 }
 
-/// A read began before a write, came back after it, and its old row was cached over the new one.
 fn swap(begin: u64, end: u64, from: u64, value: u64) -> Operation {
     operation(begin, end, What::Swap { from, value })
 }
@@ -181,6 +180,7 @@ fn a_condition_that_was_judged_on_another_row_is_caught() {
     refused(&[maybe_put(0, 1, 1), exists(2, 3), delete(4, 5), exists(6, 7)], exists(6, 7));
 }
 
+/// A read began before a write, came back after it, and its old row was cached over the new one.
 #[test]
 fn a_late_refill_is_caught() {
     let stale = get(8, 9, 1);
