@@ -199,7 +199,10 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
     for other in ["PNG", "PNG\n", "{\"value\":1}\n", "{\"key\":\"a\",\"value\":\"v\"}\nPNG\n"] {
         fs::write(&part, other).unwrap();
         let (code, lines) = said(&hotrow(&["export", "--url", &url, "--continue", &file]));
-        assert!(code == 1 && lines.last().unwrap().contains("rows.part is no export"), "{other:?}: {lines:?}");
+        assert!(
+            code == 1 && lines.last().unwrap().contains("rows.part is no export"),
+            "{other:?}: {lines:?}"
+        );
         assert!(!lines.last().unwrap().contains("go on with"), "it would end in the same way: {lines:?}");
         assert_eq!(fs::read_to_string(&part).unwrap(), other);
     }

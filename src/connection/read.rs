@@ -43,12 +43,12 @@ impl Connection {
     fn ask(&mut self, key: &str, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
         let ticket = self.ticket(cx);
         let Workspace { output, encoder, .. } = ws;
-        let asked =
-            cx.backend.get(key, cx.now_s, ticket, |known| answer::hit(encoder, output, &known, frame));
-        match asked {
-            Asked::Answered(()) => self.hit(frame, ws, cx),
-            asked => self.take_asked(asked, Job::Read(Forward::Miss, None), frame, ws, cx),
-        }
+        let hit = |known: Known<'_>| {
+            answer::hit(encoder, output, &known, frame);
+            is_absent(&known)
+        };
+        let asked = cx.backend.get(key, cx.now_s, ticket, hit);
+        self.take_asked(asked, Job::Read(Forward::Miss, None), frame, ws, cx);
     }
 
     /// The cache has answered, and the answer is encoded.
@@ -67,10 +67,10 @@ impl Connection {
         self.go_on(frame, ws, cx);
     }
 
-    /// Goes on as the look-up of a key says.
+    /// Goes on as the look-up of a key says, which has answered from what the cache knew: that there is no such key, or a value.
     pub(super) fn take_asked(
         &mut self,
-        asked: Asked<()>,
+        asked: Asked<bool>,
         job: Job,
         frame: Frame,
         ws: &mut Workspace,
@@ -78,9 +78,9 @@ impl Connection {
     ) {
         let method = if frame.head_only { Method::Head } else { Method::Get };
         match asked {
-            Asked::Answered(()) => {
+            Asked::Answered(absent) => {
                 self.count_problem(ws, cx);
-                self.hit(frame, ws, cx);
+                self.known(absent, frame, ws, cx);
             }
             Asked::Waiting | Asked::Joined => {
                 self.method = method;
@@ -141,16 +141,11 @@ impl Connection {
     ) {
         let ticket = self.ticket(cx);
         let Workspace { output, encoder, .. } = ws;
-        let mut absent = false;
         let hit = |known: Known<'_>| {
-            absent = matches!(known, Known::Absent { .. });
             answer::hit_if(encoder, output, &known, conditions.as_deref(), frame);
+            is_absent(&known)
         };
         let asked = cx.backend.get_fresh(key, (cx.now_s, freshness), ticket, hit);
-        if let Asked::Answered(()) = asked {
-            self.count_problem(ws, cx);
-            return self.known(absent, frame, ws, cx);
-        }
         self.take_asked(asked, Job::Read(forward(freshness), conditions), frame, ws, cx);
     }
 
@@ -170,23 +165,29 @@ impl Connection {
             Freshness::Now | Freshness::Uncached => None,
         };
         let Workspace { output, encoder, .. } = ws;
-        let mut absent = false;
         let hit = |known: Known<'_>| {
-            absent = matches!(known, Known::Absent { .. });
             let fresh = most_s.is_some_and(|most_s| known.age_s() <= most_s);
-            if fresh {
+            fresh.then(|| {
                 answer::hit_if(encoder, output, &known, conditions, frame);
-            }
-            fresh
+                is_absent(&known)
+            })
         };
-        if cx.backend.peek(key.as_bytes(), cx.now_s, hit) == Some(true) {
-            self.count_problem(ws, cx);
-            self.known(absent, frame, ws, cx);
-        } else {
-            cx.counters.cache_misses.add(1);
-            self.refuse(&refusals::not_cached(), frame, ws, cx);
+        match cx.backend.peek(key.as_bytes(), cx.now_s, hit).flatten() {
+            Some(absent) => {
+                self.count_problem(ws, cx);
+                self.known(absent, frame, ws, cx);
+            }
+            None => {
+                cx.counters.cache_misses.add(1);
+                self.refuse(&refusals::not_cached(), frame, ws, cx);
+            }
         }
     }
+}
+
+/// Whether the cache knows that there is no such key.
+pub(super) fn is_absent(known: &Known<'_>) -> bool {
+    matches!(known, Known::Absent { .. })
 }
 
 /// Why a read that is to be as fresh as this goes to the database.

@@ -9,7 +9,7 @@
 //! ```
 
 use super::jobs::Job;
-use super::read::forward;
+use super::read::{forward, is_absent};
 use super::{Connection, Context, State, Workspace};
 use crate::api::answer::{self, Forward};
 use crate::api::refusals;
@@ -123,23 +123,26 @@ impl Connection {
         let Workspace { output, encoder, .. } = ws;
         let Watch { key, conditions, ticket, .. } = &*watch;
         let mut same = None;
-        let hit = |known: Known<'_>| match &known {
-            Known::Value(held) if is_same(conditions, Current::Version(held.version)) => {
-                same = Some((held.version, held.age_s, held.expires_s));
+        let hit = |known: Known<'_>| {
+            match &known {
+                Known::Value(held) if is_same(conditions, Current::Version(held.version)) => {
+                    same = Some((held.version, held.age_s, held.expires_s));
+                }
+                Known::Value(_) | Known::Absent { .. } => {
+                    answer::hit_if(encoder, output, &known, Some(conditions), frame);
+                }
             }
-            Known::Value(_) | Known::Absent { .. } => {
-                answer::hit_if(encoder, output, &known, Some(conditions), frame);
-            }
+            is_absent(&known)
         };
         let asked = cx.backend.watch(key, (cx.now_s, freshness), *ticket, hit);
         match (asked, same) {
-            (Asked::Answered(()), Some(row)) => {
+            (Asked::Answered(_), Some(row)) => {
                 cx.counters.part_hits.add(1);
                 watch.see(row, None, cx);
                 self.wait(frame, Job::Watch(watch), cx);
                 self.deadline_ms = self.own_deadline_ms(cx);
             }
-            (asked @ Asked::Answered(()), None) => {
+            (asked @ Asked::Answered(_), None) => {
                 cx.backend.unwatch(key, *ticket);
                 self.take_asked(asked, Job::Watch(watch), frame, ws, cx);
             }

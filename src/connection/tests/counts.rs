@@ -27,6 +27,7 @@ fn what_is_known_to_be_absent_is_counted_as_that_whatever_is_asked_of_it() {
         "If-None-Match: \"9\"\r\n",
         "If-Match: *\r\n",
         "If-Match: *\r\nCache-Control: only-if-cached\r\n",
+        "If-Match: *\r\nIf-None-Match: \"9\"\r\nPrefer: wait=5\r\n",
     ] {
         let mut world = World::new();
         world.send(&get("none"));
