@@ -2,11 +2,11 @@
 
 use crate::support::Server;
 
-/// Every statement that looks for rows of the table, some with the types of what they are given.
+/// Every statement that looks for rows of the table, by a name.
 const STATEMENTS: [(&str, &str); 11] = [
     ("read", include_str!("../sql/read.sql")),
     ("look", include_str!("../sql/look.sql")),
-    ("page (text, text, bigint, bigint, boolean)", include_str!("../sql/page.sql")),
+    ("page", include_str!("../sql/page.sql")),
     ("hold", include_str!("../sql/hold.sql")),
     ("change", include_str!("../sql/change.sql")),
     ("delete", include_str!("../sql/delete.sql")),
@@ -21,7 +21,6 @@ const STATEMENTS: [(&str, &str); 11] = [
 fn plans(sql: &mut postgres::Client) -> Vec<(&'static str, String)> {
     let plan_of = |(name, statement): (&'static str, &str)| {
         sql.batch_execute(&format!("PREPARE {name} AS {statement}")).unwrap();
-        let (name, _) = name.split_once(' ').unwrap_or((name, ""));
         let count = (1..).take_while(|n| statement.contains(&format!("${n}"))).count();
         let nulls = vec!["NULL"; count].join(", ");
         let lines = sql.query(&format!("EXPLAIN EXECUTE {name} ({nulls})"), &[]).unwrap();

@@ -375,6 +375,25 @@ fn every_kind_of_text_is_accepted() {
     }
 }
 
+/// The client has to ask for such a type, by the connection that its rows come on.
+#[test]
+fn a_list_comes_whole_where_the_type_of_values_is_not_built_in() {
+    let database = Database::new();
+    let table = "CREATE EXTENSION citext;
+        CREATE TABLE kv_store (key text PRIMARY KEY, value citext NOT NULL, created_at timestamp DEFAULT now());
+        INSERT INTO kv_store (key, value) SELECT lpad(i::text, 4, '0'), repeat('x', 1024) FROM generate_series(1, 300) AS i";
+    if let Err(error) = database.connect().batch_execute(table) {
+        return left_out("values of the type citext", error);
+    }
+    let server = Server::start_on(&database, &["--db-readers", "1"]);
+    let mut client = server.connect();
+    let list = client.request("GET", "/kv?values=true", "Accept: application/x-ndjson\r\n", b"");
+    assert_eq!(list.status, 200, "{}", list.text());
+    assert_eq!(list.text().matches(&"x".repeat(1024)).count(), 300);
+    assert_eq!(client.get("0300").status, 200, "the reader goes on");
+    assert_eq!(client.put("0301", "Y").status, 201);
+}
+
 /// It would be made again, empty, in the first schema of the path: all who look for it would find that one.
 #[test]
 fn a_table_elsewhere_on_the_path_stays_the_one() {
