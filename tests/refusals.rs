@@ -116,10 +116,40 @@ fn a_read_only_database_is_told_and_recovers() {
     assert!(detail.contains("nothing was changed") && detail.contains("read-only"), "{detail}");
     assert_eq!(client.delete("k").outcome(), "503 database-refused");
     assert_eq!(client.get("k").text(), "v");
+    let expired =
+        "INSERT INTO kv_store (key, value, expires_at) VALUES ('expired', '', now() - interval '1 hour')";
+    sql.batch_execute(expired).unwrap();
+    wait_until("the sweeper is refused, too", || {
+        server.stderr().contains("PostgreSQL refuses the deletion of a row past its time")
+    });
     sql.batch_execute("SET default_transaction_read_only = off").unwrap();
     sql.batch_execute("ALTER DATABASE postgres RESET default_transaction_read_only").unwrap();
     wait_until("it is written again", || client.put("k", "other").status == 200);
     assert_eq!(client.get("k").text(), "other");
+    wait_until("it is swept", || server.metric("hotrow_rows_swept_total") == 1);
+}
+
+/// A full disk refuses every row, and each by itself would be as many statements as there are rows.
+#[test]
+fn what_the_server_refuses_to_sweep_is_not_tried_for_each() {
+    let server = Server::start(&[]);
+    let rows = "CREATE SEQUENCE times;
+        CREATE FUNCTION mind() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.value = 'full' THEN
+                PERFORM nextval('times');
+                RAISE disk_full USING MESSAGE = 'no room';
+            END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER mind BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION mind();
+        INSERT INTO kv_store (key, value, expires_at)
+            SELECT 'full' || i, 'full', now() - interval '2 h' + i * interval '1 ms' FROM generate_series(1, 500) AS i
+            UNION ALL SELECT 'free' || i, '', now() - interval '1 h' FROM generate_series(1, 10) AS i";
+    server.database().connect().batch_execute(rows).unwrap();
+    wait_until("the others are swept", || server.metric("hotrow_rows_swept_total") == 10);
+    // Together, and two alone; then the last of them once more, with the others and alone.
+    let times = server.database().text("SELECT last_value::text FROM times", &[]).unwrap();
+    assert!(times.parse::<u32>().unwrap() <= 8, "{times} statements");
 }
 
 /// A table that was there before may have such rows.

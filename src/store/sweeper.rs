@@ -2,8 +2,8 @@
 //! row is as good as none to every statement, and no longer in the cache, so that when it goes changes nothing but the
 //! size of the table. One thread. Started by [`super::pool`].
 
-use super::worker::{Refusals, Shared};
-use super::{Connector, Error, Session};
+use super::worker::{Fault, Refusals, Shared};
+use super::{Blame, Connector, Error, Session};
 use crate::limits::{SWEEP_AGAIN_MS, SWEEP_PAUSE_MS, SWEEP_ROWS};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
@@ -30,6 +30,15 @@ pub struct Sweeper<C: Connector> {
     /// When those are tried again.
     again_ms: u64,
     refusals: Refusals,
+}
+
+/// What has come of rows that were to go.
+#[derive(Default)]
+struct Swept {
+    deleted: u64,
+    /// Some were refused.
+    refused: bool,
+    fault: Fault,
 }
 
 impl<C: Connector> Sweeper<C> {
@@ -69,8 +78,8 @@ impl<C: Connector> Sweeper<C> {
             }
         };
         let keys: Vec<&str> = expired.iter().map(|row| &*row.key).collect();
-        let (deleted, is_whole) = match self.delete(&mut session, &keys) {
-            Ok(done) => done,
+        let Swept { deleted, refused, fault } = match self.delete(&mut session, &keys) {
+            Ok(swept) => swept,
             Err(error) => {
                 log::debug!("rows past their time cannot be deleted now: {error}");
                 return 0;
@@ -80,10 +89,11 @@ impl<C: Connector> Sweeper<C> {
         self.session = Some(session);
         let found = expired.len();
         // What somebody has in hand is found again, and may be gone by then; it is passed over where there is nothing else.
-        if !is_whole || deleted == 0 {
+        if refused || deleted == 0 {
             self.pass_over(expired);
         }
-        found
+        // What it refuses everybody it refuses the next ones, too, which are not tried as fast as they can be.
+        if fault.is_the_servers() { 0 } else { found }
     }
 
     /// Some of these stay: the others are not to wait for them, nor to be looked for one by one because of them.
@@ -97,30 +107,42 @@ impl<C: Connector> Sweeper<C> {
         self.behind = Some(last);
     }
 
-    /// Deletes these, each by itself where one of them may not be: how many are gone, and whether none was refused. Nobody can say
-    /// which it is.
-    fn delete(&mut self, session: &mut C::Session, keys: &[&str]) -> Result<(u64, bool), Error> {
+    /// Deletes these, each by itself where one of them may not be. Nobody can say which it is.
+    fn delete(&mut self, session: &mut C::Session, keys: &[&str]) -> Result<Swept, Error> {
+        let mut swept = Swept::default();
         if keys.is_empty() {
-            return Ok((0, true));
+            return Ok(swept);
         }
         match session.sweep(keys) {
-            Err(Error::Refused { message, .. }) => {
+            Err(Error::Refused { message, blame }) => {
                 self.refusals.refused("the deletion of a row past its time", &message);
-                let mut deleted = 0;
-                for key in keys.iter().filter(|_| keys.len() > 1) {
+                if blame == Blame::ReadOnly {
+                    return Err(Error::Refused { message, blame });
+                }
+                swept.refused = true;
+                // Others come first each time: two that are always refused are not to keep those behind them for ever.
+                let first = self.refusals.times() as usize % keys.len();
+                let (last, first) = keys.split_at(first);
+                for key in first.iter().chain(last).filter(|_| keys.len() > 1) {
                     match session.sweep(&[key]) {
-                        Ok(rows) => deleted += rows,
-                        Err(Error::Refused { .. }) => {}
+                        Ok(rows) => {
+                            swept.deleted += rows;
+                            swept.fault.note(false);
+                        }
+                        Err(Error::Refused { blame, .. }) => swept.fault.note(blame == Blame::Server),
                         Err(error) => return Err(error),
                     }
+                    if swept.fault.is_the_servers() {
+                        break;
+                    }
                 }
-                Ok((deleted, false))
             }
             Ok(deleted) => {
                 self.refusals.done("the deletion of rows past their time");
-                Ok((deleted, true))
+                swept.deleted = deleted;
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        Ok(swept)
     }
 }

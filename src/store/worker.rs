@@ -186,6 +186,29 @@ impl Refusals {
     }
 }
 
+/// With whom it lies that rows are refused one after the other.
+#[derive(Debug, Default)]
+pub struct Fault {
+    refused: usize,
+    others_are_not: bool,
+}
+
+impl Fault {
+    /// So many refusals in a row, with nothing else in between, are the server's, which refuses the next one, too.
+    const OF_THE_SERVER: usize = 2;
+
+    /// One was tried by itself, and the server has given a reason of its own to refuse it, or it has not.
+    pub fn note(&mut self, was_refused: bool) {
+        self.refused += usize::from(was_refused);
+        self.others_are_not |= !was_refused;
+    }
+
+    /// The others need not be tried.
+    pub fn is_the_servers(&self) -> bool {
+        !self.others_are_not && self.refused >= Fault::OF_THE_SERVER
+    }
+}
+
 /// Pauses between attempts to connect: doubling up to a bound, half of each by chance, so that workers that lost
 /// their database together do not come back together.
 #[derive(Debug)]

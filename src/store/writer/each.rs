@@ -1,32 +1,10 @@
 //! Batches in which one row may be at fault: the others do not suffer for it.
 
+use super::super::worker::Fault;
 use super::super::{Connector, Error, Failure, Session};
 use super::aside::Held;
 use super::{Attempt, Batch, Writer, arguments};
 use crate::clock::seconds;
-
-/// With whom it lies that rows are refused one after the other.
-#[derive(Default)]
-pub(super) struct Fault {
-    refused: usize,
-    others_are_not: bool,
-}
-
-impl Fault {
-    /// So many refusals in a row, with nothing else in between, are the server's, which refuses the next one, too.
-    const OF_THE_SERVER: usize = 2;
-
-    /// One was tried by itself, and the server has given a reason of its own to refuse it, or it has not.
-    pub(super) fn note(&mut self, was_refused: bool) {
-        self.refused += usize::from(was_refused);
-        self.others_are_not |= !was_refused;
-    }
-
-    /// The others need not be tried.
-    pub(super) fn is_the_servers(&self) -> bool {
-        !self.others_are_not && self.refused >= Fault::OF_THE_SERVER
-    }
-}
 
 impl<C: Connector> Writer<C> {
     /// A batch that was lost again, and is settled: it may be one of its rows that ends backends, as a bug in a trigger does, or a

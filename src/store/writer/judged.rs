@@ -14,9 +14,9 @@
 
 use super::super::batch::KeyWrites;
 use super::super::judge::{Before, Change, Judged, To};
+use super::super::worker::Fault;
 use super::super::{Answer, Blame, Connector, Error, Failure, NO_VERSION, Reply, Session, Step};
 use super::aside::Held;
-use super::each::Fault;
 use super::{Batch, Writer};
 use crate::clock::seconds;
 use crate::engine::shard::Writes;

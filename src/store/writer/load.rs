@@ -6,10 +6,10 @@
 //! Rows that are loaded are not cached: they would push out what is read. What is cached of their keys is forgotten.
 
 use super::super::load::{LoadJob, Loaded, Row};
+use super::super::worker::Fault;
 use super::super::{Answer, Blame, Connector, Error, Failure, Reply, Session};
 use super::Writer;
 use super::aside::Held;
-use super::each::Fault;
 use crate::engine::shard::Writes;
 use crate::http::problem::{Kind, Problem};
 use crate::limits::{BROKEN_OFF_RETRIES, LOAD_PARTS, LOAD_SINGLES};
