@@ -407,6 +407,33 @@ fn many_lines_that_are_refused_keep_no_others_out_and_cost_few_statements() {
     assert!(statements() - earlier < 20);
 }
 
+/// It is said of a statement, too, that does not fit its table any more, and of the session that has it prepared.
+#[test]
+fn a_row_of_which_a_trigger_says_what_is_said_of_a_statement_is_refused_alone() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let trigger = "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value = 'bad' THEN RAISE feature_not_supported USING MESSAGE = 'not here'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION no()";
+    server.database().connect().batch_execute(trigger).unwrap();
+    let mut client = server.connect();
+    for round in 0..2 {
+        let lines: String = ["good", "bad", "good"]
+            .iter()
+            .enumerate()
+            .map(|(at, value)| line(&format!("{round}-{at}"), value))
+            .collect();
+        let answer = load(&mut client, &lines);
+        assert_eq!(told(&answer), ([3, 2, 1], vec![(2, "database-refused".into())]), "{}", answer.text());
+    }
+    // So are more of them than are looked for by halves.
+    let lines: String =
+        (0..300).map(|i| line(&format!("many-{i:03}"), if i % 2 == 0 { "bad" } else { "good" })).collect();
+    let answer = load(&mut client, &lines);
+    assert_eq!(told(&answer).0, [300, 150, 150], "{}", answer.text());
+}
+
 #[test]
 fn a_load_that_ends_among_rows_that_are_kept_out_leaves_no_stale_hit() {
     let server = Server::start(&["--request-timeout", "1s"]);

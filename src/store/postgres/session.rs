@@ -14,7 +14,7 @@ use crate::store::load::Row as Loading;
 use crate::store::patience::Patience;
 use crate::store::sweeper::Expired;
 use crate::store::{Blame, Error, KEPT_OUT, Session, Set, Written};
-use ::postgres::error::SqlState;
+use ::postgres::error::{DbError, SqlState};
 use ::postgres::fallible_iterator::FallibleIterator;
 use ::postgres::types::{ToSql, Type};
 use ::postgres::{Client, Statement};
@@ -464,13 +464,22 @@ impl Prepared {
     /// will in this session. So the session is given up, and the next one prepares it anew. Of one that was prepared
     /// just now the same words must mean something else: they stay a refusal, or there would be no end of sessions.
     fn sort(self, error: ::postgres::Error) -> Error {
-        let says_so = [&SqlState::FEATURE_NOT_SUPPORTED, &SqlState::INVALID_SQL_STATEMENT_NAME];
         let is_outdated =
-            self == Prepared::Before && error.code().is_some_and(|code| says_so.contains(&code));
+            self == Prepared::Before && error.as_db_error().is_some_and(says_that_it_is_outdated);
         match sort(error) {
             Error::Refused { message, .. } if is_outdated => Error::NotSent(message),
             other => other,
         }
+    }
+}
+
+/// A trigger may use the same code for a row. Which routine of the server has raised it is not translated, and poolers pass it on;
+/// who stands in between and raises it himself tells none.
+fn says_that_it_is_outdated(error: &DbError) -> bool {
+    match *error.code() {
+        SqlState::INVALID_SQL_STATEMENT_NAME => true,
+        SqlState::FEATURE_NOT_SUPPORTED => error.routine().is_none_or(|name| name == "RevalidateCachedQuery"),
+        _ => false,
     }
 }
 
