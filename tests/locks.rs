@@ -1,7 +1,7 @@
 //! Rows that another program has locked: whoever writes them waits, and nobody else does.
 
 use crate::support::client::request;
-use crate::support::database::has_met_a_lock;
+use crate::support::database::{has_met_a_lock, waiting_for_locks};
 use crate::support::{Client, Server, put_in_the_end, wait_until};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -360,6 +360,32 @@ fn who_watches_what_is_done_is_told_while_the_rest_waits_for_a_lock() {
 }
 
 /// A short time for a request makes every wait shorter, so that there is time for another one.
+/// What waits here is what tests count, and the sweeper comes when it likes.
+#[test]
+fn the_sweeper_is_none_of_those_that_are_seen_to_wait() {
+    let server = Server::start(&[]);
+    let sql = &mut server.database().connect();
+    let mut writes = server.database().hold_writes();
+    let expired = "SET session_replication_role = replica;
+        INSERT INTO kv_store (key, value, expires_at) VALUES ('k', '', now() - interval '1 hour')";
+    sql.batch_execute(expired).unwrap();
+    let holds = |sql: &mut postgres::Client, why: &str| {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name LIKE 'hotrow/%' AND {why}"
+        );
+        sql.query_one(&waiting, &[]).unwrap().get::<_, i64>(0) == 1
+    };
+    wait_until("it waits for the row", || holds(sql, "wait_event = 'PgSleep'"));
+    assert_eq!(writes.waiting(), 0);
+    writes.release();
+    wait_until("it is swept", || server.metric("hotrow_rows_swept_total") == 1);
+    sql.batch_execute("BEGIN; LOCK TABLE kv_store IN ACCESS EXCLUSIVE MODE").unwrap();
+    wait_until("it waits for the table", || holds(sql, "wait_event_type = 'Lock'"));
+    assert_eq!(waiting_for_locks(sql).unwrap(), 0);
+    assert!(!has_met_a_lock(sql));
+}
+
 #[test]
 fn a_locked_row_is_waited_for_aside_within_a_short_time_too() {
     let server = Server::start(&["--db-writers", "1", "--request-timeout", "1s"]);

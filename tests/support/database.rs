@@ -39,12 +39,20 @@ struct Cluster {
 /// The zone of the tests' clusters, far from hotrow's sessions, which set their own: a time that is not read in UTC is hours off.
 pub const ZONE: &str = "Asia/Kolkata";
 
+/// What the sweeper waits with. It comes when it likes, and nobody waits for it.
+const OF_THE_SWEEPER: [&str; 3] = [
+    include_str!("../../sql/sweep.sql"),
+    include_str!("../../sql/expired.sql"),
+    include_str!("../../sql/expired_behind.sql"),
+];
+
 /// How many statements of hotrow's workers wait in the database of `sql`, of those of which `why` holds. The sweeper's do
-/// not count: it comes when it likes, and nobody waits for it.
+/// not count. Of a long statement PostgreSQL tells how it begins.
 fn waiting(sql: &mut postgres::Client, why: &str) -> Result<i64, postgres::Error> {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND application_name LIKE 'hotrow/%' AND query NOT LIKE '%LIMIT $1 FOR UPDATE%' AND ";
-    Ok(sql.query_one(&format!("{waiting}{why}"), &[])?.get(0))
+        AND application_name LIKE 'hotrow/%'
+        AND NOT EXISTS (SELECT FROM unnest($1::text[]) AS own (text) WHERE starts_with(own.text, query)) AND ";
+    Ok(sql.query_one(&format!("{waiting}{why}"), &[&&OF_THE_SWEEPER[..]])?.get(0))
 }
 
 /// How many of them wait for a lock: they were sent.
