@@ -196,7 +196,8 @@ impl Known {
         }
         if told.life.is_some_and(|life| self.is_lossy(life)) {
             return Met::Lossy(
-                "PostgreSQL has crashed and may have lost commits (synchronous_commit is off)".into(),
+                "PostgreSQL has crashed and may have lost commits (synchronous_commit is off, or the table is UNLOGGED)"
+                    .into(),
             );
         }
         Met::Same
@@ -303,7 +304,11 @@ mod tests {
         let mut known = Known::default();
         let mut lives = |name: &str, may_lose| {
             let life = Some(Life { name: name.into(), may_lose });
-            matches!(known.meet(Told { life, ..told(1, 1, 10) }, None), Met::Lossy(_))
+            match known.meet(Told { life, ..told(1, 1, 10) }, None) {
+                // Nobody has asked which of the two it is.
+                Met::Lossy(why) => why.contains("synchronous_commit is off, or the table is UNLOGGED"),
+                _ => false,
+            }
         };
         assert!(!lives("first", false) && !lives("second", false));
         assert!(!lives("second", true) && !lives("second", false));
