@@ -2,7 +2,7 @@
 //! each, blocking. Started by [`super::pool`].
 
 use super::list::PageJob;
-use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
+use super::worker::{Counted, Fault, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Blame, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
@@ -15,6 +15,13 @@ use std::time::Instant;
 
 /// What PostgreSQL said, and what it lies with.
 type Refused = (String, Blame);
+
+/// How rows that were refused together are told apart.
+struct Parts {
+    /// So many statements more, at most.
+    left: usize,
+    fault: Fault,
+}
 
 /// One reader thread's state.
 pub struct Reader<C: Connector> {
@@ -177,41 +184,40 @@ impl<C: Connector> Reader<C> {
 
     /// Reads rows. Where one cannot be read, the others do not suffer for it.
     fn execute(&mut self, jobs: &[ReadJob]) {
-        let mut parts_left = READ_PARTS;
+        let mut parts = Parts { left: READ_PARTS, fault: Fault::default() };
         if let Err(refusal) = self.read(jobs) {
-            self.narrow(jobs, refusal, &mut parts_left);
+            self.narrow(jobs, refusal, &mut parts);
         }
     }
 
     /// Rows that were refused together: halves are read, then halves of the half that has the row at fault. A lock, or a statement that
-    /// takes too long, is not looked for: each part would wait as long. Nor is what both halves are refused for because of the server.
-    fn narrow(&mut self, jobs: &[ReadJob], (message, blame): Refused, parts_left: &mut usize) {
+    /// takes too long, is not looked for: each part would wait as long. Nor is what two rows are refused for because of the server,
+    /// each by itself, and none was read.
+    fn narrow(&mut self, jobs: &[ReadJob], (message, blame): Refused, parts: &mut Parts) {
         if self.session.is_none() && self.down {
             // It has gone meanwhile, and need not be looked for by every part.
             return self.fail(jobs, &self.shared.down());
         }
         let may_be_one = matches!(blame, Blame::Row | Blame::Server);
-        if jobs.len() == 1 || *parts_left < 2 || !may_be_one {
-            let failure = self.refused(message, blame);
+        if jobs.len() == 1 || parts.left < 2 || !may_be_one || parts.fault.is_the_servers() {
+            // Where others are read, it lies with this row, whatever it is.
+            let is_a_rows = jobs.len() == 1 && blame == Blame::Server && parts.fault.is_a_rows();
+            let failure = self.refused(message, if is_a_rows { Blame::Row } else { blame });
             return self.fail(jobs, &failure);
         }
-        *parts_left -= 2;
+        parts.left -= 2;
         let (first, second) = jobs.split_at(jobs.len() / 2);
         let halves = [first, second].map(|half| (half, self.read(half)));
-        let is_server = |read: &Result<(), Refused>| matches!(read, Err((_, Blame::Server)));
-        let is_all = halves.iter().all(|(_, read)| is_server(read));
-        for (half, read) in halves {
+        for (half, read) in &halves {
             match read {
-                Ok(()) => {}
-                Err((message, blame)) if is_all => {
-                    let failure = self.refused(message, blame);
-                    self.fail(half, &failure);
-                }
-                // Its neighbours are read: whatever it is, it lies with this row.
-                Err((message, Blame::Server)) if half.len() == 1 => {
-                    self.narrow(half, (message, Blame::Row), parts_left);
-                }
-                Err(refusal) => self.narrow(half, refusal, parts_left),
+                Ok(()) => parts.fault.note(false),
+                Err((_, blame)) if half.len() == 1 => parts.fault.note(*blame == Blame::Server),
+                Err(_) => {}
+            }
+        }
+        for (half, read) in halves {
+            if let Err(refusal) = read {
+                self.narrow(half, refusal, parts);
             }
         }
     }
@@ -475,6 +481,8 @@ mod tests {
                 assert_eq!(read_with(&[(at, blame)], READ_BATCH), (vec![at], 17), "{blame:?}");
             }
             assert_eq!(read_with(&[(7, blame), (8, blame)], 9).0, [7, 8], "{blame:?}");
+            let ends = [(0, blame), (READ_BATCH - 1, blame)];
+            assert_eq!(read_with(&ends, READ_BATCH).0, [0, READ_BATCH - 1], "{blame:?}");
         }
     }
 
@@ -483,7 +491,8 @@ mod tests {
         let all = |blame| (0..READ_BATCH).map(|at| (at, blame)).collect::<Vec<_>>();
         let everyone: Vec<usize> = (0..READ_BATCH).collect();
         // The table is at fault, or waiting would only be repeated.
-        assert_eq!(read_with(&all(Blame::Server), READ_BATCH), (everyone.clone(), 3));
+        let halvings = READ_BATCH.ilog2() as usize;
+        assert_eq!(read_with(&all(Blame::Server), READ_BATCH), (everyone.clone(), 1 + 2 * halvings));
         assert_eq!(read_with(&[(7, Blame::Held)], READ_BATCH), (everyone.clone(), 1));
         let (refused, statements) = read_with(&all(Blame::Row), READ_BATCH);
         assert_eq!((refused, statements), (everyone, 1 + READ_PARTS));

@@ -203,6 +203,11 @@ impl Fault {
         self.others_are_not |= !was_refused;
     }
 
+    /// One was not: whatever others are refused for, it lies with them.
+    pub fn is_a_rows(&self) -> bool {
+        self.others_are_not
+    }
+
     /// The others need not be tried.
     pub fn is_the_servers(&self) -> bool {
         !self.others_are_not && self.refused >= Fault::OF_THE_SERVER
