@@ -175,6 +175,9 @@ pub const READ_PARTS: usize = 32;
 pub const LOAD_PARTS: usize = 32;
 /// See [`LOAD_PARTS`].
 pub const LOAD_SINGLES: usize = 256;
+/// The share of the time of an answer after which rows that go one by one are committed, however few they are: others wait for the
+/// writer.
+pub const LOAD_TIME_SHARE: u32 = 8;
 /// How often a batch of writes that depend on their rows, or of many keys, is halved to find the rows at fault. What is not told apart by
 /// then goes key by key.
 pub const BATCH_PARTS: usize = 32;

@@ -3,7 +3,7 @@
 use crate::support::client::{Response, request};
 use crate::support::postgresql::Postgresql;
 use crate::support::process::peak_rss_bytes;
-use crate::support::{Client, Server, wait_until};
+use crate::support::{Client, Server, put_in_the_end, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -432,6 +432,35 @@ fn a_row_of_which_a_trigger_says_what_is_said_of_a_statement_is_refused_alone() 
         (0..300).map(|i| line(&format!("many-{i:03}"), if i % 2 == 0 { "bad" } else { "good" })).collect();
     let answer = load(&mut client, &lines);
     assert_eq!(told(&answer).0, [300, 150, 150], "{}", answer.text());
+}
+
+/// Row by row is many statements in one commit. Each is answered in time, so that nobody is to take it for a server that is not there.
+#[test]
+fn many_slow_rows_are_no_server_that_does_not_answer() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "2s"]);
+    // Slow are only good rows behind another one in the same transaction. Together they begin with a bad one.
+    let trigger = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value = 'bad' THEN RAISE 'not this one'; END IF;
+            IF current_setting('slow.down', true) = 'yes' THEN PERFORM pg_sleep(0.5); END IF;
+            PERFORM set_config('slow.down', 'yes', true);
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION slow()";
+    server.database().connect().batch_execute(trigger).unwrap();
+    let lines: String =
+        (0..64).map(|i| line(&format!("{i:02}"), if i % 2 == 0 { "bad" } else { "good" })).collect();
+    let mut loading = server.connect();
+    loading.send(request("PUT", "/kv", LINES, lines.as_bytes()));
+    wait_until("it is under way", || server.metric("hotrow_keys_in_flight") > 0 || loading.has_something());
+    wait_until("it has ended", || {
+        let ready = server.connect_admin().request("GET", "/readyz", "", b"");
+        assert_eq!((ready.status, server.metric("hotrow_database_up")), (200, 1), "{}", ready.text());
+        server.metric("hotrow_keys_in_flight") == 0
+    });
+    // Whatever of it was done by then is done.
+    let answer = loading.response();
+    assert!(matches!(answer.status, 200 | 503 | 504), "{}", answer.text());
+    put_in_the_end(&mut server.connect(), "other", "value");
 }
 
 #[test]

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use sweeper::Expired;
+use worker::Asked;
 
 /// What the readers' queue holds.
 #[derive(Debug)]
@@ -372,6 +373,8 @@ pub trait Session {
     /// Names the backend at the other end, for [`Session::end_backend`] of a later session.
     type Backend: fmt::Debug + Send;
 
+    /// Tells its worker from now on when it sends a statement, where it sends several for one answer.
+    fn tells(&mut self, _: Asked) {}
     /// From now on a statement waits for what others have locked for a moment only, and is refused then: after so many
     /// milliseconds at most.
     fn limit_lock_waits(&mut self) -> Result<u64, Error>;
@@ -384,7 +387,7 @@ pub trait Session {
     /// Stores these rows whatever was there, in one commit. No key twice, sorted. Nobody is told their versions.
     fn load(&mut self, rows: &[&load::Row<'_>]) -> Result<(), Error>;
     /// The same row by row: those that the server refuses are left out of the commit. For each of them, in their order, why it was
-    /// refused, if it was.
+    /// refused, if it was. Of the first ones alone, two at least, where they take their time.
     fn load_each(&mut self, rows: &[&load::Row<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error>;
     /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.
     fn look(&mut self, keys: &[&str], now_ms: u64) -> Result<Vec<Option<Before>>, Error>;

@@ -9,6 +9,7 @@
 //! first byte on.
 
 use super::tls::Mode;
+use super::worker::Asked;
 use ::postgres::Socket;
 use ::postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use parking_lot::Mutex;
@@ -27,24 +28,41 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Until when a session waits for its server, and how long that is; shared with its stream.
 #[derive(Clone, Debug, Default)]
-pub struct Patience(Arc<Mutex<Option<(Instant, Duration)>>>);
+pub struct Patience {
+    until: Arc<Mutex<Option<(Instant, Duration)>>>,
+    /// Who is told of each statement.
+    asked: Option<Asked>,
+}
 
 impl Patience {
     /// Waits for so long from now.
     pub fn begin(&self, limit: Duration) {
-        *self.0.lock() = Some((Instant::now() + limit, limit));
+        *self.until.lock() = Some((Instant::now() + limit, limit));
+        self.tell();
     }
 
     /// Waits for as long again: before each of several statements, whose answers are each waited for by themselves.
     pub fn again(&self) {
-        if let Some((until, limit)) = &mut *self.0.lock() {
+        if let Some((until, limit)) = &mut *self.until.lock() {
             *until = Instant::now() + *limit;
+        }
+        self.tell();
+    }
+
+    /// Tells this worker, too, whenever it begins anew.
+    pub fn tells(&mut self, asked: Asked) {
+        self.asked = Some(asked);
+    }
+
+    fn tell(&self) {
+        if let Some(asked) = &self.asked {
+            asked.again();
         }
     }
 
     /// Waits for as long as it takes.
     pub fn end(&self) {
-        *self.0.lock() = None;
+        *self.until.lock() = None;
     }
 }
 
@@ -198,7 +216,7 @@ impl fmt::Debug for Stream {
 impl Stream {
     /// What the socket has said; where it would wait, the deadline is waited for, too.
     fn or_give_up<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let until = *self.patience.0.lock();
+        let until = *self.patience.until.lock();
         let (Poll::Pending, Some((until, limit))) = (&polled, until) else { return polled };
         if self.armed != Some(until) {
             self.sleep.as_mut().reset(until.into());

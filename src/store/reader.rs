@@ -2,7 +2,7 @@
 //! each, blocking. Started by [`super::pool`].
 
 use super::list::PageJob;
-use super::worker::{Counted, Fault, Pause, Refusals, Shared, while_asking};
+use super::worker::{Asked, Counted, Fault, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Blame, Connector, Error, Failure, ReadJob, ReadWork, Reply, Session};
 use crate::clock::seconds;
 use crate::engine::Row;
@@ -134,7 +134,8 @@ impl<C: Connector> Reader<C> {
         let connected =
             if self.down { connect() } else { while_asking(&self.work, self.shared.clock, connect) };
         match connected {
-            Ok(session) => {
+            Ok(mut session) => {
+                session.tells(Asked::of(&self.work, self.shared.clock));
                 self.session = Some(Counted::new(session, &self.work, self.shared.clock));
                 self.pause.reset();
                 if std::mem::take(&mut self.down) {

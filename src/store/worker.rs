@@ -78,6 +78,27 @@ pub fn while_asking<R>(work: &Work, clock: Clock, ask: impl FnOnce() -> R) -> R 
     answer
 }
 
+/// When a worker has last asked something, for a session that asks several things to answer one question: each is waited for by itself.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    work: Arc<Work>,
+    clock: Clock,
+}
+
+impl Asked {
+    /// Of the worker that this is the work of.
+    pub fn of(work: &Arc<Work>, clock: Clock) -> Asked {
+        Asked { work: Arc::clone(work), clock }
+    }
+
+    /// The next one is asked. Not where nobody counts how long that takes.
+    pub fn again(&self) {
+        if self.work.asked_ms.load(Ordering::Relaxed) != 0 {
+            self.work.asked_ms.store(self.clock.now_ms().max(1), Ordering::Relaxed);
+        }
+    }
+}
+
 impl<S> Deref for Counted<S> {
     type Target = S;
 
@@ -266,6 +287,7 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::patience::Patience;
     use std::collections::BTreeSet;
 
     /// Of many seconds, for clients are told seconds.
@@ -290,6 +312,23 @@ mod tests {
         }
         assert!(firsts.len() > 16, "{firsts:?}");
         assert!(Until(Instant::now()).left().is_none());
+    }
+
+    #[test]
+    fn each_statement_is_waited_for_by_itself() {
+        let (work, clock) = (Arc::new(Work::default()), Clock::start());
+        let mut patience = Patience::default();
+        patience.tells(Asked::of(&work, clock));
+        let long_ago = u64::MAX;
+        for next in [|patience: &Patience| patience.begin(Duration::from_secs(1)), Patience::again] {
+            while_asking(&work, clock, || {
+                work.asked_ms.store(long_ago, Ordering::Relaxed);
+                next(&patience);
+                assert!((1..long_ago).contains(&work.asked_ms.load(Ordering::Relaxed)));
+            });
+            next(&patience);
+            assert_eq!(work.asked_ms.load(Ordering::Relaxed), 0, "nobody waits for it");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod plain;
 use super::batch::Batch;
 use super::load::LoadJob;
 use super::pace::Line;
-use super::worker::{Counted, Pause, Refusals, Shared, while_asking};
+use super::worker::{Asked, Counted, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Connector, Failure, Job, ManyJob, Reply, Session, Set};
 use crate::engine::shard::Writes;
 use crate::limits::{LOCK_WAIT_MS, WRITE_BATCH, WRITE_BATCH_BYTES};
@@ -256,7 +256,8 @@ impl<C: Connector> Writer<C> {
         };
         let connected = if self.down { connect() } else { while_asking(&self.work, shared.clock, connect) };
         match connected {
-            Ok((session, lock_wait_ms)) => {
+            Ok((mut session, lock_wait_ms)) => {
+                session.tells(Asked::of(&self.work, self.shared.clock));
                 self.lock_wait_ms = lock_wait_ms;
                 self.session = Some(Counted::new(session, &self.work, self.shared.clock));
                 self.pause.reset();

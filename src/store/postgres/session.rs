@@ -6,13 +6,14 @@ use super::columns::{Xid, check_statement, column, committed};
 use super::copy::{self, Hope, Spoilt};
 use super::{Backend, END_BACKEND, Opened, describe, place, sort, strange, wait_for_end};
 use crate::engine::{NEVER, Record, Row};
-use crate::limits::LOCK_WAIT_MS;
+use crate::limits::{LOAD_TIME_SHARE, LOCK_WAIT_MS};
 use crate::store::history::{History, OVER};
 use crate::store::judge::{Before, Change};
 use crate::store::list::{Page, PageRow, Range};
 use crate::store::load::Row as Loading;
 use crate::store::patience::Patience;
 use crate::store::sweeper::Expired;
+use crate::store::worker::Asked;
 use crate::store::{Blame, Error, KEPT_OUT, Session, Set, Written};
 use ::postgres::error::{DbError, SqlState};
 use ::postgres::fallible_iterator::FallibleIterator;
@@ -73,6 +74,10 @@ const PAGE: usize = 14;
 
 impl Session for PostgresSession {
     type Backend = Backend;
+
+    fn tells(&mut self, asked: Asked) {
+        self.patience.tells(asked);
+    }
 
     fn limit_lock_waits(&mut self) -> Result<u64, Error> {
         self.begin()?;
@@ -192,7 +197,12 @@ impl Session for PostgresSession {
         // What the end of the transaction would have against all of them, it has against one of them now.
         transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(before_commit)?;
         let mut refused = Vec::with_capacity(rows.len());
+        let began = Instant::now();
         for row in rows {
+            // Two say whether it is their fault, or the server's.
+            if refused.len() > 1 && began.elapsed() > self.answer_limit / LOAD_TIME_SHARE {
+                break;
+            }
             self.patience.again();
             let mut alone = transaction.transaction().map_err(before_commit)?;
             self.patience.again();

@@ -62,9 +62,13 @@ impl<'a, 'k> Rest<'a, 'k> {
         Some((these, each))
     }
 
-    /// They have their ending.
-    fn done(&mut self) {
-        self.left.pop();
+    /// So many of them have their ending.
+    fn done(&mut self, so_many: usize) {
+        if let Some(these) = self.left.pop()
+            && so_many < these.len()
+        {
+            self.left.push(&these[so_many..]);
+        }
     }
 
     /// They were refused, and some of them may not be.
@@ -155,7 +159,7 @@ impl<C: Connector> Writer<C> {
             self.lock_waits.count(&result);
             let stopped = match result {
                 Ok(refused) => {
-                    rest.done();
+                    rest.done(refused.len());
                     self.these_loaded(these, &refused, &mut tries, loaded)
                 }
                 // Somebody else has a row locked: that passes. But nobody is to wait for it who need not, and its client not until
@@ -181,7 +185,8 @@ impl<C: Connector> Writer<C> {
         Err(Stopped::Failed(if tries.stored { Failure::Unknown } else { failure }))
     }
 
-    /// These are committed, but for those that were refused one by one. What stops the rest, if anything does.
+    /// These are committed, but for those that were refused one by one; or the first of them are, as far as it is told. What stops the
+    /// rest, if anything does.
     fn these_loaded(
         &mut self,
         these: &[Key<'_>],
@@ -227,7 +232,7 @@ impl<C: Connector> Writer<C> {
             }
             Error::Lost(message) => {
                 log::warn!("a commit of {} keys was lost: {message}", these.len());
-                rest.done();
+                rest.done(these.len());
                 self.settle_load(these);
                 Some(Failure::Unknown)
             }
@@ -241,7 +246,7 @@ impl<C: Connector> Writer<C> {
                 None
             }
             Error::Refused { blame: blame @ (Blame::Row | Blame::Server), message } => {
-                rest.done();
+                rest.done(these.len());
                 for key in these {
                     self.row_refused(key, &message, loaded);
                 }
