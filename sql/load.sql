@@ -6,4 +6,4 @@ FROM unnest($1::varchar[], $2::text[], $3::float8[], $4::text[]) AS given (key, 
 ON CONFLICT (key) DO UPDATE SET
     value = EXCLUDED.value,
     expires_at = EXCLUDED.expires_at,
-    created_at = CASE WHEN kv_store.expires_at <= now() THEN EXCLUDED.created_at ELSE kv_store.created_at END;
+    created_at = CASE WHEN kv_store.expires_at <= clock_timestamp() THEN EXCLUDED.created_at ELSE kv_store.created_at END;

@@ -4,5 +4,5 @@ INSERT INTO kv_store (key, value, expires_at) VALUES ($1::varchar, $2::text, now
 ON CONFLICT (key) DO UPDATE SET
     value = EXCLUDED.value,
     expires_at = EXCLUDED.expires_at,
-    created_at = CASE WHEN kv_store.expires_at <= now() THEN EXCLUDED.created_at ELSE kv_store.created_at END
+    created_at = CASE WHEN kv_store.expires_at <= clock_timestamp() THEN EXCLUDED.created_at ELSE kv_store.created_at END
 RETURNING key, xmin, (xmax = 0 OR created_at IS NOT DISTINCT FROM LOCALTIMESTAMP) AS created;

@@ -4,6 +4,7 @@
 use crate::support::client::Response;
 use crate::support::process::connections_allowed;
 use crate::support::{Client, Server, wait_until};
+use postgres::types::ToSql;
 use std::thread;
 
 const CLIENTS: usize = 64;
@@ -344,6 +345,64 @@ fn a_row_past_its_time_is_as_good_as_none() {
     assert_eq!(server.database().text(&young, &[]).as_deref(), Some("true"));
     for query in ["?ttl=0", "?ttl=-1", "?ttl=soon", "?ttl=", "?ttl=3155760001"] {
         assert_eq!(put(&mut client, query).outcome(), "400 bad-query", "{query}");
+    }
+}
+
+/// Whoever has read meanwhile that there is none is not to be told of an old one.
+#[test]
+fn a_write_that_waits_until_its_row_is_past_its_time_finds_none() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let leave = "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN IF current_query() LIKE '%SKIP LOCKED%' THEN RETURN NULL; END IF; RETURN OLD; END $$;
+        CREATE TRIGGER a_sweeper_leaves_it BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION leave()";
+    let mut sql = server.database().connect();
+    sql.batch_execute(leave).unwrap();
+    for (method, status) in [("PUT", 201), ("DELETE", 404)] {
+        let mut writes = server.database().hold_writes();
+        let row = "SET session_replication_role = replica; DELETE FROM kv_store;
+            INSERT INTO kv_store (key, value, expires_at) VALUES ('k', 'old', clock_timestamp() + interval '1 second')";
+        sql.batch_execute(row).unwrap();
+        let mut client = server.ask(method, "k", "");
+        wait_until("it was sent", || writes.waiting() == 1);
+        wait_until("its time is over", || {
+            get(&mut server.connect(), "k", "Cache-Control: no-cache\r\n").status == 404
+        });
+        writes.release();
+        assert_eq!(client.response().status, status, "{method}");
+    }
+}
+
+/// The same by the statements alone, for all of them.
+#[test]
+fn what_is_written_is_judged_by_the_time_of_the_moment() {
+    let server = Server::start(&[]);
+    let (mut sql, mut other) = (server.database().connect(), server.database().connect());
+    sql.batch_execute("SET TimeZone = 'UTC'").unwrap();
+    let (a, new, none) = (vec!["a"], vec!["new"], vec!["none"]);
+    let (ttl, ttls, end) = (None::<f64>, vec![None::<f64>], vec![None::<&str>]);
+    let statements: [(&str, &[&(dyn ToSql + Sync)], &str); 6] = [
+        (include_str!("../sql/set_one.sql"), &[&"a", &"new", &ttl], "created"),
+        (include_str!("../sql/set.sql"), &[&a, &new, &ttls], "created"),
+        (include_str!("../sql/set_and_delete.sql"), &[&a, &new, &ttls, &none], "created"),
+        (include_str!("../sql/set_and_delete.sql"), &[&new, &new, &ttls, &a], "expired"),
+        (include_str!("../sql/delete.sql"), &[&a], "expired"),
+        (include_str!("../sql/load.sql"), &[&a, &new, &ttls, &end], ""),
+    ];
+    for (statement, arguments, told) in statements {
+        let mut transaction = sql.transaction().unwrap();
+        transaction.batch_execute("SELECT now()").unwrap();
+        // Past its time by now, and not when the transaction began.
+        let row = "DELETE FROM kv_store; INSERT INTO kv_store (key, value, created_at, expires_at)
+            VALUES ('a', 'old', '2000-01-01', clock_timestamp())";
+        other.batch_execute(row).unwrap();
+        let rows = transaction.query(statement, arguments).unwrap();
+        if told.is_empty() {
+            let sql = "SELECT created_at > '2000-01-01' AS is_new FROM kv_store WHERE key = 'a'";
+            assert!(transaction.query_one(sql, &[]).unwrap().get::<_, bool>("is_new"), "{statement}");
+        } else {
+            let row = rows.iter().find(|row| row.get::<_, &str>("key") == "a").unwrap();
+            assert!(row.get::<_, bool>(told), "{statement}");
+        }
     }
 }
 
