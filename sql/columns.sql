@@ -2,15 +2,17 @@
 -- of text; so is a domain over one. `keeps`: any 255 characters of a key stay what they are there, where others cut, pad or equate
 -- them; and a value is not cut or padded in silence.
 -- `equates`: the collation that takes different characters for the same, if it does. `is_unique`: there is what ON CONFLICT (key) asks
--- for. `is_table`: PostgreSQL tells xmin of a row that is written, as it does not of a partitioned table's or a view's; and no table
--- that inherits from it has a key once more. `is_lost`: a crash empties it. `wanting`: a column that a new row has nothing for.
+-- for. `has_moment`: it may tell by the moment of its transaction that a row is new. `is_table`: PostgreSQL tells xmin of a row that is
+-- written, as it does not of a partitioned table's or a view's; and no table that inherits from it has a key once more. `is_lost`: a
+-- crash empties it. `wanting`: a column that a new row has nothing for.
 -- `found`: a name is looked up as of now, and rows of the catalog as of the beginning of the statement: a table that another
 -- server makes between the two is not there yet.
 WITH RECURSIVE found AS MATERIALIZED (
     SELECT oid, relkind, relpersistence FROM pg_class WHERE oid = to_regclass('kv_store')
 ), held AS (
     SELECT attname::text AS name, atttypid AS type, atttypmod AS length, typcategory = 'S' AS is_text,
-        attcollation AS collation, NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
+        atthasdef OR typdefault IS NOT NULL AS has_default, attcollation AS collation,
+        NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
     FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
     WHERE attrelid = (SELECT oid FROM found) AND attname IN ('key', 'value', 'created_at') AND NOT attisdropped
 ), base AS (
@@ -47,7 +49,11 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
         SELECT min(attname::text) FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
         WHERE attrelid = (SELECT oid FROM found) AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('key', 'value')
             AND (attnotnull OR typnotnull) AND NOT atthasdef AND attidentity = '' AND typdefault IS NULL
-    ) AS wanting
+    ) AS wanting,
+    COALESCE(has_default, false) AND EXISTS (
+        SELECT FROM base
+        WHERE base.name = wanted.name AND type IN ('timestamp'::regtype, 'timestamptz'::regtype) AND length IN (-1, 6)
+    ) AS has_moment
 FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name
 WHERE EXISTS (SELECT FROM found)
 ORDER BY number;

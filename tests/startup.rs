@@ -394,6 +394,40 @@ fn a_list_comes_whole_where_the_type_of_values_is_not_built_in() {
     assert_eq!(client.put("0301", "Y").status, 201);
 }
 
+/// What takes the place of a row past its time is told from what replaces one by that.
+#[test]
+fn a_time_of_creation_that_is_none_of_a_moment_is_warned_of() {
+    let database = Database::new();
+    database.connect().batch_execute("CREATE DOMAIN seconds AS timestamp(0) DEFAULT now(); CREATE DOMAIN moment AS timestamp DEFAULT now()").unwrap();
+    for (created_at, is_warned_of) in [
+        ("date DEFAULT now()", true),
+        ("timestamp(0) DEFAULT now()", true),
+        ("timestamptz(3) DEFAULT now()", true),
+        ("timestamp", true),
+        ("seconds", true),
+        ("timestamptz DEFAULT now()", false),
+        ("timestamp(6) DEFAULT now()", false),
+        ("moment", false),
+    ] {
+        let table = format!(
+            "DROP TABLE IF EXISTS kv_store, hotrow_migrations;
+             CREATE TABLE kv_store (key text PRIMARY KEY, value text NOT NULL, created_at {created_at})"
+        );
+        database.connect().batch_execute(&table).unwrap();
+        let server = Server::start_on(&database, &[]);
+        let log = server.stderr();
+        assert_eq!(log.contains("the column created_at of kv_store"), is_warned_of, "{created_at}: {log}");
+        // The sweeper may have been there before: then it is new, whatever the column is.
+        if !is_warned_of {
+            let mut client = server.connect();
+            assert_eq!(client.put("k", "v").status, 201);
+            assert_eq!(client.put("k", "v").status, 200);
+            database.execute("UPDATE kv_store SET expires_at = now()", &[]);
+            assert_eq!(client.put("k", "v").status, 201, "{created_at}");
+        }
+    }
+}
+
 /// It would be made again, empty, in the first schema of the path: all who look for it would find that one.
 #[test]
 fn a_table_elsewhere_on_the_path_stays_the_one() {

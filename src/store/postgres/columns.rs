@@ -24,8 +24,8 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
                  transaction has written them, and of a table that others inherit from, which of them has a key"
                     .into()
             }
-            Some(_) if name == "created_at" => {
-                warn_of(&row)?;
+            Some(kind) if name == "created_at" => {
+                warn_of(&row, kind)?;
                 continue;
             }
             None => format!("kv_store has no column {name}"),
@@ -65,10 +65,16 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
 }
 
 /// What may be meant so.
-fn warn_of(row: &Row) -> Result<(), Error> {
+fn warn_of(row: &Row, created_at: &str) -> Result<(), Error> {
     if column(row, 8)? {
         log::warn!(
             "kv_store is UNLOGGED: a crash of PostgreSQL empties it, and what was acknowledged is gone"
+        );
+    }
+    if !column::<bool>(row, 10)? {
+        log::warn!(
+            "the column created_at of kv_store is no timestamp with microseconds and a default (it is of type {created_at}): a row that \
+             takes the place of one past its time is not told to be new (200 instead of 201)"
         );
     }
     if let Some(wanting) = column::<Option<&str>>(row, 9)? {
