@@ -83,9 +83,10 @@ impl Database {
         let row: Row = self.rows.get(&job.key).cloned();
         let failure = refusal(&job.key);
         let found = if failure.is_none() { Some(&row) } else { None };
-        let waiters = engine.shard(job.hash).read_done(job.hash, &job.key, job.id, found, 0);
+        let done = engine.shard(job.hash).read_done(job.hash, &job.key, job.id, found, 0);
         let answer = failure.map_or(Answer::Found(row), Answer::Failed);
-        waiters.into_iter().map(|ticket| Reply { ticket, answer: answer.clone() }).collect()
+        let told = done.waiters.into_iter().map(|ticket| Reply { ticket, answer: answer.clone() });
+        told.chain(done.watching.into_iter().map(Reply::changed)).collect()
     }
 
     fn write(&mut self, job: &WriteJob, engine: &Engine, lose: bool) -> Vec<Reply> {
