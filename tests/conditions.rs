@@ -483,6 +483,7 @@ fn whoever_waits_for_a_change_is_told_of_it() {
     server.database().execute("UPDATE kv_store SET value = 'sql' WHERE key = 'k'", &[]);
     let fresh = wait(300, &tag) + "Cache-Control: no-cache\r\n";
     assert_eq!(get(&mut watchers[0], "k", &fresh).text(), "sql");
+    assert_eq!(server.metric("hotrow_late_replies_total"), 0, "nobody is told twice");
     let tag = self::tag(&mut writer, "k");
     // And one that waits already, once hotrow has read it for somebody else.
     watchers[0].send(crate::support::client::request("GET", "/kv/k", &wait(300, &tag), b""));

@@ -52,8 +52,12 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the cache has another row by now, or knows that there is none.
+    /// Whether the cache has another row by now, or knows that there is none. Who was to look past the cache has seen what is in no
+    /// cache: what is there may be the older one.
     fn is_past(&self, key: &str, cx: &Context<'_>) -> bool {
+        if self.forward == Some(Forward::Bypass) {
+            return false;
+        }
         let is_another = |known: Known<'_>| match known {
             Known::Value(held) => held.version != self.version,
             Known::Absent { .. } => true,
@@ -174,9 +178,9 @@ impl Connection {
             Answer::Changed if cx.now_ms < watch.until_ms => self.watch_on(watch, frame, ws, cx),
             Answer::Changed => match watch.known {
                 // What was known had not changed while it was waited for.
-                Some(seen) => self.not_changed(seen, frame, ws, cx),
+                Some(seen) if !seen.is_past(&watch.key, cx) => self.not_changed(seen, frame, ws, cx),
                 // The wait is over, and the look that was under way may have come before the change.
-                None => self.look_last(*watch, frame, ws, cx),
+                _ => self.look_last(*watch, frame, ws, cx),
             },
             Answer::Found(Some(record)) if is_same(&watch.conditions, Current::Version(record.version)) => {
                 // The ticket has been among the watchers since before this was read: nothing was missed.

@@ -327,14 +327,11 @@ impl Cache {
         }
     }
 
-    /// Forgets what is known of `key` unless it is the row of this version, or with `None` that there is none. No use of it. True
-    /// where there was something to forget.
-    pub fn forget_unless(&mut self, hash: u64, key: &str, version: Option<u32>) -> bool {
-        let is_another = self.version(hash, key).is_some_and(|known| known != version);
-        if is_another {
+    /// Forgets what is known of `key` unless it is the row of this version, or with `None` that there is none. No use of it.
+    pub fn forget_unless(&mut self, hash: u64, key: &str, version: Option<u32>) {
+        if self.version(hash, key).is_some_and(|known| known != version) {
             self.forget(hash, key);
         }
-        is_another
     }
 
     /// The version of the row that is known of `key`, `Some(None)` where there is known to be none. No use of it.

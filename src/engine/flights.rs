@@ -11,14 +11,19 @@ use hashbrown::HashTable;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadId(pub(super) u64);
 
+/// The version of a row, or that there is none.
+pub(super) type Version = Option<u32>;
+
 /// What becomes of the row that a read brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fill {
     /// It is cached, and the read may be joined: nobody has been told anything of the key since it was sent.
     Cached,
-    /// Another read has told something meanwhile, and which of the two looked later, nobody knows. What is cached may stay if it
-    /// is the same.
-    Compared,
+    /// Other reads have told this version meanwhile, and nothing else: whether they looked later, nobody knows. It is cached if it is
+    /// the same.
+    Compared(Version),
+    /// They have told several.
+    Mixed,
     /// It is too late: a write has ended meanwhile, or all was forgotten.
     Late,
     /// It was never to be cached.
@@ -98,12 +103,14 @@ impl Flight {
         Some(self.reads.remove(at))
     }
 
-    /// Somebody is told of the row: what is on its way may be older than that.
-    pub(super) fn told(&mut self) {
+    /// Somebody is told this version: what is on its way may be older than that.
+    pub(super) fn told(&mut self, version: Version) {
         for read in &mut self.reads {
-            if read.fill == Fill::Cached {
-                read.fill = Fill::Compared;
-            }
+            read.fill = match read.fill {
+                Fill::Cached => Fill::Compared(version),
+                Fill::Compared(other) if other != version => Fill::Mixed,
+                fill => fill,
+            };
         }
     }
 

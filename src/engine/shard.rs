@@ -7,10 +7,9 @@
 //! - One read a key at a time that others may join. What it brings is cached only if nothing has overtaken it.
 //! - The end of a write, however it ended, overtakes every read of the key: its waiters get what it read (they asked
 //!   before the write was acknowledged), but it fills nothing, and nobody joins it any more.
-//! - Whoever asks for what there is *now* has a read of its own, beside others. The first to end is cached, and overtakes
-//!   the others: which of them looked last, nobody knows. What one of those tells its waiters takes another row than
-//!   that out of the cache. Without this a client could see what another program has written, and after it the old row
-//!   again.
+//! - Whoever asks for what there is *now* has a read of its own, beside others. The first to end is cached; which of them
+//!   looked last, nobody knows. One that ends behind it is cached if its row is what was told since it was sent; else it takes
+//!   what is cached out. Without this a client could see what another program has written, and after it the old row again.
 //! - A read that fills nothing may still tell its waiters of a write that is committed and not ended here. So while a
 //!   write is under way, its answer takes the older row out of the cache, and overtakes every other read.
 //! - While a write's outcome is unknown the key is *in doubt*: nothing of it is cached, every read goes to the
@@ -53,7 +52,7 @@ pub enum Get<R> {
 pub struct ReadDone {
     /// Who waits for it.
     pub waiters: Vec<Ticket>,
-    /// Who watches the key, where the row is not the one that was cached: another program has written it.
+    /// Who else watches the key, where the row is not the one that they know of: another program has written it.
     pub watching: Vec<Ticket>,
 }
 
@@ -205,7 +204,8 @@ impl Shard {
 
     /// Waits for the next write of the key: the reply is sent by whoever ends it. False: too many wait.
     pub fn watch(&mut self, hash: u64, key: &str, ticket: Ticket) -> bool {
-        self.watchers.add(hash, key, ticket, &self.hasher)
+        let known = self.cache.version(hash, key);
+        self.watchers.add((hash, key), ticket, known, &self.hasher)
     }
 
     /// Whoever waited no longer does.
@@ -279,28 +279,29 @@ impl Shard {
             let skip = self.planted == Some(PlantedBug::TimeRunsBack);
             #[cfg(not(test))]
             let skip = false;
-            let known = self.cache.version(hash, key);
             match read.fill {
                 // Nobody is told anything new: what else is on its way is no older than what has been cached all the time.
-                Fill::Cached | Fill::Compared if known == Some(version) => {
+                Fill::Cached | Fill::Compared(_) | Fill::Mixed
+                    if self.cache.version(hash, key) == Some(version) =>
+                {
                     self.cache.put(hash, key, row.as_ref(), as_of_s);
                 }
-                Fill::Cached | Fill::Compared => {
+                Fill::Cached | Fill::Compared(_) | Fill::Mixed => {
+                    // It was sent behind all that was told before: it is the newest if it is what was told since.
                     match read.fill {
-                        Fill::Cached => self.cache.put(hash, key, row.as_ref(), as_of_s),
-                        _ => self.cache.forget(hash, key),
+                        Fill::Compared(told) if told != version => self.cache.forget(hash, key),
+                        Fill::Mixed => self.cache.forget(hash, key),
+                        _ => self.cache.put(hash, key, row.as_ref(), as_of_s),
                     }
-                    flight.told();
-                    if known.is_some() {
-                        watching = self.watchers.take(hash, key);
-                    }
+                    flight.told(version);
+                    watching = self.watchers.see(hash, key, version, &read.waiters, &self.hasher);
                 }
                 // Its waiters may learn of a write that is committed and whose end has not got here yet. From then on
                 // nobody may be given the row from before that write: not from the cache, and not from a read that
                 // began earlier.
                 Fill::Late | Fill::Nothing if flight.is_written() && !skip => {
                     self.cache.forget(hash, key);
-                    flight.told();
+                    flight.told(version);
                 }
                 Fill::Late | Fill::Nothing => {}
             }
@@ -398,14 +399,11 @@ impl Shard {
     pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes, found: Option<u32>) -> Vec<Ticket> {
         self.write_ended(hash, key, writes);
         if self.flights.find(hash, key).is_some_and(|flight| flight.is_written()) {
-            // They are told when that write has ended.
             self.cache.forget(hash, key);
-            return Vec::new();
+        } else {
+            self.cache.forget_unless(hash, key, found);
         }
-        match self.cache.forget_unless(hash, key, found) {
-            true => self.watchers.take(hash, key),
-            false => Vec::new(),
-        }
+        self.watchers.see(hash, key, found, &[], &self.hasher)
     }
 
     /// The outcome of writes under way is unknown: they may have happened, or happen later. Once for all writes of

@@ -1,9 +1,11 @@
 //! Who waits for a key to change. A set of tickets a key; knows neither rows nor connections. Owned by [`super::shard`].
 
+use super::flights::Version;
 use crate::limits::WATCHERS_A_SHARD;
 use crate::token::Ticket;
 use ahash::RandomState;
 use hashbrown::HashTable;
+use std::collections::HashSet;
 
 /// Tickets of a key that are looked through one by one. More of them are a table: where thousands wait for one key and all
 /// give up in one turn, a look through all of them for each would be millions of looks.
@@ -23,6 +25,8 @@ pub(super) struct Watchers {
 struct Watched {
     key: Box<str>,
     tickets: Tickets,
+    /// Of the row that they know, or that there is none; not known while the first of them looks.
+    version: Option<Version>,
 }
 
 /// The tickets of one key, each once.
@@ -98,16 +102,23 @@ impl Tickets {
 }
 
 impl Watchers {
-    /// Adds a ticket. False: as many wait as may.
-    pub(super) fn add(&mut self, hash: u64, key: &str, ticket: Ticket, hasher: &RandomState) -> bool {
+    /// Adds a ticket, of whoever looks at the key now: this is cached. False: as many wait as may.
+    pub(super) fn add(
+        &mut self,
+        (hash, key): (u64, &str),
+        ticket: Ticket,
+        known: Option<Version>,
+        hasher: &RandomState,
+    ) -> bool {
         if self.tickets >= WATCHERS_A_SHARD {
             return false;
         }
         let watched = self
             .keys
             .entry(hash, |watched| &*watched.key == key, |watched| hasher.hash_one(watched.key.as_bytes()))
-            .or_insert_with(|| Watched { key: key.into(), tickets: Tickets::Few(Vec::new()) })
+            .or_insert_with(|| Watched { key: key.into(), tickets: Tickets::Few(Vec::new()), version: None })
             .into_mut();
+        watched.version = known.or(watched.version);
         self.tickets += usize::from(watched.tickets.add(ticket, hasher));
         true
     }
@@ -133,6 +144,31 @@ impl Watchers {
             }
             Err(_) => Vec::new(),
         }
+    }
+
+    /// The key has a row of this version. Takes all who wait for it, if they know of another one, but for these, who hear of it
+    /// anyhow.
+    pub(super) fn see(
+        &mut self,
+        hash: u64,
+        key: &str,
+        version: Version,
+        but: &[Ticket],
+        hasher: &RandomState,
+    ) -> Vec<Ticket> {
+        let Some(watched) = self.keys.find_mut(hash, |watched| &*watched.key == key) else {
+            return Vec::new();
+        };
+        if watched.version.replace(version).is_none_or(|known| known == version) {
+            return Vec::new();
+        }
+        let but: HashSet<Ticket> = but.iter().copied().collect();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            self.take(hash, key).into_iter().partition(|ticket| but.contains(ticket));
+        for ticket in stay {
+            self.add((hash, key), ticket, Some(version), hasher);
+        }
+        go
     }
 
     /// Takes all who wait for any key.
@@ -165,10 +201,10 @@ mod tests {
         let mut model = BTreeSet::new();
         for round in 0..3 {
             for slot in 0..3_000 {
-                assert!(watchers.add(7, "k", ticket(slot), &hasher));
+                assert!(watchers.add((7, "k"), ticket(slot), None, &hasher));
                 // Twice is once.
-                assert!(watchers.add(7, "k", ticket(slot), &hasher));
-                assert!(watchers.add(8, "other", ticket(slot), &hasher));
+                assert!(watchers.add((7, "k"), ticket(slot), None, &hasher));
+                assert!(watchers.add((8, "other"), ticket(slot), None, &hasher));
                 model.insert(slot);
                 assert_eq!(watchers.len(), model.len() + slot as usize + 1);
             }
@@ -197,21 +233,17 @@ mod tests {
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let mut watchers = Watchers::default();
         for slot in 0..WATCHERS_A_SHARD as u32 {
-            assert!(watchers.add(
-                7 + u64::from(slot % 2),
-                ["k", "other"][slot as usize % 2],
-                ticket(slot),
-                &hasher
-            ));
+            let key = (7 + u64::from(slot % 2), ["k", "other"][slot as usize % 2]);
+            assert!(watchers.add(key, ticket(slot), None, &hasher));
         }
         let one_more = ticket(WATCHERS_A_SHARD as u32);
         for (hash, key) in [(7, "k"), (9, "new")] {
-            assert!(!watchers.add(hash, key, one_more, &hasher));
+            assert!(!watchers.add((hash, key), one_more, None, &hasher));
         }
         assert_eq!((watchers.len(), watchers.keys.len()), (WATCHERS_A_SHARD, 2));
         watchers.remove(8, "other", ticket(1), &hasher);
-        assert!(watchers.add(9, "new", one_more, &hasher), "there is a place again");
-        assert!(!watchers.add(7, "k", ticket(1), &hasher));
+        assert!(watchers.add((9, "new"), one_more, None, &hasher), "there is a place again");
+        assert!(!watchers.add((7, "k"), ticket(1), None, &hasher));
     }
 
     #[test]
@@ -220,7 +252,7 @@ mod tests {
         for crowd in [1, FEW as u32, FEW as u32 + 1, 100] {
             let mut watchers = Watchers::default();
             for slot in 0..crowd {
-                watchers.add(7, "k", ticket(slot), &hasher);
+                watchers.add((7, "k"), ticket(slot), None, &hasher);
             }
             for slot in 0..crowd {
                 watchers.remove(7, "k", ticket(slot), &hasher);

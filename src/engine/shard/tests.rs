@@ -318,24 +318,53 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
     assert!(hits > 2_000 && told_later > 500 && cached > 500, "{hits} {told_later} {cached}");
 }
 
+/// As long as reads overlap: those that agree are cached, whatever was told before them.
+#[test]
+fn a_key_that_is_read_all_the_time_is_cached_again_once_reads_agree() {
+    let mut shard = shard();
+    let (_, one) = get_fresh(&mut shard, 0, Freshness::Now, 1);
+    let (_, other) = get_fresh(&mut shard, 0, Freshness::Now, 2);
+    shard.read_done(HASH, "k", one.unwrap(), Some(&row(2)), 0);
+    let (_, mut last) = get_fresh(&mut shard, 0, Freshness::Now, 3);
+    // It has looked before the row was written, and is heard of last.
+    shard.read_done(HASH, "k", other.unwrap(), Some(&row(1)), 0);
+    for job in 4.. {
+        assert!(job < 7, "every look is at the same row, and none is cached");
+        let (got, read) = get(&mut shard, job);
+        if got == Get::Answered(Some(2)) {
+            break;
+        }
+        shard.read_done(HASH, "k", last.unwrap(), Some(&row(2)), 0);
+        last = read;
+    }
+}
+
 #[test]
 fn whoever_watches_a_key_is_told_of_what_another_program_has_written_once_it_is_read() {
     for (found, is_told) in [(1, false), (2, true)] {
-        let mut shard = shard();
-        let (_, read) = get(&mut shard, 1);
-        // Nothing was known before, so that nothing has changed.
-        assert!(shard.watch(HASH, "k", ticket(2)));
-        assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0).watching, []);
-        let (_, now) = get_fresh(&mut shard, 0, Freshness::Now, 3);
-        let watching = shard.read_done(HASH, "k", now.unwrap(), Some(&row(found)), 0).watching;
-        assert_eq!(watching, if is_told { vec![ticket(2)] } else { vec![] });
-        // By a write that changes nothing, because the row is another one.
-        assert!(shard.watch(HASH, "k", ticket(4)));
-        shard.write_sent(HASH, "k", ONE);
-        assert_eq!(shard.unchanged(HASH, "k", ONE, Some(found)), []);
-        shard.write_sent(HASH, "k", ONE);
-        let told = shard.unchanged(HASH, "k", ONE, None);
-        assert!(told.contains(&ticket(4)), "{told:?}");
+        for is_evicted in [false, true] {
+            let mut shard = shard();
+            let (_, read) = get(&mut shard, 1);
+            // Nothing was known before, so that nothing has changed.
+            assert!(shard.watch(HASH, "k", ticket(2)));
+            assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0).watching, []);
+            // One that begins by a look of its own hears of it by that.
+            assert!(shard.watch(HASH, "k", ticket(3)));
+            let (_, now) = get_fresh(&mut shard, 0, Freshness::Now, 3);
+            if is_evicted {
+                shard.cache.forget(HASH, "k");
+            }
+            let done = shard.read_done(HASH, "k", now.unwrap(), Some(&row(found)), 0);
+            let told = if is_told { vec![ticket(2)] } else { vec![] };
+            assert_eq!((done.waiters, done.watching), (vec![ticket(3)], told));
+            // By a write that changes nothing, because the row is another one, whether or not there is another write besides.
+            shard.write_sent(HASH, "k", Writes::Own(2));
+            assert_eq!(shard.unchanged(HASH, "k", ONE, Some(found)), []);
+            assert!(shard.watch(HASH, "k", ticket(4)));
+            let told = shard.unchanged(HASH, "k", ONE, None);
+            assert!(told.contains(&ticket(3)) && told.contains(&ticket(4)), "{told:?}");
+            assert_eq!(shard.stats().watchers, 0);
+        }
     }
 }
 
