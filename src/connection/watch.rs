@@ -225,6 +225,9 @@ impl Connection {
 
     /// The wait is over, and the row is the one that the client has.
     fn not_changed(&mut self, seen: Seen, frame: Frame, ws: &mut Workspace, cx: &Context<'_>) {
+        if let Err(problem) = self.still_may(false, cx) {
+            return self.refuse(&problem, frame, ws, cx);
+        }
         let Seen { version, expires_s, since_s, forward, .. } = seen;
         let age_s = cx.now_s.saturating_sub(since_s);
         let row = Held { value: Lent::Bytes(b""), version, age_s, expires_s };

@@ -441,6 +441,13 @@ fn a_token_that_is_taken_away_ends_what_is_under_way_at_its_next_step() {
         }
         assert_eq!(watching.statuses(), [read_status], "a wait, {left}");
 
+        // That nothing has changed is told of the row, too.
+        let mut waiting = world();
+        waiting.send(&with_token(&wait("9", 60)));
+        renew(&mut waiting);
+        waiting.expire();
+        assert_eq!(waiting.statuses(), [read_status], "the end of a wait, {left}");
+
         let mut exporting = world();
         exporting.send(&with_token(&export()));
         renew(&mut exporting);
