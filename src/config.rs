@@ -287,9 +287,16 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The same as arguments are read by. What stands behind the flag of a number is its value: `-1` is a bad one, and no flag that
-/// nobody knows.
-fn parser() -> clap::Command {
+/// The same, as these arguments are read by. `-1`, or `-1s`, is a bad value of the flag in front of it, and no flag that nobody knows.
+/// Only where there is one: else a flag without its value would take the next flag for it.
+fn parser(arguments: &[OsString]) -> clap::Command {
+    let is_below_zero = |argument: &OsString| match argument.as_encoded_bytes() {
+        [b'-', first, ..] => first.is_ascii_digit(),
+        _ => false,
+    };
+    if !arguments.iter().any(is_below_zero) {
+        return Cli::command();
+    }
     let allow = |arg: clap::Arg| match is_number(&arg) {
         true => arg.allow_hyphen_values(true),
         false => arg,
@@ -297,16 +304,16 @@ fn parser() -> clap::Command {
     Cli::command().mut_args(allow).mut_subcommands(|command| command.mut_args(allow))
 }
 
-/// True of a flag that takes a count, a size or a duration, and perhaps a word for none.
+/// True of a flag that takes a count, a size or a duration, and perhaps a word for none; or an address.
 fn is_number(arg: &clap::Arg) -> bool {
     let name = arg.get_value_names().and_then(|names| names.first()?.split('|').next());
-    name.is_some_and(|name| ["N", "SIZE", "D"].contains(&name))
+    name.is_some_and(|name| ["N", "SIZE", "D", "ADDR:PORT"].contains(&name))
 }
 
 /// Reads arguments (the first is the program's name) and the environment.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
-    let mut command = parser();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = parser(&arguments);
     let first = arguments.get(1).and_then(|argument| argument.to_str());
     if first.is_some_and(|name| command.find_subcommand(name).is_some()) {
         // clap would judge the variables by the flags in front of the subcommand, too, of which there are none.
@@ -537,6 +544,13 @@ mod tests {
             }
         }
         assert!(looked_at > 100, "{looked_at}");
+        // A value that was forgotten is none.
+        match parse(&["--event-loops", "--log-level", "info"]) {
+            Err(Stop::Unusable(line)) => {
+                assert!(line.starts_with("a value is required for '--event-loops"), "{line}")
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
