@@ -7,6 +7,7 @@ use crate::support::{Client, Server, put_in_the_end, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 const LINES: &str = "Content-Type: application/x-ndjson\r\n";
 
@@ -461,6 +462,45 @@ fn many_slow_rows_are_no_server_that_does_not_answer() {
     let answer = loading.response();
     assert!(matches!(answer.status, 200 | 503 | 504), "{}", answer.text());
     put_in_the_end(&mut server.connect(), "other", "value");
+}
+
+/// Slow rows go by twos. Two that a trigger refuses for what may be the server's reason are no server that takes nothing, where it has
+/// taken others.
+#[test]
+fn slow_rows_that_are_refused_side_by_side_end_no_load_of_which_others_are_stored() {
+    const TIMEOUT: Duration = Duration::from_secs(8);
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "8s"]);
+    let trigger = "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value LIKE 'slow%' THEN PERFORM pg_sleep(1.2); END IF;
+            IF NEW.value LIKE '%row' THEN RAISE 'not this one'; END IF;
+            IF NEW.value LIKE '%server' THEN RAISE insufficient_privilege USING MESSAGE = 'not here'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION no()";
+    server.database().connect().batch_execute(trigger).unwrap();
+    let mut client = server.connect();
+    let mut round = 0;
+    // More of them than are looked for by halves come first. Then one takes its time, and two of a kind are all of their group.
+    for slow in [["slow server"; 3], ["slow row", "slow row", "slow server"]] {
+        wait_until("it ends before its time is over", || {
+            round += 1;
+            let mut lines = String::new();
+            for at in 0..128 {
+                lines += &line(&format!("{round}-{at:03}"), if at % 2 == 0 { "row" } else { "good" });
+            }
+            for (at, value) in slow.iter().chain(&["good"; 4]).enumerate() {
+                lines += &line(&format!("{round}-x{at}"), value);
+            }
+            let began = Instant::now();
+            let answer = load(&mut client, &lines);
+            let in_time = answer.status == 200;
+            assert!(in_time || began.elapsed() >= TIMEOUT, "{}", answer.text());
+            if in_time {
+                assert_eq!(told(&answer).0, [135, 68, 67], "{}", answer.text());
+            }
+            in_time
+        });
+    }
 }
 
 #[test]
