@@ -198,6 +198,7 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
     // Somebody else's file, whatever it ends with, is left as it is.
     for other in ["PNG", "PNG\n", "{\"value\":1}\n", "{\"key\":\"a\",\"value\":\"v\"}\nPNG\n"] {
         fs::write(&part, other).unwrap();
+        fs::set_permissions(&part, fs::Permissions::from_mode(0o600)).unwrap();
         let (code, lines) = said(&hotrow(&["export", "--url", &url, "--continue", &file]));
         assert!(
             code == 1 && lines.last().unwrap().contains("rows.part is no export"),
@@ -205,6 +206,8 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
         );
         assert!(!lines.last().unwrap().contains("go on with"), "it would end in the same way: {lines:?}");
         assert_eq!(fs::read_to_string(&part).unwrap(), other);
+        let mode = fs::metadata(&part).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "nobody else may read it, as before");
     }
     assert!(fs::read(&file).unwrap() == whole, "what was whole stays");
 }

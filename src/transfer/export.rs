@@ -178,15 +178,17 @@ impl Target {
     /// Makes a file that is open ready for what comes.
     fn prepare(&mut self, whole: &mut Whole) -> Result<(), String> {
         let Target::File { part, path, file, is_new } = self else { return Ok(()) };
-        if let Ok(old) = fs::metadata(path) {
-            // Who may read what is replaced may read what comes instead of it.
-            file.set_permissions(old.permissions())
-                .map_err(|e| format!("cannot write {}: {e}", part.display()))?;
-        }
         if !*is_new {
             let judged = cut_back(file, whole);
             let judged = judged.map_err(|e| format!("cannot go on with {}: {e}", part.display()))?;
-            judged.map_err(|reason| self.no_export(&reason))?;
+            if let Err(reason) = judged {
+                return Err(self.no_export(&reason));
+            }
+        }
+        // Who may read what is replaced may read what comes instead of it; not what somebody else has put there.
+        if let Ok(old) = fs::metadata(path) {
+            file.set_permissions(old.permissions())
+                .map_err(|e| format!("cannot write {}: {e}", part.display()))?;
         }
         Ok(())
     }
