@@ -1,7 +1,7 @@
 //! The private PostgreSQL: made, kept, recovered, guarded, stopped. With real kills of real processes.
 
 use crate::support::process::has_ended;
-use crate::support::{Client, Server, ending, wait_until};
+use crate::support::{Client, Server, ending, left_out, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::fs;
@@ -271,6 +271,27 @@ fn backends_that_have_outlived_their_postgresql_are_waited_for() {
     let server = Server::spawn(command(&data, &[]));
     next.join().unwrap();
     assert_eq!(server.connect().get("k").text(), "v");
+}
+
+/// What root makes with such a mask is root's alone, and PostgreSQL runs as another user.
+#[test]
+fn a_data_folder_that_is_made_can_be_entered_whatever_the_umask_says() {
+    if !rustix::process::geteuid().is_root() {
+        left_out("a data folder that root makes", "hotrow runs PostgreSQL as itself");
+        return;
+    }
+    let (dir, _) = folder();
+    let data = dir.path().join("deep/er/data");
+    let mut command = Server::command("sh");
+    command.args(["-c", "umask 077; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_hotrow"), "--data-dir"]);
+    command.arg(&data);
+    Server::be_patient(&mut command);
+    let server = Server::spawn(command);
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    for made in ["deep", "deep/er", "deep/er/data"] {
+        let mode = fs::metadata(dir.path().join(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o711, "{made}");
+    }
 }
 
 #[test]

@@ -103,9 +103,8 @@ impl Managed {
         if let Some(dir) = nearest_folder(data_dir) {
             check_can_enter(&dir)?;
         }
-        fs::create_dir_all(data_dir).map_err(|e| unusable(data_dir, &e))?;
+        make_dirs(data_dir, owner.is_some()).map_err(|e| unusable(data_dir, &e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| unusable(data_dir, &e))?;
-        // What was made just now is as the umask has it.
         check_can_enter(&data_dir)?;
         let lock = lock(&data_dir)?;
         let cluster = data_dir.join("postgres");
@@ -555,6 +554,25 @@ fn socket_dir(data_dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, String>
     }
     make_private_dir(&dir, owner)?;
     Ok(dir)
+}
+
+/// A folder and those above it that are not there. `to_be_entered` by another user: whatever the umask says; what is in them has rights
+/// of its own.
+fn make_dirs(dir: &Path, to_be_entered: bool) -> std::io::Result<()> {
+    let mut steps: Vec<&Path> = dir.ancestors().filter(|step| !step.as_os_str().is_empty()).collect();
+    steps.reverse();
+    for step in steps {
+        match fs::create_dir(step) {
+            Ok(()) if to_be_entered => {
+                let mode = fs::metadata(step)?.permissions().mode();
+                fs::set_permissions(step, Permissions::from_mode(mode | 0o011))?;
+            }
+            Ok(()) => {}
+            Err(_) if step.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A folder that only PostgreSQL's user (and root) may enter.
