@@ -359,7 +359,6 @@ fn who_watches_what_is_done_is_told_while_the_rest_waits_for_a_lock() {
     assert_eq!(told["items"][1]["status"], 200, "{told}");
 }
 
-/// A short time for a request makes every wait shorter, so that there is time for another one.
 /// What waits here is what tests count, and the sweeper comes when it likes.
 #[test]
 fn the_sweeper_is_none_of_those_that_are_seen_to_wait() {
@@ -386,6 +385,7 @@ fn the_sweeper_is_none_of_those_that_are_seen_to_wait() {
     assert!(!has_met_a_lock(sql));
 }
 
+/// A short time for a request makes every wait shorter, so that there is time for another one.
 #[test]
 fn a_locked_row_is_waited_for_aside_within_a_short_time_too() {
     let server = Server::start(&["--db-writers", "1", "--request-timeout", "1s"]);
