@@ -348,15 +348,16 @@ fn a_row_past_its_time_is_as_good_as_none() {
     }
 }
 
+const THE_SWEEPER_LEAVES_ALL: &str = "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF current_query() LIKE '%SKIP LOCKED%' THEN RETURN NULL; END IF; RETURN OLD; END $$;
+    CREATE TRIGGER a_sweeper_leaves_it BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION leave()";
+
 /// Whoever has read meanwhile that there is none is not to be told of an old one.
 #[test]
 fn a_write_that_waits_until_its_row_is_past_its_time_finds_none() {
     let server = Server::start(&["--db-writers", "1"]);
-    let leave = "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN IF current_query() LIKE '%SKIP LOCKED%' THEN RETURN NULL; END IF; RETURN OLD; END $$;
-        CREATE TRIGGER a_sweeper_leaves_it BEFORE DELETE ON kv_store FOR EACH ROW EXECUTE FUNCTION leave()";
     let mut sql = server.database().connect();
-    sql.batch_execute(leave).unwrap();
+    sql.batch_execute(THE_SWEEPER_LEAVES_ALL).unwrap();
     for (method, status) in [("PUT", 201), ("DELETE", 404)] {
         let mut writes = server.database().hold_writes();
         let row = "SET session_replication_role = replica; DELETE FROM kv_store;
@@ -377,6 +378,7 @@ fn a_write_that_waits_until_its_row_is_past_its_time_finds_none() {
 fn what_is_written_is_judged_by_the_time_of_the_moment() {
     let server = Server::start(&[]);
     let (mut sql, mut other) = (server.database().connect(), server.database().connect());
+    sql.batch_execute(THE_SWEEPER_LEAVES_ALL).unwrap();
     sql.batch_execute("SET TimeZone = 'UTC'").unwrap();
     let (a, new, none) = (vec!["a"], vec!["new"], vec!["none"]);
     let (ttl, ttls, end) = (None::<f64>, vec![None::<f64>], vec![None::<&str>]);
