@@ -157,7 +157,7 @@ mod tests {
     fn the_readme_has_the_sums() {
         let readme = include_str!("../README.md");
         for (flags, sum) in
-            [("", "53 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "2.1 GiB")]
+            [("", "58 GiB"), ("--max-value-bytes 16KiB --max-connections 1000 --queue-depth 512", "2.5 GiB")]
         {
             let gib = Bound::of(&config(flags), 1).bytes() as f64 / f64::from(1 << 30);
             let text = if gib < 10.0 { format!("{gib:.1} GiB") } else { format!("{gib:.0} GiB") };
