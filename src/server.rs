@@ -53,8 +53,8 @@ pub fn longest_start(config: &Config) -> Duration {
 }
 
 /// Starts a server. An error is one line with the cause and the remedy. `takes_longer` is called again and again
-/// while the private PostgreSQL replays its log, or migrations that take long are applied, each time with how long it may be until
-/// it is called again; where it says false, nobody wants the server any more.
+/// while the private PostgreSQL replays its log or backends of one that was killed are in its way, or migrations that take long are
+/// applied, each time with how long it may be until it is called again; where it says false, nobody wants the server any more.
 pub fn start(
     config: &Config,
     inherited: Inherited,

@@ -271,6 +271,8 @@ fn backends_that_have_outlived_their_postgresql_are_waited_for() {
     let server = Server::spawn(command(&data, &[]));
     next.join().unwrap();
     assert_eq!(server.connect().get("k").text(), "v");
+    let said = server.stderr();
+    assert_eq!(said.matches("pre-existing shared memory block").count(), 1, "{said}");
 }
 
 /// What root makes with such a mask is root's alone, and PostgreSQL runs as another user.

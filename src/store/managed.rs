@@ -321,6 +321,7 @@ impl Shared {
         let config = self.config("postgres")?;
         let mut deadline = Instant::now() + START;
         let mut next_look = Instant::now() + REPLAYING;
+        let mut said = false;
         loop {
             let error = match config.connect(NoTls) {
                 Ok(_) => return Ok(()),
@@ -331,6 +332,9 @@ impl Shared {
                 let words = self.last_words();
                 if words.contains("pre-existing shared memory block") && Instant::now() < deadline {
                     // Backends of one that was killed are going still: as soon as they look up they end.
+                    if !std::mem::replace(&mut said, true) {
+                        log::info!("waiting for the end of what a killed PostgreSQL has left: {words}");
+                    }
                     if !takes_longer(START) {
                         return Err(format!(
                             "told to stop before the private PostgreSQL could start: {words}"
