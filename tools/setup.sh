@@ -28,7 +28,7 @@ have_postgresql() {
         dirs=("$PG_BINDIR")
     else
         IFS=: read -ra dirs <<<"$PATH"
-        dirs+=(/usr/lib/postgresql/*/bin /usr/pgsql*/bin /usr/local/pgsql/bin /usr/libexec/postgresql)
+        dirs+=(/usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/local/pgsql/bin /usr/libexec/postgresql)
     fi
     for dir in "${dirs[@]}"; do
         [[ -x $dir/postgres && -x $dir/initdb && -x $dir/pg_ctl ]] || continue
