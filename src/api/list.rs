@@ -3,6 +3,7 @@
 
 use super::collection::{lent, too_much};
 use super::json;
+use super::wishes::parts;
 use super::{key, query};
 use crate::http::problem::Problem;
 use crate::http::request::{Extras, List as FieldList, Version};
@@ -225,7 +226,7 @@ fn parse_cursor(text: &str, prefix: &str) -> Result<Box<str>, Problem> {
 
 /// Lines are named, and not with a weight of 0 (RFC 9110 section 12.5.1).
 fn takes_lines(accept: &[u8]) -> bool {
-    accept.split(|b| *b == b',').any(|range| {
+    parts(accept).any(|range| {
         let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
         let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(NDJSON.as_bytes()));
         let zero = |weight: &[u8]| {
@@ -303,6 +304,8 @@ mod tests {
             ("*/*", false),
             ("application/*", false),
             ("application/x-ndjsonx", false),
+            ("text/plain;a=\"b, application/x-ndjson, c\"", false),
+            ("text/plain;a=\"b, application/x-ndjson", true),
         ] {
             assert_eq!(takes_lines(accept.as_bytes()), expected, "{accept}");
         }

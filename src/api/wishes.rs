@@ -86,20 +86,42 @@ impl Wishes {
     }
 }
 
-/// Name and value of every element of a list that is text. A comma within quotes parts nothing (RFC 9110 section 5.6.4).
+/// Name and value of every element of a list that is text.
 fn elements<'b>(extras: &Extras<'b>, list: List) -> impl Iterator<Item = (&'b str, &'b str)> {
-    extras.lines(list).filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| {
-        let (mut quoted, mut escaped) = (false, false);
-        let ends = move |c| {
-            let literal = escaped;
-            escaped = quoted && !literal && c == '\\';
-            quoted ^= c == '"' && !literal;
-            c == ',' && !quoted
-        };
-        line.split(ends).map(|element| {
-            let (name, value) = element.split_once('=').unwrap_or((element, ""));
-            (name.split(';').next().unwrap_or_default().trim(), value.trim())
-        })
+    extras.lines(list).flat_map(parts).filter_map(|element| {
+        let element = std::str::from_utf8(element).ok()?;
+        let (name, value) = element.split_once('=').unwrap_or((element, ""));
+        Some((name.split(';').next().unwrap_or_default().trim(), value.trim()))
+    })
+}
+
+/// The elements of a list's line. A comma within quotes parts nothing (RFC 9110 section 5.6.4). A quote that is never closed is none, nor is
+/// any behind it: it hides no element, and is looked for once.
+pub fn parts(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut rest, mut quotes) = (Some(line), true);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let mut end = 0;
+        while end < line.len() && line[end] != b',' {
+            if line[end] == b'"' && quotes {
+                let closed = closing_quote(&line[end + 1..]);
+                quotes = closed.is_some();
+                end += closed.map_or(0, |behind| behind + 1);
+            }
+            end += 1;
+        }
+        rest = line.get(end + 1..);
+        Some(&line[..end])
+    })
+}
+
+/// Where what is quoted ends.
+fn closing_quote(quoted: &[u8]) -> Option<usize> {
+    let mut escaped = false;
+    quoted.iter().position(|byte| {
+        let literal = std::mem::take(&mut escaped);
+        escaped = !literal && *byte == b'\\';
+        !literal && *byte == b'"'
     })
 }
 
@@ -142,6 +164,10 @@ mod tests {
             ("ext=\"\\\", no-store, \", max-age=3", Freshness::AtMost(3), false),
             ("ext=\"a\", only-if-cached", Freshness::Any, true),
             ("ext=\\\", max-age=3, x=\"", Freshness::Any, false),
+            // A quote that is never closed is none.
+            ("ext=\"x, no-store", Freshness::Uncached, false),
+            ("a=\"b, no-store\", ext=\", max-age=3, only-if-cached", Freshness::AtMost(3), true),
+            ("ext=\"\\\", no-cache, \\\"", Freshness::Now, false),
         ] {
             let wishes = wishes(&[(List::CacheControl, line)]).unwrap();
             assert_eq!((wishes.freshness, wishes.only_if_cached), (freshness, only_if_cached), "{line}");
