@@ -309,7 +309,7 @@ impl<C: Connector> Reader<C> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::engine::Engine;
@@ -341,7 +341,7 @@ mod tests {
         }
     }
 
-    fn shared<C: Connector>(connector: C, deliver: impl Deliver) -> Arc<Shared<C>> {
+    pub(crate) fn shared<C: Connector>(connector: C, deliver: impl Deliver) -> Arc<Shared<C>> {
         let (readers, writers) = (2, 1);
         Arc::new(Shared {
             connector,
@@ -356,7 +356,7 @@ mod tests {
 
     /// Refuses what has one of these keys in it, for the reason that stands beside it, and counts its statements.
     #[derive(Clone, Default)]
-    struct Faulty {
+    pub(crate) struct Faulty {
         faults: Vec<(usize, Blame)>,
         statements: Arc<AtomicUsize>,
     }
@@ -369,18 +369,28 @@ mod tests {
         }
     }
 
-    const ONLY_READS: &str = "a reader reads rows here, and nothing else";
+    impl Faulty {
+        pub(crate) fn with(faults: Vec<(usize, Blame)>) -> Faulty {
+            Faulty { faults, ..Faulty::default() }
+        }
+
+        fn takes(&self, keys: &[&str]) -> Result<(), Error> {
+            self.statements.fetch_add(1, Ordering::Relaxed);
+            let fault = self.faults.iter().find(|(key, _)| keys.contains(&&*key.to_string()));
+            match fault {
+                Some((_, blame)) => Err(Error::Refused { message: "no".into(), blame: *blame }),
+                None => Ok(()),
+            }
+        }
+    }
+
+    const ONLY_READS: &str = "a reader reads rows here, a sweeper deletes them, and nothing else";
 
     impl Session for Faulty {
         type Backend = ();
 
         fn read(&mut self, keys: &[&str], _: u64) -> Result<Vec<Row>, Error> {
-            self.statements.fetch_add(1, Ordering::Relaxed);
-            let fault = self.faults.iter().find(|(key, _)| keys.contains(&&*key.to_string()));
-            match fault {
-                Some((_, blame)) => Err(Error::Refused { message: "no".into(), blame: *blame }),
-                None => Ok(vec![None; keys.len()]),
-            }
+            self.takes(keys).map(|()| vec![None; keys.len()])
         }
 
         fn limit_lock_waits(&mut self) -> Result<u64, Error> {
@@ -419,8 +429,8 @@ mod tests {
             unreachable!("{ONLY_READS}")
         }
 
-        fn sweep(&mut self, _: &[&str]) -> Result<u64, Error> {
-            unreachable!("{ONLY_READS}")
+        fn sweep(&mut self, keys: &[&str]) -> Result<u64, Error> {
+            self.takes(keys).map(|()| keys.len() as u64)
         }
 
         fn backend(&self) {}
@@ -436,7 +446,7 @@ mod tests {
 
     /// Keeps the numbers of those that were refused, and how many were answered.
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<(Vec<usize>, usize)>>);
+    pub(crate) struct Kept(Arc<Mutex<(Vec<usize>, usize)>>);
 
     impl Deliver for Kept {
         fn deliver(&self, replies: &mut Vec<Reply>) {
@@ -452,7 +462,7 @@ mod tests {
 
     /// Reads so many keys in one batch: which of them are refused, and how many statements that takes.
     fn read_with(faults: &[(usize, Blame)], keys: usize) -> (Vec<usize>, usize) {
-        let (faulty, kept) = (Faulty { faults: faults.to_vec(), ..Faulty::default() }, Kept::default());
+        let (faulty, kept) = (Faulty::with(faults.to_vec()), Kept::default());
         let shared = shared(faulty.clone(), kept.clone());
         let mut jobs = Vec::new();
         for at in 0..keys {

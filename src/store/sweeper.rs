@@ -2,7 +2,7 @@
 //! row is as good as none to every statement, and no longer in the cache, so that when it goes changes nothing but the
 //! size of the table. One thread. Started by [`super::pool`].
 
-use super::worker::{Fault, Refusals, Shared};
+use super::worker::{Fault, Refusals, Shared, chance};
 use super::{Blame, Connector, Error, Session};
 use crate::limits::{SWEEP_AGAIN_MS, SWEEP_PAUSE_MS, SWEEP_ROWS};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -30,6 +30,8 @@ pub struct Sweeper<C: Connector> {
     /// When those are tried again.
     again_ms: u64,
     refusals: Refusals,
+    /// The last number by [`chance`].
+    random: u64,
 }
 
 /// What has come of rows that were to go.
@@ -44,7 +46,15 @@ struct Swept {
 impl<C: Connector> Sweeper<C> {
     /// A sweeper that runs until `end` is closed.
     pub fn new(shared: Arc<Shared<C>>, end: Receiver<Infallible>) -> Sweeper<C> {
-        Sweeper { shared, end, session: None, behind: None, again_ms: 0, refusals: Refusals::default() }
+        Sweeper {
+            shared,
+            end,
+            session: None,
+            behind: None,
+            again_ms: 0,
+            refusals: Refusals::default(),
+            random: 0x9e37_79b9_7f4a_7c15,
+        }
     }
 
     /// Runs until the server ends.
@@ -120,8 +130,9 @@ impl<C: Connector> Sweeper<C> {
                     return Err(Error::Refused { message, blame });
                 }
                 swept.refused = true;
-                // Others come first each time: two that are always refused are not to keep those behind them for ever.
-                let first = self.refusals.times() as usize % keys.len();
+                // Others come first each time: two that are always refused are not to keep those behind them for ever, nor many side by
+                // side for as many times.
+                let first = chance(&mut self.random) as usize % keys.len();
                 let (last, first) = keys.split_at(first);
                 for key in first.iter().chain(last).filter(|_| keys.len() > 1) {
                     match session.sweep(&[key]) {
@@ -144,5 +155,29 @@ impl<C: Connector> Sweeper<C> {
             Err(error) => return Err(error),
         }
         Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reader::tests::{Faulty, Kept, shared};
+    use super::*;
+
+    /// What is left of them waits for a minute each time.
+    #[test]
+    fn rows_that_are_refused_side_by_side_keep_no_others_for_long() {
+        const REFUSED: usize = 100;
+        let rows: Vec<String> = (0..SWEEP_ROWS).map(|at| at.to_string()).collect();
+        let keys: Vec<&str> = rows.iter().map(|row| &**row).collect();
+        for first in (0..rows.len() - REFUSED).step_by(50) {
+            let mut session = Faulty::with((first..first + REFUSED).map(|at| (at, Blame::Server)).collect());
+            let (_end, ends) = crossbeam_channel::bounded(1);
+            let mut sweeper = Sweeper::new(shared(session.clone(), Kept::default()), ends);
+            let mut times = 1;
+            while sweeper.delete(&mut session, &keys).unwrap().deleted == 0 {
+                times += 1;
+            }
+            assert!(times < 10, "{times} times, where the first of them is the {first}th");
+        }
     }
 }

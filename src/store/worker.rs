@@ -272,16 +272,20 @@ impl Pause {
 
     /// The next pause, from now; also what refused clients are told to wait.
     pub fn next(&mut self, health: &Health) -> Until {
-        // xorshift64: chance enough for this.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
         let half = self.next_ms / 2;
-        let pause_ms = half + self.random % (half + 1);
+        let pause_ms = half + chance(&mut self.random) % (half + 1);
         self.next_ms = (self.next_ms * 2).min(self.bounds_ms.1);
         health.set_retry_after(pause_ms);
         Until(Instant::now() + Duration::from_millis(pause_ms))
     }
+}
+
+/// The number behind this one, which is not 0: xorshift64, chance enough where nobody is to be outwitted.
+pub fn chance(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
 }
 
 #[cfg(test)]
