@@ -167,9 +167,9 @@ pub const ABSENT_SHARE: usize = 8;
 
 /// Misses read by one statement; those of the last request, which asks for up to [`KEYS_A_REQUEST`], come on top.
 pub const READ_BATCH: usize = 256;
-/// Statements that look for the row at fault among misses that were refused together: enough for one row, or a few. What is not told
-/// apart by then is refused with it.
-pub const READ_PARTS: usize = 32;
+/// Statements that look for the row at fault among misses that were refused together: enough for two rows of the largest batch, wherever
+/// they are (both halves of it, then two a halving for each of them), or for a few. What is not told apart by then is refused with it.
+pub const READ_PARTS: usize = 2 + 2 * 2 * (READ_BATCH + KEYS_A_REQUEST).ilog2() as usize;
 /// Statements that look for the rows at fault in a piece of a load that was refused, halving it: enough for a few. Past that what is
 /// left goes row by row, so many in one commit.
 pub const LOAD_PARTS: usize = 32;
