@@ -68,8 +68,10 @@ pub const LOAD_ERROR_BYTES: usize = 512;
 pub const COPY_PAUSE: u32 = 64;
 /// Milliseconds for which pieces are stored the slow way after the fast way has ended its session.
 pub const COPY_SPOILT_MS: u64 = 1_000;
-/// An operation of a batch without key and value: as it waits, and as its outcome is told, with a detail that is twice as long in JSON.
-pub const BATCH_STEP_BYTES: usize = 512;
+/// An operation of a batch without key and value, as it waits.
+pub const BATCH_STEP_BYTES: usize = 320;
+/// The same as its outcome is told: with a detail that is twice as long in JSON.
+pub const BATCH_OUTCOME_BYTES: usize = 512;
 /// The cell of a table that PostgreSQL can hold is 1 GiB; `--max-value-bytes` may not pass this, so that a value
 /// and its copies in flight stay a small part of a server's memory.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;

@@ -5,7 +5,7 @@ use crate::support::client::{Client, request};
 use crate::support::database::Database;
 use crate::support::postgresql::Postgresql;
 use crate::support::{Server, left_out, put_in_the_end, wait_until};
-use hotrow::limits::BATCH_STEP_BYTES;
+use hotrow::limits::BATCH_OUTCOME_BYTES;
 use std::process::Command;
 
 /// What every kind of statement on one row leads to.
@@ -95,7 +95,7 @@ fn what_postgresql_says_of_a_row_is_short_whatever_is_in_it() {
         let content = serde_json::to_vec(&steps).unwrap();
         let answer = client.request("POST", &format!("/batch{query}"), "", &content);
         assert!(answer.text().contains("invalid input syntax for type integer"), "{:.200}", answer.text());
-        assert!(answer.body.len() < STEPS * BATCH_STEP_BYTES, "{} bytes", answer.body.len());
+        assert!(answer.body.len() < STEPS * BATCH_OUTCOME_BYTES, "{} bytes", answer.body.len());
     }
     assert!(server.stderr().len() < 20_000, "{} bytes are logged", server.stderr().len());
 }
