@@ -117,7 +117,7 @@ impl Connection {
             (Some(conditions), Some(wait_s)) if watches => {
                 let until_ms = cx.now_ms + u64::from(wait_s) * 1_000;
                 let ticket = self.ticket(cx);
-                let watch = Watch::new(key, conditions, until_ms, forward(freshness), ticket);
+                let watch = Watch::new(key, conditions, until_ms, freshness, ticket);
                 self.watch(Box::new(watch), freshness, frame, ws, cx);
             }
             (conditions, _) if only_if_cached => {

@@ -29,6 +29,8 @@ pub(super) struct Watch {
     until_ms: u64,
     /// Why the database was asked, where it was.
     forward: Forward,
+    /// It is not to be answered from the cache, which may have an older row than the client, nor to leave anything there.
+    is_uncached: bool,
     /// The row that the client has already; `None` while the database has not told what there is.
     known: Option<Seen>,
     /// It has waited already: that the database cannot be asked now is no news to the client.
@@ -52,12 +54,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether the cache has another row by now, or knows that there is none. Who was to look past the cache has seen what is in no
-    /// cache: what is there may be the older one.
+    /// Whether the cache has another row by now, or knows that there is none.
     fn is_past(&self, key: &str, cx: &Context<'_>) -> bool {
-        if self.forward == Some(Forward::Bypass) {
-            return false;
-        }
         let is_another = |known: Known<'_>| match known {
             Known::Value(held) => held.version != self.version,
             Known::Absent { .. } => true,
@@ -71,11 +69,25 @@ impl Watch {
         key: &str,
         conditions: Box<Preconditions>,
         until_ms: u64,
-        forward: Forward,
+        freshness: Freshness,
         ticket: Ticket,
     ) -> Watch {
-        let (known, has_waited, paused_until_ms) = (None, false, None);
-        Watch { key: key.into(), conditions, until_ms, forward, known, has_waited, paused_until_ms, ticket }
+        Watch {
+            key: key.into(),
+            conditions,
+            until_ms,
+            forward: forward(freshness),
+            is_uncached: freshness == Freshness::Uncached,
+            known: None,
+            has_waited: false,
+            paused_until_ms: None,
+            ticket,
+        }
+    }
+
+    /// How fresh another look is to be: nothing has been missed since the last one but what it is told of.
+    fn next_freshness(&self) -> Freshness {
+        if self.is_uncached { Freshness::Uncached } else { Freshness::Any }
     }
 
     /// Nobody is to be told of a change any more.
@@ -110,9 +122,10 @@ impl Connection {
         if let Err(problem) = self.still_may(false, cx) {
             return self.refuse(&problem, frame, ws, cx);
         }
-        (watch.ticket, watch.known, watch.forward) = (self.ticket(cx), None, forward(Freshness::Any));
+        let freshness = watch.next_freshness();
+        (watch.ticket, watch.known, watch.forward) = (self.ticket(cx), None, forward(freshness));
         watch.paused_until_ms = None;
-        self.watch(watch, Freshness::Any, frame, ws, cx);
+        self.watch(watch, freshness, frame, ws, cx);
     }
 
     /// Begins to wait for a change: answers if there is one already, by a look that is as fresh as this.
@@ -219,8 +232,9 @@ impl Connection {
         if let Err(problem) = self.still_may(false, cx) {
             return self.refuse(&problem, frame, ws, cx);
         }
+        let freshness = watch.next_freshness();
         let Watch { key, conditions, .. } = watch;
-        self.get_fresh(&key, Freshness::Any, Some(conditions), frame, ws, cx);
+        self.get_fresh(&key, freshness, Some(conditions), frame, ws, cx);
     }
 
     /// The wait is over, and the row is the one that the client has.

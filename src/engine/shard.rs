@@ -288,13 +288,18 @@ impl Shard {
                 }
                 Fill::Cached | Fill::Compared(_) | Fill::Mixed => {
                     // It was sent behind all that was told before: it is the newest if it is what was told since.
-                    match read.fill {
-                        Fill::Compared(told) if told != version => self.cache.forget(hash, key),
-                        Fill::Mixed => self.cache.forget(hash, key),
-                        _ => self.cache.put(hash, key, row.as_ref(), as_of_s),
+                    let agrees = match read.fill {
+                        Fill::Compared(told) => told == version,
+                        _ => read.fill == Fill::Cached,
+                    };
+                    match agrees {
+                        true => self.cache.put(hash, key, row.as_ref(), as_of_s),
+                        false => self.cache.forget(hash, key),
                     }
                     flight.told(version);
-                    watching = self.watchers.see(hash, key, version, &read.waiters, &self.hasher);
+                    // Whoever is told what others contradict looks again, too.
+                    let told = if agrees { &read.waiters[..] } else { &[] };
+                    watching = self.watchers.see(hash, key, version, told, &self.hasher);
                 }
                 // Its waiters may learn of a write that is committed and whose end has not got here yet. From then on
                 // nobody may be given the row from before that write: not from the cache, and not from a read that
@@ -304,6 +309,9 @@ impl Shard {
                     flight.told(version);
                 }
                 Fill::Late | Fill::Nothing => {}
+            }
+            if matches!(read.fill, Fill::Late | Fill::Nothing) {
+                self.watchers.may_know(hash, key, version);
             }
             self.late_fills += u64::from(read.fill == Fill::Late);
         }

@@ -25,7 +25,7 @@ pub(super) struct Watchers {
 struct Watched {
     key: Box<str>,
     tickets: Tickets,
-    /// Of the row that they know, or that there is none; not known while the first of them looks.
+    /// Of the row that they know, or that there is none; `None` where some may know of another one than others, or of none yet.
     version: Option<Version>,
 }
 
@@ -146,7 +146,7 @@ impl Watchers {
         }
     }
 
-    /// The key has a row of this version. Takes all who wait for it, if they know of another one, but for these, who hear of it
+    /// The key has a row of this version. Takes all who wait for it, if they may know of another one, but for these, who hear of it
     /// anyhow.
     pub(super) fn see(
         &mut self,
@@ -159,7 +159,7 @@ impl Watchers {
         let Some(watched) = self.keys.find_mut(hash, |watched| &*watched.key == key) else {
             return Vec::new();
         };
-        if watched.version.replace(version).is_none_or(|known| known == version) {
+        if watched.version.replace(version) == Some(version) {
             return Vec::new();
         }
         let but: HashSet<Ticket> = but.iter().copied().collect();
@@ -169,6 +169,13 @@ impl Watchers {
             self.add((hash, key), ticket, Some(version), hasher);
         }
         go
+    }
+
+    /// Some of those who wait for the key may have been told this version, which is not for all to know.
+    pub(super) fn may_know(&mut self, hash: u64, key: &str, version: Version) {
+        if let Some(watched) = self.keys.find_mut(hash, |watched| &*watched.key == key) {
+            watched.version = watched.version.filter(|known| *known == version);
+        }
     }
 
     /// Takes all who wait for any key.

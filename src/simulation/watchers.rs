@@ -20,6 +20,8 @@ pub(super) struct Watcher {
     /// The version that it has.
     version: u32,
     job: u32,
+    /// How it looks the next time.
+    freshness: Freshness,
     /// A read of the key is to tell it what there is.
     is_reading: bool,
 }
@@ -50,7 +52,8 @@ impl World {
             let (Some(slot), Some(version)) = (free.filter(|_| state.started < OPERATIONS), newest) else {
                 return;
             };
-            state.watchers[slot] = Some(Watcher { key, version, job: 0, is_reading: false });
+            let freshness = [Freshness::Any, Freshness::Now, Freshness::Uncached][state.rng.usize(..3)];
+            state.watchers[slot] = Some(Watcher { key, version, job: 0, freshness, is_reading: false });
             slot
         };
         self.look(slot);
@@ -64,13 +67,18 @@ impl World {
             let job = state.jobs;
             let watcher = state.watchers[slot].as_mut().expect("it waits");
             (watcher.job, watcher.is_reading) = (job, false);
-            watcher.clone()
+            let now = watcher.clone();
+            // Nothing is missed between two looks, so that the next may be at the cache, if any.
+            if watcher.freshness == Freshness::Now {
+                watcher.freshness = Freshness::Any;
+            }
+            now
         };
         let version = |known: Known<'_>| match known {
             Known::Value(held) => Some(held.version),
             Known::Absent { .. } => None,
         };
-        let now = (self.now_s(), Freshness::Any);
+        let now = (self.now_s(), watcher.freshness);
         match self.backend.watch(watcher.key, now, ticket(slot, watcher.job), version) {
             Asked::Answered(version) if version == Some(watcher.version) => {}
             Asked::Answered(_) => self.is_told(slot),

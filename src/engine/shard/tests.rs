@@ -345,8 +345,9 @@ fn whoever_watches_a_key_is_told_of_what_another_program_has_written_once_it_is_
         for is_evicted in [false, true] {
             let mut shard = shard();
             let (_, read) = get(&mut shard, 1);
-            // Nothing was known before, so that nothing has changed.
+            // It waits for the same read.
             assert!(shard.watch(HASH, "k", ticket(2)));
+            assert_eq!(get(&mut shard, 2).0, Get::Joined);
             assert_eq!(shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0).watching, []);
             // One that begins by a look of its own hears of it by that.
             assert!(shard.watch(HASH, "k", ticket(3)));
@@ -365,6 +366,50 @@ fn whoever_watches_a_key_is_told_of_what_another_program_has_written_once_it_is_
             assert!(told.contains(&ticket(3)) && told.contains(&ticket(4)), "{told:?}");
             assert_eq!(shard.stats().watchers, 0);
         }
+    }
+}
+
+/// Not every watcher knows what the others know.
+#[test]
+fn a_watcher_that_was_told_another_row_than_is_cached_later_hears_of_that() {
+    for how in ["no-store", "refused", "unchanged", "contradicted"] {
+        let mut shard = shard();
+        if how == "contradicted" {
+            // Others know the second row.
+            assert!(shard.watch(HASH, "k", ticket(9)));
+            let (_, read) = get(&mut shard, 9);
+            shard.read_done(HASH, "k", read.unwrap(), Some(&row(2)), 0);
+        }
+        assert!(shard.watch(HASH, "k", ticket(1)));
+        let freshness = if how == "no-store" { Freshness::Uncached } else { Freshness::Now };
+        let (_, read) = get_fresh(&mut shard, 0, freshness, 1);
+        match how {
+            "refused" => {
+                shard.write_sent(HASH, "k", ONE);
+                shard.refused(HASH, "k", ONE);
+            }
+            "unchanged" => {
+                // It was judged by the second row, which the read has not seen.
+                shard.write_sent(HASH, "k", ONE);
+                let told = shard.unchanged(HASH, "k", ONE, Some(2));
+                if !told.is_empty() {
+                    assert_eq!(told, [ticket(1)]);
+                    assert!(shard.watch(HASH, "k", ticket(1)), "it looks again");
+                }
+            }
+            "contradicted" => {
+                let (_, other) = get_fresh(&mut shard, 0, Freshness::Now, 2);
+                assert_eq!(shard.read_done(HASH, "k", other.unwrap(), Some(&row(2)), 0).watching, []);
+            }
+            _ => {}
+        }
+        let first = shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
+        assert_eq!(first.waiters, [ticket(1)], "{how}");
+        let (_, read) = get_fresh(&mut shard, 0, Freshness::Now, 3);
+        let second = shard.read_done(HASH, "k", read.unwrap(), Some(&row(2)), 0);
+        let told = first.watching.contains(&ticket(1)) || second.watching.contains(&ticket(1));
+        assert!(told, "{how}: {first:?} {second:?}");
+        assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)), "{how}");
     }
 }
 
