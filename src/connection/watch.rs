@@ -4,7 +4,8 @@
 //! ```text
 //!  GET, If-None-Match, Prefer: wait ──► the key's shard: ticket among its watchers, and a look-up, under one lock
 //!       the row is another one ──► 200                │ it is the same row
-//!       a write of the key has ended ──► look again ◄─┤          (where that cannot be done: a moment later)
+//!       a write of the key has ended,                 │
+//!       or another row was cached ──► look again ◄────┤          (where that cannot be done: a moment later)
 //!       the wait is over ──► 304 ◄────────────────────┘
 //! ```
 

@@ -2,7 +2,6 @@
 //! read may be joined, and what becomes of what it brings; knows no row and no cache. Owned by [`super::shard`], where the
 //! rules are.
 
-use super::shard::Writes;
 use crate::token::Ticket;
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -10,6 +9,15 @@ use hashbrown::HashTable;
 /// Where one read of the database belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadId(pub(super) u64);
+
+/// Whose a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// So many of the key's own writer.
+    Own(u32),
+    /// One of another writer: part of a batch of many keys.
+    Foreign,
+}
 
 /// The version of a row, or that there is none.
 pub(super) type Version = Option<u32>;

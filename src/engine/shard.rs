@@ -23,8 +23,8 @@ use super::Row;
 use super::Stats;
 use super::cache::Cache;
 pub use super::cache::{Held, Known};
-pub use super::flights::ReadId;
 use super::flights::{Fill, Flight, Flights};
+pub use super::flights::{ReadId, Writes};
 use super::watchers::Watchers;
 use crate::limits::{WAITERS, WAITERS_A_SHARD};
 use crate::token::Ticket;
@@ -43,7 +43,7 @@ pub enum Get<R> {
     Joined,
     /// The read could not be sent; nothing has changed.
     NotSent,
-    /// Too many wait for this shard's keys already.
+    /// Too many wait already, for this shard's keys or for those of all.
     TooManyWaiters,
 }
 
@@ -67,15 +67,6 @@ pub enum Freshness {
     Now,
     /// What is read now; the cache is left as it is.
     Uncached,
-}
-
-/// Whose a write is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writes {
-    /// So many of the key's own writer.
-    Own(u32),
-    /// One of another writer: part of a batch of many keys.
-    Foreign,
 }
 
 /// One shard.
@@ -202,7 +193,8 @@ impl Shard {
         self.cache.get(hash, key, now_s).map(hit)
     }
 
-    /// Waits for the next write of the key: the reply is sent by whoever ends it. False: too many wait.
+    /// Waits until there may be another row of the key: the reply is sent by whoever ends a write of it, or a read that has found
+    /// one. False: too many wait.
     pub fn watch(&mut self, hash: u64, key: &str, ticket: Ticket) -> bool {
         let known = self.cache.version(hash, key);
         self.watchers.add((hash, key), ticket, known, &self.hasher)

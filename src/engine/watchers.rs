@@ -1,4 +1,5 @@
-//! Who waits for a key to change. A set of tickets a key; knows neither rows nor connections. Owned by [`super::shard`].
+//! Who waits for a key to change. A set of tickets a key, and which version of its row they know; knows neither rows nor
+//! connections. Owned by [`super::shard`].
 
 use super::flights::Version;
 use crate::limits::WATCHERS_A_SHARD;
