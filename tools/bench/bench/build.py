@@ -19,6 +19,7 @@ PACKAGES = {
     "redis-benchmark": "redis-tools",
     "webdis": "webdis",
     "cc": "gcc libc6-dev",
+    "pg_config": "libpq-dev",
 }
 VERSIONS = {
     "wrk": ["-v"],
@@ -168,10 +169,20 @@ def _own(tools, say, hotrow):
             tools.missing[name] = "not built: its build failed"
     if "load" in tools.missing:
         raise SystemExit("the load generator cannot be built")
-    if tools.has("cc"):
-        program = peers / "release" / "epoll-limit"
-        source = BENCH / "peers" / "epoll-limit.c"
-        if subprocess.run([tools.paths["cc"], "-O2", "-o", program, source]).returncode == 0:
-            tools.paths["epoll-limit"] = program
-    if not tools.has("epoll-limit"):
-        tools.missing["epoll-limit"] = "not built: its build failed"
+    _limit(tools, peers, "epoll-limit")
+    _limit(tools, peers, "rows-limit", "-I", _libpq(tools, "--includedir"), "-L", _libpq(tools, "--libdir"), "-lpq")
+
+
+def _limit(tools, peers, name, *flags):
+    """One of our own in C."""
+    program, source = peers / "release" / name, BENCH / "peers" / f"{name}.c"
+    if tools.has("cc") and subprocess.run([tools.paths["cc"], "-O2", "-o", program, source, *flags]).returncode == 0:
+        tools.paths[name] = program
+    else:
+        tools.missing[name] = "not built: its build failed"
+
+
+def _libpq(tools, folder):
+    if not tools.has("pg_config"):
+        return "."
+    return subprocess.run([tools.paths["pg_config"], folder], capture_output=True, text=True).stdout.strip()

@@ -73,21 +73,21 @@ CASES = [
     Case(
         "put-64",
         "PUT, 100,000 keys, 64 connections",
-        ("hotrow", "before", "axum", "pgbench", "redis-aof", "webdis-aof"),
+        ("libpq", "hotrow", "before", "axum", "pgbench", "redis-aof", "webdis-aof"),
         writes=100,
         keys=100_000,
     ),
     Case(
         "put-hot",
         "PUT, one key, 64 connections",
-        ("hotrow", "before", "axum", "pgbench", "redis-aof"),
+        ("libpq", "hotrow", "before", "axum", "pgbench", "redis-aof"),
         writes=100,
         keys=1,
     ),
     Case(
         "put-1",
         "PUT, 100,000 keys, 1 connection",
-        ("hotrow", "before", "axum", "pgbench", "redis-aof"),
+        ("libpq", "hotrow", "before", "axum", "pgbench", "redis-aof"),
         kind="lone",
         writes=100,
         keys=100_000,
@@ -105,7 +105,7 @@ CASES = [
     Case(
         "miss-64",
         "uncached GET of 1,000,000 rows, 64 connections",
-        ("hotrow", "before", "axum", "pgbench"),
+        ("libpq", "hotrow", "before", "axum", "pgbench"),
         keys=ROWS,
         cached=False,
     ),

@@ -8,6 +8,7 @@ COLOURS = {
     "hotrow": "#c2410c",
     "before": "#fdba74",
     "epoll": "#475569",
+    "libpq": "#475569",
     "may": "#7c3aed",
     "nginx": "#15803d",
     "axum": "#2563eb",

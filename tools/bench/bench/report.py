@@ -74,9 +74,9 @@ def table(case):
 
 
 def _verdict_rows(results):
-    heads = ["what", "at least", "then on to", "measured", "lowest-highest", "per core second", ""]
+    heads = ["what", "at least", "then on to", "measured", "lowest-highest", "per core second", "the limit's", ""]
     rows = []
-    for verdict in targets.judge(results):
+    for verdict, limit in zip(targets.judge(results), targets.limits(results)):
         target = verdict.target
         sign = "<= " if target.less_is_better else ""
         bounds = [f"{sign}{bound:,g}" for bound in (target.bound, target.then)]
@@ -85,7 +85,7 @@ def _verdict_rows(results):
             show = (lambda value: f"{value:,.0f}") if target.peer is None else (lambda value: f"{value:.2f}")
             measured = [show(verdict.value), f"{show(verdict.low)}-{show(verdict.high)}"]
         per_core = "" if verdict.per_core is None else f"{verdict.per_core:.2f}"
-        rows.append([target.what, *bounds, *measured, per_core if target.pinned else "-", verdict.words])
+        rows.append([target.what, *bounds, *measured, per_core if target.pinned else "-", "-" if limit is None else f"{limit:.2f}", verdict.words])
     return heads, rows
 
 
@@ -196,7 +196,7 @@ def page(run, drawn):
 
 def _verdict_page(results):
     heads, rows = _verdict_rows(results)
-    lines = ["| " + " | ".join(head or "verdict" for head in heads) + " |", "|---|---:|---:|---:|---:|---:|---|"]
+    lines = ["| " + " | ".join(head or "verdict" for head in heads) + " |", "|---|---:|---:|---:|---:|---:|---:|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return lines + [
         "",
@@ -207,6 +207,10 @@ def _verdict_page(results):
         "core: requests a second are then those that the load could send, and their ratio is none of the two servers. \"Per core second\" is",
         "the ratio of requests in a second of the servers' own processor time: what each takes for a request. It is no verdict, and not exact,",
         "for a server that waits for its load finds fewer requests at a time.",
+        "",
+        "\"The limit's\" is what `epoll`, or `libpq`, reaches in hotrow's place, in the same rounds: a server that does nothing which could",
+        "be left out. A bound beyond it is beyond this machine.",
+        "",
         f"In this run the load was the limit {_limited(results)}.",
     ]
 
@@ -279,7 +283,8 @@ def _caveats(results):
 CAVEATS = [
     "- A shared virtual machine: absolute figures waver by a tenth and more from minute to minute. Single ratios do so too: see their range.",
     "- Everything is on the loopback. A network would add the same to all, and narrow every ratio.",
-    "- `epoll`, `may` and `nginx` do less than hotrow: they look nothing up and can change nothing. They are limits, not rivals.",
+    "- `epoll`, `may` and `nginx` do less than hotrow: they look nothing up and can change nothing. So does `libpq`, which reads and writes",
+    "  the same rows, but knows nothing of what it has read or written. They are limits, not rivals.",
     "- Redis and pgbench are measured by their own programs in their own protocols, which cost less to speak than HTTP.",
     "- Redis durable and PostgreSQL durable are not the same: one appends to one file, the other keeps a table that SQL can query.",
     "- Anything else that runs on the machine falls on hotrow more than on the others where there is a database: it has a few threads, and the",

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 
+from .build import ROOT
 from .processes import Failed, accepts, free_port, until
 
 # Connections of the axum stack to PostgreSQL. Of 4, 8, 16, 32 and 64, 16 was the best for misses on 2 cores; 32 and 64
@@ -14,6 +15,9 @@ POOL = 16
 # nginx's configuration takes no longer string.
 NGINX_STRING_BYTES = 2048
 NO_LIMIT = 1_000_000_000
+# Threads of rows-limit, each with a connection: hotrow's own default. On 2 cores one thread was slower at misses and no faster
+# at writes, and three were slower at writes.
+LIMIT_THREADS = 2
 
 
 @dataclasses.dataclass
@@ -83,6 +87,15 @@ def epoll(start):
     answer.write_bytes(start.hits[start.case.value_bytes])
     argv = [start.tools.paths["epoll-limit"], port, answer]
     return Server(port, [_ready(start, "epoll", argv, port, cores=start.cores)])
+
+
+def libpq(start):
+    case, port = start.case, free_port()
+    answer = start.world.folder("libpq") / "answer"
+    answer.write_bytes(start.hits[case.value_bytes])
+    statement = ROOT / "sql" / ("set.sql" if case.writes else "read.sql")
+    argv = [start.tools.paths["rows-limit"], port, answer, start.database.url(case.database), LIMIT_THREADS, statement]
+    return Server(port, [_ready(start, "libpq", argv, port)], fills=True)
 
 
 def may(start):
@@ -188,6 +201,7 @@ PEERS = {
     "hotrow": Peer(hotrow, ("hotrow",), "hotrow"),
     "before": Peer(before, ("before",), "another build of hotrow, given with --before"),
     "epoll": Peer(epoll, ("epoll-limit",), "the kernel's limit: an epoll loop in C that parses nothing, with one answer"),
+    "libpq": Peer(libpq, ("rows-limit",), "the limit of what stands before PostgreSQL: such a loop in C, with two threads that send all that waits as hotrow's own statement, by libpq; it parses, keeps and puts in order nothing, and has one answer"),
     "may": Peer(may, ("may-static",), "may_minihttp, with one answer"),
     "nginx": Peer(nginx, ("nginx",), "nginx, with one answer (`return 200`; above 2 KiB a file)"),
     "axum": Peer(axum, ("axum-stack",), "axum, tokio-postgres with deadpool, moka: what one would write today, with the same routes and the same table"),

@@ -80,6 +80,10 @@ class Verdict:
         return self.value <= bound if self.target.less_is_better else self.value >= bound
 
 
+# Servers that do nothing that could be left out, each the limit of its cases: what none can be far above.
+LIMITS = ("epoll", "libpq")
+
+
 def figures(results, case, peer, figure):
     """A figure in every round; None in the rounds that have none."""
     rounds = results.get(case, {}).get("peers", {}).get(peer, [])
@@ -93,6 +97,19 @@ def median(results, case, peer, figure="rate"):
 
 def judge(results, subject="hotrow"):
     return [_verdict(results, target, subject) for target in TARGETS]
+
+
+def limits(results):
+    """What the limit itself reaches at each target: a bound beyond that is beyond this machine. None where it was not measured,
+    or is what hotrow is compared with."""
+    return [_limit(results, target) for target in TARGETS]
+
+
+def _limit(results, target):
+    if target.peer is None or target.peer in LIMITS:
+        return None
+    measured = results.get(target.case, {}).get("peers", {})
+    return next((_verdict(results, target, limit).value for limit in LIMITS if limit in measured), None)
 
 
 def _verdict(results, target, subject):

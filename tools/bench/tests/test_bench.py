@@ -146,6 +146,16 @@ class Ratios(unittest.TestCase):
         line = line.replace("$depth", "1").replace("$kind", "the same fields").replace("$each", "1013")
         self.assertEqual(re.search(main.INSTRUCTIONS, line)[1], "1013")
 
+    def test_the_limit_is_judged_in_the_place_of_hotrow(self):
+        results = {"put-64": case(hotrow=[30, 30], libpq=[33, 36], axum=[10, 12], pgbench=[11, 12])}
+        found = dict(zip((target.what for target in targets.TARGETS), targets.limits(results)))
+        self.assertEqual((found["durable PUT / axum stack"], found["durable PUT / pgbench upsert"]), (3.15, 3))
+        self.assertIsNone(found["durable PUT / Redis `appendfsync always`"], "not measured")
+        results = {"get-64": case(hotrow=[1], epoll=[1])}
+        self.assertEqual(set(targets.limits(results)), {None}, "it is no limit of itself")
+        for limit in targets.LIMITS:
+            self.assertIn(limit, servers.PEERS)
+
     def test_every_target_has_its_case_and_every_case_its_peers(self):
         for target in targets.TARGETS:
             if target.case != "instructions":
