@@ -112,7 +112,7 @@ CASES = [
     Case(
         "mix-95",
         "95 % GET, 5 % PUT, zipf 0.99 of 20,000 keys, 64 connections",
-        ("hotrow", "before", "axum"),
+        ("libpq", "hotrow", "before", "axum"),
         writes=5,
         keys=20_000,
         draw="zipf:0.99",
@@ -120,7 +120,7 @@ CASES = [
     Case(
         "mix-50",
         "50 % GET, 50 % PUT, zipf 0.99 of 20,000 keys, 64 connections",
-        ("hotrow", "before", "axum"),
+        ("libpq", "hotrow", "before", "axum"),
         writes=50,
         keys=20_000,
         draw="zipf:0.99",

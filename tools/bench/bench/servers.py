@@ -201,7 +201,7 @@ PEERS = {
     "hotrow": Peer(hotrow, ("hotrow",), "hotrow"),
     "before": Peer(before, ("before",), "another build of hotrow, given with --before"),
     "epoll": Peer(epoll, ("epoll-limit",), "the kernel's limit: an epoll loop in C that parses nothing, with one answer"),
-    "libpq": Peer(libpq, ("rows-limit",), "the limit of what stands before PostgreSQL: such a loop in C, with two threads that send all that waits as hotrow's own statement, by libpq; it parses, keeps and puts in order nothing, and has one answer"),
+    "libpq": Peer(libpq, ("rows-limit",), "the limit of what stands before PostgreSQL: such a loop in C, with two threads that send all that waits as hotrow's own statement, by libpq; it parses, keeps and puts in order nothing, has one answer, and where there are writes it takes every GET for a hit"),
     "may": Peer(may, ("may-static",), "may_minihttp, with one answer"),
     "nginx": Peer(nginx, ("nginx",), "nginx, with one answer (`return 200`; above 2 KiB a file)"),
     "axum": Peer(axum, ("axum-stack",), "axum, tokio-postgres with deadpool, moka: what one would write today, with the same routes and the same table"),

@@ -4,7 +4,8 @@
 // costs above this.
 //
 // One request at a time on a connection, and no larger than one read. Arguments: the port, the file of the answer, the
-// database, the number of threads, the file of the statement; it writes if its name begins with "set".
+// database, the number of threads, the file of the statement. Where the name of that begins with "set" it is for the PUTs
+// alone, and a GET is answered as if its row were in memory.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -33,7 +34,8 @@ static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
 static int idle; // threads that wait for `more`; under the lock of `waiting`
 static int bell; // of the loop: there are answers
 
-static const char *database, *statement;
+static const char *database, *statement, *answer;
+static size_t answer_bytes;
 static int writes;
 
 static void die(const char *what) {
@@ -154,7 +156,11 @@ static int read_request(int fd) {
     return 1;
 }
 
-static void answer_all(const char *answer, size_t answer_bytes) {
+static void send_answer(int fd) {
+    if (send(fd, answer, answer_bytes, MSG_NOSIGNAL) != (ssize_t)answer_bytes) shutdown(fd, SHUT_RDWR);
+}
+
+static void answer_all(void) {
     static int fds[CONNECTIONS];
     eventfd_t rung;
     eventfd_read(bell, &rung);
@@ -163,15 +169,14 @@ static void answer_all(const char *answer, size_t answer_bytes) {
     memcpy(fds, answered.fds, count * sizeof *fds);
     answered.count = 0;
     pthread_mutex_unlock(&answered.lock);
-    for (int i = 0; i < count; i++)
-        if (send(fds[i], answer, answer_bytes, MSG_NOSIGNAL) != (ssize_t)answer_bytes) shutdown(fds[i], SHUT_RDWR);
+    for (int i = 0; i < count; i++) send_answer(fds[i]);
 }
 
 int main(int count, char **arguments) {
     static struct epoll_event events[EVENTS];
     if (count != 6) return fprintf(stderr, "usage: rows-limit PORT ANSWER-FILE DATABASE THREADS STATEMENT-FILE\n"), 2;
-    size_t answer_bytes, statement_bytes;
-    const char *answer = load(arguments[2], &answer_bytes);
+    size_t statement_bytes;
+    answer = load(arguments[2], &answer_bytes);
     database = arguments[3], statement = load(arguments[5], &statement_bytes);
     writes = !strncmp(basename(arguments[5]), "set", 3);
     bell = eventfd(0, EFD_NONBLOCK);
@@ -186,17 +191,19 @@ int main(int count, char **arguments) {
         for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd, one = 1;
             if (fd == bell) {
-                answer_all(answer, answer_bytes);
+                answer_all();
             } else if (fd == listener) {
                 while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
                     if (fd >= CONNECTIONS) { close(fd); continue; }
                     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                     watch(poll, fd);
                 }
-            } else if (read_request(fd)) {
-                new[news++] = fd;
-            } else {
+            } else if (!read_request(fd)) {
                 close(fd);
+            } else if (writes && requests[fd].input[0] == 'G') {
+                send_answer(fd);
+            } else {
+                new[news++] = fd;
             }
         }
         if (!news) continue;
