@@ -14,7 +14,7 @@ WITH RECURSIVE found AS MATERIALIZED (
         atthasdef OR typdefault IS NOT NULL AS has_default, attcollation AS collation,
         NOT (attnotnull OR typnotnull) AS may_be_null, format_type(atttypid, atttypmod) AS shown
     FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-    WHERE attrelid = (SELECT oid FROM found) AND attname IN ('key', 'value', 'created_at') AND NOT attisdropped
+    WHERE attrelid = (SELECT oid FROM found) AND attname IN ('key', 'value', 'created_at', 'expires_at') AND NOT attisdropped
 ), base AS (
     SELECT name, type, length FROM held
     UNION ALL
@@ -32,7 +32,11 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
         ELSE NOT EXISTS (
             SELECT FROM base
             WHERE base.name = wanted.name
-                AND (type IN ('name'::regtype, '"char"'::regtype) OR type = 'bpchar'::regtype AND length <> -1)
+                -- Of a varchar that has a length, too, blanks are cut from the end.
+                AND (
+                    type IN ('name'::regtype, '"char"'::regtype)
+                    OR type IN ('bpchar'::regtype, 'varchar'::regtype) AND length <> -1
+                )
         )
     END AS keeps,
     (SELECT collname::text FROM pg_collation WHERE oid = held.collation AND NOT collisdeterministic) AS equates,
@@ -50,10 +54,11 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
         WHERE attrelid = (SELECT oid FROM found) AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('key', 'value')
             AND (attnotnull OR typnotnull) AND NOT atthasdef AND attidentity = '' AND typdefault IS NULL
     ) AS wanting,
-    COALESCE(has_default, false) AND EXISTS (
+    EXISTS (
         SELECT FROM base
         WHERE base.name = wanted.name AND type IN ('timestamp'::regtype, 'timestamptz'::regtype) AND length IN (-1, 6)
-    ) AS has_moment
-FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name
+    ) AS is_moment,
+    COALESCE(has_default, false) AS has_default
+FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at'), (4, 'expires_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name
 WHERE EXISTS (SELECT FROM found)
 ORDER BY number;

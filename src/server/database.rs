@@ -135,6 +135,9 @@ fn remedy(cause: &str) -> &'static str {
         {
             "it is no table of hotrow's: alter it (hotrow migrate --print shows one), or choose another database"
         }
+        _ if cause.contains("has not made") => {
+            "hotrow migrate takes it for that; else rename it, or choose another database"
+        }
         _ if cause.contains("encoded in") => "choose another database",
         _ if cause.contains("told to stop") => "the next start begins anew with them",
         _ if cause.contains("TLS") => {

@@ -11,6 +11,9 @@ const MIGRATIONS: [(&str, &str); 3] = [
     ("key_order", include_str!("../../sql/migrations/0003_key_order.sql")),
 ];
 
+/// The number of the one from which on rows past their time are deleted.
+pub const EXPIRES_AT: usize = 2;
+
 /// Any number that nobody else would take for an advisory lock: "hotrow" in ASCII.
 const LOCK: i64 = 0x686f_7472_6f77;
 
@@ -64,7 +67,8 @@ pub fn script() -> String {
     script
 }
 
-fn applied(client: &mut Client) -> Result<usize, Error> {
+/// How many are applied.
+pub fn applied(client: &mut Client) -> Result<usize, Error> {
     let row = client.query_one("SELECT to_regclass('hotrow_migrations') IS NOT NULL", &[])?;
     if !row.get::<_, bool>(0) {
         return Ok(0);

@@ -125,13 +125,18 @@ impl Postgres {
         self
     }
 
-    /// Applies the migrations that are missing, and says how many that was.
+    /// Applies the migrations that are missing, and says how many that was. Who asks for that means it: a column `expires_at` that
+    /// was there before is taken for what it is called.
     pub fn migrate(&self) -> Result<usize, Error> {
-        Ok(self.open_migrated(|| ())?.1)
+        Ok(self.open_migrated(|_| Ok(()), || ())?.1)
     }
 
-    /// A connection to a database of the right encoding with every migration applied, and how many that took.
-    fn open_migrated(&self, migrates: impl FnOnce()) -> Result<(Client, usize), Error> {
+    /// A connection to a database of the right encoding, and by this check, with every migration applied, and how many that took.
+    fn open_migrated(
+        &self,
+        check: impl FnOnce(&mut Client) -> Result<(), Error>,
+        migrates: impl FnOnce(),
+    ) -> Result<(Client, usize), Error> {
         let Opened { mut client, patience, .. } = self.open()?;
         // A migration may take its time.
         patience.end();
@@ -143,6 +148,7 @@ impl Postgres {
             return Err(Error::NotSent(message));
         }
         columns::check_table(&mut client)?;
+        check(&mut client)?;
         let applied = migrations::apply(&mut client, migrates).map_err(sort)?;
         columns::check_statements(&mut client, &session::STATEMENTS)?;
         Ok((client, applied))
@@ -152,7 +158,7 @@ impl Postgres {
     /// earlier process of this instance had sent something with. `migrates` is called when there are migrations to apply,
     /// which takes as long as it takes.
     pub fn prepare(&self, migrates: impl FnOnce()) -> Result<About, Error> {
-        let (mut client, _) = self.open_migrated(migrates)?;
+        let (mut client, _) = self.open_migrated(columns::check_life, migrates)?;
         let deadline = Instant::now() + END_BACKEND;
         loop {
             let sql = include_str!("../../sql/end_instance.sql");

@@ -4,7 +4,7 @@
 //! [`super::session`].
 
 use super::{describe, sort};
-use crate::store::{Blame, Error};
+use crate::store::{Blame, Error, migrations};
 use ::postgres::error::SqlState;
 use ::postgres::types::{FromSql, Type, WasNull};
 use ::postgres::{Client, Column, Row, Statement};
@@ -27,6 +27,16 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
             Some(kind) if name == "created_at" => {
                 warn_of(&row, kind)?;
                 continue;
+            }
+            // The migrations make it.
+            None if name == "expires_at" => continue,
+            Some(kind) if name == "expires_at" => {
+                if column(&row, 10)? && column(&row, 3)? {
+                    continue;
+                }
+                format!(
+                    "the column expires_at of kv_store is of type {kind}, and is to be a timestamptz with microseconds that may be NULL"
+                )
             }
             None => format!("kv_store has no column {name}"),
             Some(kind) if !column::<bool>(&row, 2)? => not_text(name, kind),
@@ -64,6 +74,18 @@ pub(super) fn check_table(client: &mut Client) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses a column `expires_at` that is there and was not made by a migration: it may mean something else, and rows past it are
+/// deleted within seconds.
+pub(super) fn check_life(client: &mut Client) -> Result<(), Error> {
+    let found = client.query_one(include_str!("../../../sql/has_life.sql"), &[]).map_err(sort)?;
+    if column(&found, 0)? && migrations::applied(client).map_err(sort)? < migrations::EXPIRES_AT {
+        return Err(Error::NotSent(
+            "kv_store has a column expires_at that hotrow has not made, and every row past it would be deleted".into(),
+        ));
+    }
+    Ok(())
+}
+
 /// What may be meant so.
 fn warn_of(row: &Row, created_at: &str) -> Result<(), Error> {
     if column(row, 8)? {
@@ -71,7 +93,7 @@ fn warn_of(row: &Row, created_at: &str) -> Result<(), Error> {
             "kv_store is UNLOGGED: a crash of PostgreSQL empties it, and what was acknowledged is gone"
         );
     }
-    if !column::<bool>(row, 10)? {
+    if !(column::<bool>(row, 10)? && column::<bool>(row, 11)?) {
         log::warn!(
             "the column created_at of kv_store is no timestamp with microseconds and a default (it is of type {created_at}): a row that \
              takes the place of one past its time is not told to be new (200 instead of 201)"
