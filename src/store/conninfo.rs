@@ -98,6 +98,12 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         (None, None) => None,
         _ => return Err("sslcert and sslkey go together".into()),
     };
+    if config.get_user().is_none()
+        && let Ok(user) = whoami::username()
+    {
+        // As the crate would when it connects: a file of passwords is asked for that user's, and the database has that name.
+        config.user(&user);
+    }
     if config.get_password().is_none() {
         let file = word("passfile").map(PathBuf::from).or_else(|| existing(".pgpass"));
         if let Some(password) = variable("PGPASSWORD") {
@@ -338,7 +344,9 @@ mod tests {
     fn a_password_is_found_where_libpq_looks_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(".pgpass");
-        fs::write(&file, "# h:1:db:me:no\nh:2:*:me:two\n*:*:d\\:b:me:colon\nh:1:db:me:a\\:b\\\\c\n").unwrap();
+        let us = whoami::username().unwrap();
+        let lines = "# h:1:db:me:no\nh:2:*:me:two\n*:*:d\\:b:me:colon\nh:1:db:me:a\\:b\\\\c\n";
+        fs::write(&file, format!("{lines}h:3:{us}:{us}:ours\n")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let (home, path) = (dir.path().to_str().unwrap(), file.to_str().unwrap());
         let password = |variables: &[(&str, &str)], text: &str| {
@@ -353,6 +361,11 @@ mod tests {
         assert_eq!(password(&at_home, "host=h port=1 user=you dbname=db"), None);
         assert_eq!(password(&at_home, "host=h port=1 user=me dbname=db password=own"), some("own"));
         assert_eq!(password(&[], &format!("host=h port=2 user=me passfile='{path}'")), some("two"));
+        assert_eq!(
+            password(&at_home, "host=h port=3"),
+            some("ours"),
+            "as whom the crate would come, and to that database"
+        );
         assert_eq!(password(&[("PGPASSFILE", path)], "host=h port=2 user=me"), some("two"));
         assert_eq!(password(&[("PGPASSFILE", "/none")], "host=h port=2 user=me"), None);
         assert_eq!(password(&[("HOME", home), ("PGPASSWORD", "env")], "host=h port=2 user=me"), some("env"));
