@@ -435,6 +435,29 @@ fn a_row_of_which_a_trigger_says_what_is_said_of_a_statement_is_refused_alone() 
     assert_eq!(told(&answer).0, [300, 150, 150], "{}", answer.text());
 }
 
+/// What PostgreSQL breaks off may be done at another try. What it breaks off each time is refused, and keeps no other row out.
+#[test]
+fn a_row_that_is_broken_off_each_time_keeps_no_other_out() {
+    let server = Server::start(&["--db-writers", "1"]);
+    let trigger = "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value = 'bad' THEN RAISE serialization_failure USING MESSAGE = 'not this one'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER no BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION no()";
+    server.database().connect().batch_execute(trigger).unwrap();
+    let mut client = server.connect();
+    // One alone; some; and more of them than are looked for by halves.
+    for (round, bad) in [vec![0], vec![3, 4, 63], (0..64).step_by(2).collect()].into_iter().enumerate() {
+        let lines: String = (0..64)
+            .map(|i| line(&format!("{round}-{i:02}"), if bad.contains(&i) { "bad" } else { "good" }))
+            .collect();
+        let answer = load(&mut client, &lines);
+        let (counts, errors) = told(&answer);
+        assert_eq!(counts, [64, 64 - bad.len() as u64, bad.len() as u64], "{}", answer.text());
+        assert!(errors.iter().all(|(line, kind)| bad.contains(&(line - 1)) && kind == "database-refused"));
+    }
+}
+
 /// Row by row is many statements in one commit. Each is answered in time, so that nobody is to take it for a server that is not there.
 #[test]
 fn many_slow_rows_are_no_server_that_does_not_answer() {

@@ -58,6 +58,8 @@ enum Round {
     Impossible(Vec<Judged>),
     /// Nothing happened; the same again may work. If it never does, this is why.
     Again(Failure),
+    /// PostgreSQL has broken it off, and the same again may work. If it never does, one row may be at fault.
+    BrokenOff(Failure),
     Failed(Failure),
     /// One row may be at fault, or the server for all of them.
     Suspect(Failure),
@@ -173,7 +175,8 @@ impl<C: Connector> Writer<C> {
                     }
                     break;
                 }
-                Round::Again(failure) => failure,
+                Round::BrokenOff(failure) if retries == OVERTAKEN_RETRIES => return Some(failure),
+                Round::Again(failure) | Round::BrokenOff(failure) => failure,
                 Round::Suspect(failure) => return Some(failure),
                 Round::Locked(why, changed) => {
                     self.go_around_locked(parts, left, all_or_nothing, (why, changed), end);
@@ -368,7 +371,7 @@ impl<C: Connector> Writer<C> {
         }
         let failure = Failure::Refused(message.into());
         match blame {
-            Blame::Conflict => Round::Again(failure),
+            Blame::Conflict => Round::BrokenOff(failure),
             Blame::Row | Blame::Server => Round::Suspect(failure),
             Blame::Held => Round::Locked(failure, changed),
             Blame::ReadOnly => Round::Failed(failure),

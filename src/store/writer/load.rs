@@ -203,6 +203,7 @@ impl<C: Connector> Writer<C> {
         // Whoever watches these does not wait for the rest of the piece.
         self.shared.deliver.deliver(&mut self.replies);
         tries.stored |= refused.contains(&None);
+        tries.conflicts = 0;
         if let Some(Some((message, Blame::Server))) = refused.last()
             && refused.iter().all(|refused| matches!(refused, Some((_, Blame::Server))))
         {
@@ -244,12 +245,20 @@ impl<C: Connector> Writer<C> {
                 tries.conflicts += 1;
                 None
             }
+            // What is broken off each time may be so for one row, and ends those that go one by one, too: they are parted until that
+            // row is alone.
+            Error::Refused { blame: Blame::Conflict, .. } if these.len() > 1 => {
+                tries.conflicts = 0;
+                rest.halve();
+                None
+            }
             // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
             Error::Refused { blame: Blame::Row | Blame::Server, .. } if !each && these.len() > 1 => {
                 rest.halve();
                 None
             }
-            Error::Refused { blame: blame @ (Blame::Row | Blame::Server), message } => {
+            Error::Refused { blame: blame @ (Blame::Row | Blame::Server | Blame::Conflict), message } => {
+                tries.conflicts = 0;
                 rest.done(these.len());
                 for key in these {
                     self.row_refused(key, &message, loaded);

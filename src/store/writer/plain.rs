@@ -130,7 +130,10 @@ impl<C: Connector> Writer<C> {
                 tries.conflicts += 1;
                 return Some(batch);
             }
-            Error::Refused { blame: Blame::Row, .. } if has_others => self.execute_each(batch, attempt),
+            // What is broken off each time may be so for one row: a trigger can say so, too.
+            Error::Refused { blame: Blame::Row | Blame::Conflict, .. } if has_others => {
+                self.execute_each(batch, attempt);
+            }
             // A policy, a bug in a trigger or a page that cannot be read is the server's to mend, and yet one row's.
             Error::Refused { blame: Blame::Server, .. } if attempt == Attempt::First && has_others => {
                 self.execute_each(batch, attempt);
