@@ -198,8 +198,8 @@ pub const RECONNECT_MS: (u64, u64) = (50, 1_000);
 pub const OTHER_HOSTS_CONNECTS: u32 = 2;
 /// How much longer than a statement may run its answer is waited for: then the server is given up.
 pub const ANSWER_MARGIN_MS: u64 = 1_000;
-/// How long a writer waits for a row that somebody else has locked before it goes on with others; an eighth of a statement's time
-/// where that is less.
+/// How long a writer waits for a row that somebody else has locked before it goes on with others; an eighth of the time of an
+/// answer where that is less.
 pub const LOCK_WAIT_MS: u64 = 500;
 /// How often it does so before others have their turn.
 pub const LOCK_WAITS: usize = 4;

@@ -173,6 +173,47 @@ fn a_write_caught_by_the_outage_says_whether_its_outcome_is_known() {
     });
 }
 
+/// Plain writes go first of all that was taken from the queue at once.
+#[test]
+fn what_was_taken_behind_a_lost_write_and_not_sent_has_certainly_not_happened() {
+    let postgresql = Postgresql::start_new();
+    let proxy = Proxy::start(postgresql.port);
+    let flags = ["--request-timeout", "5s", "--db-readers", "1", "--db-writers", "1"];
+    let server = Server::start_on(&Database::at(url_at(proxy.port)), &flags);
+    let mut round = 0;
+    wait_until("it was taken and lost before its time was over", || {
+        round += 1;
+        put_in_the_end(&mut server.connect(), "first", "old");
+        let mut writes = postgresql.database().hold_writes();
+        let mut first = server.ask("PUT", "first", "new");
+        wait_until("it was sent", || writes.waiting() == 1 || first.has_something());
+        proxy.aim_at(&format!("lost-{round}"));
+        proxy.cut_answers(1);
+        let mut lost = server.ask("PUT", &format!("lost-{round}"), "new");
+        let mut judged = server.connect();
+        judged.send(request("POST", &format!("/kv/judged-{round}?op=incr"), "", b""));
+        let mut many = server.connect();
+        let batch = format!(r#"[{{"op":"set","key":"many-{round}","value":"new"}}]"#);
+        many.send(request("POST", "/batch", "Content-Type: application/json\r\n", batch.as_bytes()));
+        let are_queued = || server.metric("hotrow_keys_in_flight") == 4;
+        wait_until("they are queued", || are_queued() || first.has_something());
+        proxy.refuse(true);
+        writes.release();
+        let outcomes =
+            [&mut first, &mut lost, &mut judged, &mut many].map(|client| client.response().outcome());
+        proxy.refuse(false);
+        wait_until("the doubt is over", || server.metric("hotrow_keys_in_doubt") == 0);
+        let is_lost = outcomes[0] == "200" && outcomes[1] == "504 outcome-unknown";
+        if is_lost {
+            assert_eq!(outcomes[2..], ["503 not-started", "503 not-started"]);
+            for key in ["judged", "many"] {
+                assert_eq!(postgresql.database().value(&format!("{key}-{round}")), None);
+            }
+        }
+        is_lost
+    });
+}
+
 #[test]
 fn what_an_unknown_write_has_left_is_served_and_not_what_was_before() {
     let postgresql = Postgresql::start_new();

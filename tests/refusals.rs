@@ -7,6 +7,7 @@ use crate::support::postgresql::Postgresql;
 use crate::support::{Server, left_out, put_in_the_end, wait_until};
 use hotrow::limits::BATCH_OUTCOME_BYTES;
 use std::process::Command;
+use std::time::Instant;
 
 /// What every kind of statement on one row leads to.
 fn every_kind(client: &mut Client, key: &str) -> Vec<u16> {
@@ -119,6 +120,14 @@ fn a_read_only_database_is_told_and_recovers() {
     assert!(detail.contains("nothing was changed") && detail.contains("read-only"), "{detail}");
     assert_eq!(client.delete("k").outcome(), "503 database-refused");
     assert_eq!(client.get("k").text(), "v");
+    // Another session may take writes. But none is made for each of them.
+    let others = || server.stderr().matches("a writer's session had ended").count();
+    let (before, began) = (others(), Instant::now());
+    for _ in 0..100 {
+        assert_eq!(client.put("k", "other").outcome(), "503 database-refused");
+    }
+    let made = others() - before;
+    assert!(made as u64 <= began.elapsed().as_secs() + 1, "{made} in {:?}", began.elapsed());
     let expired =
         "INSERT INTO kv_store (key, value, expires_at) VALUES ('expired', '', now() - interval '1 hour')";
     sql.batch_execute(expired).unwrap();
@@ -388,12 +397,30 @@ fn a_write_that_ends_its_backend_is_sent_a_few_times_and_no_more() {
 #[test]
 fn a_row_that_the_server_refuses_is_refused_alone() {
     let server = Server::start(&["--db-writers", "1"]);
-    let trigger = "CREATE FUNCTION mind() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF NEW.value = 'bad' THEN RAISE internal_error USING MESSAGE = 'not this one'; END IF;
+    refused_alone(&server, "internal_error");
+    let warned = || server.stderr().matches("PostgreSQL refuses writes: not this one").count();
+    wait_until("it is logged", || warned() > 0);
+    assert_eq!(warned(), 1, "once: {}", server.stderr());
+}
+
+/// Who sees to it by a trigger that nobody overwrites what he has not read says so, and to try again does not help.
+#[test]
+fn a_row_that_is_broken_off_each_time_is_refused_alone() {
+    let server = Server::start(&["--db-writers", "1"]);
+    refused_alone(&server, "serialization_failure");
+    assert!(!server.stderr().contains("PostgreSQL refuses writes"), "{}", server.stderr());
+}
+
+/// Puts some rows that a trigger raises this for among others.
+fn refused_alone(server: &Server, condition: &str) {
+    let trigger = format!(
+        "CREATE FUNCTION mind() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value = 'bad' THEN RAISE {condition} USING MESSAGE = 'not this one'; END IF;
             RETURN NEW;
         END $$;
-        CREATE TRIGGER mind BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION mind()";
-    server.database().connect().batch_execute(trigger).unwrap();
+        CREATE TRIGGER mind BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION mind()"
+    );
+    server.database().connect().batch_execute(&trigger).unwrap();
     // Plain writes, and those that are judged first: what waits behind one that is held is one batch.
     for fields in ["", "If-None-Match: *\r\n"] {
         let mut writes = server.database().hold_writes();
@@ -421,9 +448,6 @@ fn a_row_that_the_server_refuses_is_refused_alone() {
             }
         }
     }
-    let warned = || server.stderr().matches("PostgreSQL refuses writes: not this one").count();
-    wait_until("it is logged", || warned() > 0);
-    assert_eq!(warned(), 1, "once: {}", server.stderr());
 }
 
 /// Each by itself would be as many statements as there are rows, all for nothing.

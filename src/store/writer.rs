@@ -31,7 +31,7 @@ use super::batch::Batch;
 use super::load::LoadJob;
 use super::pace::Line;
 use super::worker::{Asked, Counted, Pause, Refusals, Shared, while_asking};
-use super::{Answer, Connector, Failure, Job, ManyJob, Reply, Session, Set};
+use super::{Answer, Claim, Connector, Failure, Job, ManyJob, Reply, Session, Set};
 use crate::engine::shard::Writes;
 use crate::limits::{LOCK_WAIT_MS, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
@@ -45,6 +45,10 @@ use std::time::{Duration, Instant};
 /// then costs a reconnect instead of a doubt.
 const IDLE_CHECK: Duration = Duration::from_millis(50);
 
+/// A session that takes no writes is left for another, of another server perhaps, but no sooner: clients may ask as fast as they
+/// like.
+const READ_ONLY: Duration = Duration::from_secs(1);
+
 /// One writer thread's state.
 pub struct Writer<C: Connector> {
     shared: Arc<Shared<C>>,
@@ -56,8 +60,8 @@ pub struct Writer<C: Connector> {
     lost: Vec<<C::Session as Session>::Backend>,
     pause: Pause,
     down: bool,
-    /// It has had a session before.
-    had_session: bool,
+    /// Since when it has had its session, or had the last one.
+    session_since: Option<Instant>,
     aside: Aside,
     lock_waits: LockWaits,
     /// How long a statement of its session waits for a lock.
@@ -76,7 +80,7 @@ struct Collected {
     large: Option<Large>,
 }
 
-/// A job that is executed alone.
+/// A job that is executed alone, and taken only then.
 enum Large {
     Many(ManyJob),
     Load(LoadJob),
@@ -103,7 +107,7 @@ impl<C: Connector> Writer<C> {
             lost: Vec::new(),
             pause,
             down: false,
-            had_session: false,
+            session_since: None,
             aside: Aside::default(),
             lock_waits: LockWaits::default(),
             lock_wait_ms: LOCK_WAIT_MS,
@@ -157,29 +161,25 @@ impl<C: Connector> Writer<C> {
         let Collected { batch, large } = self.collect(first);
         let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
         // Of one key all or none are plain: its writes keep their order.
-        let (plain, judged) = batch.partition(|key| key.is_plain());
+        let (plain, mut judged) = batch.partition(|key| key.is_plain());
         if !plain.is_empty() {
+            // That may take as long as PostgreSQL is away: what was not sent by then whoever waits for it may withdraw.
+            judged.claims().for_each(Claim::give_back);
             self.execute(plain);
+            judged = self.taken(judged);
         }
         if !judged.is_empty() {
-            // It may have taken as long as PostgreSQL was away: what has waited for too long meanwhile was not sent, and is not.
-            let now_ms = self.shared.clock.now_ms();
-            let (judged, over) = judged.part(|job| job.deadline_ms > now_ms);
-            self.fail(&over, Attempt::First, &Failure::NotStarted);
             self.execute_judged(judged);
         }
         if jobs > 0 {
             self.line().rows.observe(jobs, most, started.elapsed());
         }
         let Some(large) = large else { return };
-        let started = Instant::now();
+        let (started, now_ms) = (Instant::now(), self.shared.clock.now_ms());
         match large {
-            Large::Many(many) if many.deadline_ms <= self.shared.clock.now_ms() => {
-                return self.fail_many(&many, Attempt::First, &Failure::NotStarted);
-            }
-            Large::Many(many) => self.execute_many(many),
-            Large::Load(load) => self.execute_load(load),
-        }
+            Large::Many(many) => self.start_many(many, now_ms).map(|many| self.execute_many(many)),
+            Large::Load(load) => self.start_load(load, now_ms).map(|load| self.execute_load(load)),
+        };
         self.line().large.observe(1, 1, started.elapsed());
     }
 
@@ -219,11 +219,11 @@ impl<C: Connector> Writer<C> {
                     Behind::NoRoom(job, why) => self.fail(&Batch::fold(vec![job]), Attempt::First, &why),
                 },
                 Job::Many(job) => {
-                    large = self.start_many(job, now_ms).map(Large::Many);
+                    large = Some(Large::Many(job));
                     break;
                 }
                 Job::Load(job) => {
-                    large = self.start_load(job, now_ms).map(Large::Load);
+                    large = Some(Large::Load(job));
                     break;
                 }
             }
@@ -233,6 +233,16 @@ impl<C: Connector> Writer<C> {
         }
         self.most = if bytes >= WRITE_BATCH_BYTES { jobs.len() } else { WRITE_BATCH };
         Collected { batch: Batch::fold(jobs), large }
+    }
+
+    /// Takes what was given back, to be sent now, and ends what was withdrawn meanwhile, or has waited for too long.
+    fn taken(&mut self, batch: Batch) -> Batch {
+        let now_ms = self.shared.clock.now_ms();
+        let (claimed, withdrawn) = batch.part(|job| job.claim.take());
+        self.withdrawn(&withdrawn);
+        let (in_time, over) = claimed.part(|job| job.deadline_ms > now_ms);
+        self.fail(&over, Attempt::First, &Failure::NotStarted);
+        in_time
     }
 
     /// Writes that their connections have withdrawn: nobody waits for them.
@@ -264,10 +274,10 @@ impl<C: Connector> Writer<C> {
                 if std::mem::take(&mut self.down) {
                     self.shared.health.set_writer(self.number, false);
                     self.shared.count_reconnect("writer");
-                } else if self.had_session {
+                } else if self.session_since.is_some() {
                     self.shared.report_another("writer");
                 }
-                self.had_session = true;
+                self.session_since = Some(Instant::now());
                 true
             }
             Err(error) => {
@@ -292,6 +302,13 @@ impl<C: Connector> Writer<C> {
         if self.last_used.elapsed() > IDLE_CHECK
             && self.session.as_mut().is_some_and(|session| session.is_broken())
         {
+            self.session = None;
+        }
+    }
+
+    /// PostgreSQL takes no writes on it.
+    fn leave_read_only(&mut self) {
+        if self.session_since.is_none_or(|since| since.elapsed() >= READ_ONLY) {
             self.session = None;
         }
     }

@@ -1,7 +1,7 @@
 //! Batches in which one row may be at fault: the others do not suffer for it.
 
 use super::super::worker::Fault;
-use super::super::{Connector, Error, Failure, Session};
+use super::super::{Claim, Connector, Error, Failure, Session};
 use super::aside::Held;
 use super::{Attempt, Batch, Writer, arguments};
 use crate::clock::seconds;
@@ -20,8 +20,18 @@ impl<C: Connector> Writer<C> {
     /// A batch in which one row may be at fault: the others must not suffer for it, nor wait for many that are locked.
     pub(super) fn execute_each(&mut self, batch: Batch, attempt: Attempt) {
         let mut fault = Fault::default();
-        for single in batch.split() {
+        if attempt == Attempt::First {
+            // Nothing of it has happened, and one of them may have PostgreSQL end: whoever waits for another may withdraw that.
+            batch.claims().for_each(Claim::give_back);
+        }
+        for mut single in batch.split() {
             let refused = self.refusals.times();
+            if attempt == Attempt::First {
+                single = self.taken(single);
+                if single.is_empty() {
+                    continue;
+                }
+            }
             match attempt {
                 Attempt::First if fault.is_the_servers() => {
                     let failure = Failure::Refused(self.refusals.last().into());

@@ -362,7 +362,7 @@ impl<C: Connector> Writer<C> {
     /// What a refusal means for a round.
     fn refused(&mut self, message: String, blame: Blame, changed: Vec<bool>) -> Round {
         if blame == Blame::ReadOnly {
-            self.session = None;
+            self.leave_read_only();
         }
         match blame {
             Blame::Row | Blame::Held => log::debug!("PostgreSQL refused a row: {message}"),

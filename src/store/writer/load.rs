@@ -271,7 +271,7 @@ impl<C: Connector> Writer<C> {
             }
             Error::Refused { blame, message } => {
                 if blame == Blame::ReadOnly {
-                    self.session = None;
+                    self.leave_read_only();
                 }
                 self.refusals.refused("writes", &message);
                 Some(Failure::Refused(message.into()))

@@ -143,7 +143,7 @@ impl<C: Connector> Writer<C> {
             }
             Error::Refused { message, blame } => {
                 if blame == Blame::ReadOnly {
-                    self.session = None;
+                    self.leave_read_only();
                 }
                 // Of a row that breaks a rule of the table its client is told; it says nothing of the next.
                 match blame {
