@@ -91,6 +91,12 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     if !over_tcp {
         mode = Mode::Disable;
     }
+    // The `postgres` crate is told of TLS once for all hosts: one of the two would go without it, or not be reached at all.
+    let is_socket = |host: &Host| matches!(host, Host::Unix(_));
+    if mode != Mode::Disable && config.get_hostaddrs().is_empty() && config.get_hosts().iter().any(is_socket)
+    {
+        return Err("a folder of a Unix socket beside other hosts needs sslmode=disable: TLS is for all hosts of a URL or for none".into());
+    }
     let cert = word("sslcert").map(PathBuf::from).or_else(|| existing_tls(".postgresql/postgresql.crt"));
     let key = word("sslkey").map(PathBuf::from).or_else(|| existing_tls(".postgresql/postgresql.key"));
     let identity = match (cert, key) {
@@ -332,11 +338,16 @@ mod tests {
             ("host=h sslmode=verify-ca", "need sslrootcert"),
             ("host=h sslmode=require sslrootcert=system", "needs sslmode=verify-full"),
             ("host=h sslcert=/c", "go together"),
+            ("host=/run,h", "sslmode=disable"),
+            ("host=h,/run sslmode=require", "sslmode=disable"),
             ("host=h sslcrl=/c", "sslcrl"),
             ("host", "invalid"),
         ] {
             let error = with(&[], text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+        }
+        for text in ["host=/run,h sslmode=disable", "host=/run,/other", "host=/run,h hostaddr=::1,::1"] {
+            assert!(with(&[], text).is_ok(), "{text}");
         }
     }
 
