@@ -134,6 +134,15 @@ impl Load {
     }
 }
 
+/// Whoever sends the same lines again, through another writer, is not to be overtaken by a piece that nobody waits for.
+impl Drop for Load {
+    fn drop(&mut self) {
+        if let Some((claim, _)) = &self.out {
+            claim.withdraw();
+        }
+    }
+}
+
 impl Connection {
     /// The head of a load was taken; its content follows, or none.
     pub(super) fn begin_load(

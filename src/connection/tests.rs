@@ -10,7 +10,7 @@ use crate::engine::shard::Writes;
 use crate::engine::{Engine, NEVER, Record, Row};
 use crate::http::problem::Kind;
 use crate::http::response::Encoder;
-use crate::limits::OUTPUT_BYTES;
+use crate::limits::{LOAD_LINES, OUTPUT_BYTES};
 use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
 use crate::store::health::Health;
@@ -26,6 +26,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 mod counts;
+mod loads;
 mod patience;
 mod shares;
 mod waits;

@@ -200,6 +200,8 @@ pub struct Claim(Arc<AtomicU8>);
 const OPEN: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
+/// Taken, and nobody waits for it any more.
+const LEFT: u8 = 3;
 
 impl Claim {
     /// The writer is about to send it. The exchange alone decides; nothing else is read on its strength. False: it was withdrawn and must not be sent.
@@ -207,14 +209,23 @@ impl Claim {
         self.0.compare_exchange(OPEN, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// It was not sent, and may be tried again: whoever waits for it decides anew. One that is withdrawn stays so.
+    /// It was not sent, and may be tried again if somebody still waits for it. One that is withdrawn stays so.
     pub fn give_back(&self) {
-        let _ = self.0.compare_exchange(TAKEN, OPEN, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
+            TAKEN => Some(OPEN),
+            LEFT => Some(WITHDRAWN),
+            _ => None,
+        });
     }
 
-    /// The connection no longer waits. True: it will not be sent.
+    /// The connection no longer waits. True: it will not be sent. Else it may have been, and is not tried again.
     pub fn withdraw(&self) -> bool {
-        self.0.compare_exchange(OPEN, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
+            OPEN => Some(WITHDRAWN),
+            TAKEN => Some(LEFT),
+            _ => None,
+        });
+        before == Ok(OPEN)
     }
 }
 
