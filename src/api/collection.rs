@@ -18,8 +18,11 @@ pub const METHODS: &str = "GET, HEAD, PUT, OPTIONS";
 
 /// What a GET of this query asks for.
 pub fn get<'b>(query: &str) -> Result<Command<'b>, Problem> {
-    let names_keys = query.split('&').any(|parameter| parameter.split('=').next() == Some("key"));
-    if names_keys { Ok(Command::GetMany(keys(query)?)) } else { Ok(Command::List(List::parse(query)?)) }
+    if query::names(query, "key") {
+        Ok(Command::GetMany(keys(query)?))
+    } else {
+        Ok(Command::List(List::parse(query)?))
+    }
 }
 
 /// `key=a&key=b…`, in the order of the request.

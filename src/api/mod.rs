@@ -115,15 +115,19 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
             Ok(Command::Set(key, ttl.as_deref().map(query::ttl).transpose()?))
         }
         Verb::Delete => Ok(Command::Delete(key_of(rest)?)),
-        // What there is to POST to has a query, and so is another resource.
-        Verb::Options if rest.contains("?op=") => Ok(Command::Options(COUNTER_METHODS)),
-        Verb::Options => Ok(Command::Options(KEY_METHODS)),
+        Verb::Options => Ok(Command::Options(methods_of(rest))),
         Verb::Post if rest.contains('?') => {
             let (key, [op, by]) = key_and_query(rest, ["op", "by"])?;
             Ok(Command::Add(key, addend(op.as_deref(), by.as_deref())?))
         }
-        Verb::Post | Verb::Unknown | Verb::Other => Err(not_allowed(method, KEY_METHODS)),
+        Verb::Post | Verb::Unknown | Verb::Other => Err(not_allowed(method, methods_of(rest))),
     }
+}
+
+/// The methods of what stands behind `/kv/`. What there is to POST to has a query, and so is another resource.
+fn methods_of(rest: &str) -> &'static str {
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    if query::names(query, "op") { COUNTER_METHODS } else { KEY_METHODS }
 }
 
 /// The same for resources that are no key.
@@ -249,6 +253,10 @@ mod tests {
             ("DELETE", "/kv/a", Ok(Command::Delete("a".into()))),
             ("OPTIONS", "/kv/a", Ok(Command::Options(KEY_METHODS))),
             ("OPTIONS", "*", Ok(Command::Options(KEY_METHODS))),
+            ("OPTIONS", "/kv/a?op=incr", Ok(Command::Options(COUNTER_METHODS))),
+            ("OPTIONS", "/kv/a?by=2&op=incr", Ok(Command::Options(COUNTER_METHODS))),
+            ("OPTIONS", "/kv/a?ttl=5", Ok(Command::Options(KEY_METHODS))),
+            ("OPTIONS", "/kv/a?by=op", Ok(Command::Options(KEY_METHODS))),
             ("GET", "/kv/", Err(400)),
             ("GET", "/kv/a?b=c", Err(400)),
             ("GET", "/kv/%zz", Err(400)),
@@ -285,9 +293,16 @@ mod tests {
             let got = route(method, target).map_err(|problem| problem.status());
             assert_eq!(got, expected, "{method} {target}");
         }
-        assert_eq!(route("POST", "/kv/a").unwrap_err().allow, Some(KEY_METHODS));
-        let counter = route("OPTIONS", "/kv/a?op=incr");
-        assert!(matches!(counter, Ok(Command::Options(allow)) if allow.contains("POST")));
+        for (method, target, allow) in [
+            ("POST", "/kv/a", KEY_METHODS),
+            ("PATCH", "/kv/a?ttl=5", KEY_METHODS),
+            ("PATCH", "/kv/a?op=incr", COUNTER_METHODS),
+            ("TRACE", "/kv/a?by=2&op=incr", COUNTER_METHODS),
+        ] {
+            let refused = route(method, target).unwrap_err();
+            assert_eq!(refused.allow, Some(allow), "{method} {target}");
+            assert!(refused.detail.contains(allow), "{method} {target}: {}", refused.detail);
+        }
     }
 
     proptest! {

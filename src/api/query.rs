@@ -23,6 +23,11 @@ pub fn parameters(query: &str) -> impl Iterator<Item = Result<(&str, Cow<'_, str
     })
 }
 
+/// True where a query has a parameter of this name, whatever its value.
+pub fn names(query: &str, name: &str) -> bool {
+    query.split('&').any(|parameter| parameter.split('=').next() == Some(name))
+}
+
 /// The parameters that a resource has, each at most once, in the order of `names`.
 pub fn known<'q, const N: usize>(query: &'q str, names: [&str; N]) -> Result<Values<'q, N>, Problem> {
     let mut values = [const { None }; N];
