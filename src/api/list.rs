@@ -226,8 +226,8 @@ fn parse_cursor(text: &str, prefix: &str) -> Result<Box<str>, Problem> {
 
 /// Lines are named, and not with a weight of 0 (RFC 9110 section 12.5.1).
 fn takes_lines(accept: &[u8]) -> bool {
-    parts(accept).any(|range| {
-        let mut parts = range.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+    parts(accept, b',').any(|range| {
+        let mut parts = parts(range, b';').map(<[u8]>::trim_ascii);
         let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(NDJSON.as_bytes()));
         let zero = |weight: &[u8]| {
             let digits = weight.strip_prefix(b"q=").or_else(|| weight.strip_prefix(b"Q="));
@@ -306,6 +306,8 @@ mod tests {
             ("application/x-ndjsonx", false),
             ("text/plain;a=\"b, application/x-ndjson, c\"", false),
             ("text/plain;a=\"b, application/x-ndjson", true),
+            ("application/x-ndjson;a=\"b;q=0;c\"", true),
+            ("application/x-ndjson;a=\"b;q=0", false),
         ] {
             assert_eq!(takes_lines(accept.as_bytes()), expected, "{accept}");
         }

@@ -43,8 +43,6 @@ impl Wishes {
         // Of a preference that is there twice the first counts (RFC 7240 section 2).
         let (mut returns, mut waits) = (false, false);
         for (name, value) in elements(extras, List::Prefer) {
-            // A preference may have parameters behind a semicolon: none is known here.
-            let value = value.split(';').next().unwrap_or_default().trim();
             if name.eq_ignore_ascii_case("return") && !std::mem::replace(&mut returns, true) {
                 wishes.minimal = unquoted(value).eq_ignore_ascii_case("minimal");
             } else if name.eq_ignore_ascii_case("wait") && !std::mem::replace(&mut waits, true) {
@@ -86,23 +84,24 @@ impl Wishes {
     }
 }
 
-/// Name and value of every element of a list that is text.
+/// Name and value of every element of a list that is text. A preference may have parameters behind a semicolon (RFC 7240 section 2): none
+/// is known here.
 fn elements<'b>(extras: &Extras<'b>, list: List) -> impl Iterator<Item = (&'b str, &'b str)> {
-    extras.lines(list).flat_map(parts).filter_map(|element| {
-        let element = std::str::from_utf8(element).ok()?;
+    extras.lines(list).flat_map(|line| parts(line, b',')).filter_map(|element| {
+        let element = std::str::from_utf8(parts(element, b';').next()?).ok()?;
         let (name, value) = element.split_once('=').unwrap_or((element, ""));
-        Some((name.split(';').next().unwrap_or_default().trim(), value.trim()))
+        Some((name.trim(), value.trim()))
     })
 }
 
-/// The elements of a list's line. A comma within quotes parts nothing (RFC 9110 section 5.6.4). A quote that is never closed is none, nor is
-/// any behind it: it hides no element, and is looked for once.
-pub fn parts(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The elements of a list's line, or what semicolons part in one of them. What stands within quotes parts nothing (RFC 9110 section 5.6.4). A
+/// quote that is never closed is none, nor is any behind it: it hides no element, and is looked for once.
+pub fn parts(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut rest, mut quotes) = (Some(line), true);
     std::iter::from_fn(move || {
         let line = rest?;
         let mut end = 0;
-        while end < line.len() && line[end] != b',' {
+        while end < line.len() && line[end] != separator {
             if line[end] == b'"' && quotes {
                 let closed = closing_quote(&line[end + 1..]);
                 quotes = closed.is_some();
@@ -185,6 +184,11 @@ mod tests {
             ("wait=99999", false, Some(WATCH_SECONDS)),
             ("wait=soon, handling=lenient", false, None),
             ("respond-async;x=1", false, None),
+            ("wait; x=5", false, None),
+            ("wait=5; x=6", false, Some(5)),
+            ("wait ;x=1, return;minimal=minimal", false, None),
+            ("return=\"minimal\" ; a=\"b; c=d\", wait=\"5\";x", true, Some(5)),
+            ("other=\"a;return=minimal\", return=\"minimal;x\"", false, None),
             ("other=\"return=minimal, wait=9\", wait=2", false, Some(2)),
         ] {
             let wishes = wishes(&[(List::Prefer, line)]).unwrap();
