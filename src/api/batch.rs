@@ -88,16 +88,17 @@ enum Verb {
 /// The operations of a content, in their order. One that is wrong refuses them all: nothing was done.
 pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<Step>, Problem> {
     let text = std::str::from_utf8(content).map_err(|_| bad("a batch is UTF-8".into()))?;
+    // Empty lines are skipped, and count.
+    let lines = || (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let sent: Vec<Object<Sent>> = match form {
         Form::Array => array(text)?,
         Form::Lines => {
-            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-            let parse = |(at, line)| {
+            let parse = |(number, line): (usize, &str)| {
                 serde_json::from_str(line).map_err(|error| {
-                    bad(format!("line {} is no operation: {}", at + 1, json::without_place(&error)))
+                    bad(format!("line {number} is no operation: {}", json::without_place(&error)))
                 })
             };
-            lines.take(BATCH_STEPS + 1).map(parse).collect::<Result<_, _>>()?
+            lines().take(BATCH_STEPS + 1).map(parse).collect::<Result<_, _>>()?
         }
     };
     match sent.len() {
@@ -107,7 +108,11 @@ pub fn steps(content: &[u8], form: Form, max_value_bytes: usize) -> Result<Vec<S
     }
     let step = |(at, Object(sent)): (usize, Object<Sent>)| {
         sent.into_step(max_value_bytes).map_err(|problem| {
-            let detail = format!("operation {}: {}", at + 1, problem.detail);
+            let place = match form {
+                Form::Array => format!("operation {}", at + 1),
+                Form::Lines => format!("line {}", lines().nth(at).map_or(0, |(number, _)| number)),
+            };
+            let detail = format!("{place}: {}", problem.detail);
             Problem { detail: detail.into(), ..problem }
         })
     };
@@ -397,8 +402,16 @@ mod tests {
         let content = r#"[{"op":"get","key":"a"},{"op":"get","key":""}]"#;
         let problem = steps(content.as_bytes(), Form::Array, 10).unwrap_err();
         assert!(problem.detail.starts_with("operation 2: "), "{}", problem.detail);
-        let problem = steps(b"{}\nx", Form::Lines, 10).unwrap_err();
-        assert!(problem.detail.starts_with("line 1 "), "{}", problem.detail);
+        // A line is named by its number whatever is wrong with it, and empty ones count.
+        for (content, place) in [
+            ("{}\nx", "line 1 "),
+            ("\n{\"op\":\"get\",\"key\":\"a\"}\r\n \nx", "line 4 "),
+            ("\n{\"op\":\"get\",\"key\":\"a\"}\r\n \n{\"op\":\"get\",\"key\":\"\"}", "line 4: "),
+            ("{\"op\":\"get\",\"key\":\"\"}", "line 1: "),
+        ] {
+            let problem = steps(content.as_bytes(), Form::Lines, 10).unwrap_err();
+            assert!(problem.detail.starts_with(place), "{content:?}: {}", problem.detail);
+        }
     }
 
     /// What the parser says has in it what it was given, escaped.
