@@ -48,7 +48,7 @@ impl Bound {
         let outcomes = steps * BATCH_OUTCOME_BYTES;
         // A connection parses no further while it has answers that were not read, and none that would go past
         // `OUTPUT_BYTES`: it holds one value at most, in its last answer, or as it arrives; or several that are to become
-        // one answer, or have.
+        // one answer, or have, with their keys.
         let connection =
             CONNECTION_BYTES + HEAD_BYTES + READ_BYTES + OUTPUT_BYTES + ITEMS_BYTES + outcomes + value;
         // A load holds the lines that it collects and the piece that is out; and what was refused, for its answer.
