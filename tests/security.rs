@@ -26,10 +26,17 @@ fn a_token_opens_what_it_is_good_for() {
     assert_eq!(client.request("PUT", "/kv/k", WRITER, b"v").status, 201);
     // From the cache and from the database alike, and on a connection that has just shown a good one.
     for key in ["k", "absent"] {
-        for fields in ["", "Authorization: Bearer wrong\r\n", &format!("{READER}{WRITER}")] {
+        // RFC 6750 section 3.1: why a token is refused is told to whoever has sent one.
+        for (fields, why) in [
+            ("", ""),
+            ("Authorization: Basic wrong\r\n", ""),
+            ("Authorization: Bearer wrong\r\n", ", error=\"invalid_token\""),
+            (&format!("{READER}{WRITER}"), ""),
+        ] {
             let refused = client.request("GET", &format!("/kv/{key}"), fields, b"");
             assert_eq!((refused.status, refused.problem()), (401, "unauthorized".to_owned()), "{fields:?}");
-            assert_eq!(refused.field("WWW-Authenticate"), Some("Bearer realm=\"hotrow\""));
+            let challenge = format!("Bearer realm=\"hotrow\"{why}");
+            assert_eq!(refused.field("WWW-Authenticate"), Some(&*challenge), "{fields:?}");
         }
     }
     assert_eq!(client.request("GET", "/kv/k", READER, b"").text(), "v");

@@ -113,7 +113,7 @@ impl Tokens {
     pub fn stands(&self, id: Option<Id>, changes: bool) -> Result<(), Problem> {
         match self.known.iter().find(|token| Some(token.id) == id) {
             Some(token) => token.access.allow(changes),
-            None => Err(Problem::new(Kind::Unauthorized, "this token was taken away meanwhile")),
+            None => Err(invalid("this token was taken away meanwhile")),
         }
     }
 
@@ -155,10 +155,15 @@ impl Tokens {
             found |= same;
         }
         match NonZeroU32::new(id).filter(|_| bool::from(found)) {
-            None => Err(unauthorized("this token is not known here")),
+            None => Err(invalid("this token is not known here")),
             Some(id) => Ok((if writes == 0 { Access::ReadOnly } else { Access::ReadWrite }, Id(id))),
         }
     }
+}
+
+/// The token that was sent is not good.
+fn invalid(detail: &'static str) -> Problem {
+    Problem { field: Some("invalid_token"), ..Problem::new(Kind::Unauthorized, detail) }
 }
 
 /// RFC 6750 section 2.1, b64token.

@@ -213,7 +213,7 @@ fn unknown_method(method: &str) -> Problem {
 
 fn not_allowed(method: &str, allow: &'static str) -> Problem {
     let detail = format!("this resource does not have {}; it has {allow}", excerpt(method));
-    Problem { allow: Some(allow), ..Problem::new(Kind::MethodNotAllowed, detail) }
+    Problem { field: Some(allow), ..Problem::new(Kind::MethodNotAllowed, detail) }
 }
 
 /// The beginning of something that a client sent, short enough to be sent back.
@@ -300,7 +300,7 @@ mod tests {
             ("TRACE", "/kv/a?by=2&op=incr", COUNTER_METHODS),
         ] {
             let refused = route(method, target).unwrap_err();
-            assert_eq!(refused.allow, Some(allow), "{method} {target}");
+            assert_eq!(refused.field, Some(allow), "{method} {target}");
             assert!(refused.detail.contains(allow), "{method} {target}: {}", refused.detail);
         }
     }

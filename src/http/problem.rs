@@ -181,8 +181,9 @@ pub struct Problem {
     pub kind: Kind,
     /// What was wrong, what the limit is, and what to do.
     pub detail: Cow<'static, str>,
-    /// The methods that the resource has, for 405.
-    pub allow: Option<&'static str>,
+    /// What the field says that goes with its status: of 405 the methods that the resource has, of 401 what is wrong with the
+    /// token that was sent. One place for both: every head that is parsed pays for a larger problem.
+    pub field: Option<&'static str>,
     /// When to try again, in seconds, for 503.
     pub retry_after_seconds: Option<u32>,
     /// What the request is called in the log, for 5xx.
@@ -195,7 +196,7 @@ impl Problem {
     /// A problem of this kind.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
         let detail = detail.into();
-        Problem { kind, detail, allow: None, retry_after_seconds: None, request_id: None, members: None }
+        Problem { kind, detail, field: None, retry_after_seconds: None, request_id: None, members: None }
             .said_within(PROBLEM_DETAIL_BYTES)
     }
 

@@ -227,14 +227,17 @@ impl Encoder {
     pub fn problem(&self, out: &mut Output, problem: &Problem, frame: Frame) {
         let mut fields = self.start(out, problem.status(), frame);
         self.problem.set(Some(problem.kind));
-        // RFC 6750 section 3.
-        if problem.kind == Kind::Unauthorized {
-            fields.field("WWW-Authenticate", "Bearer realm=\"hotrow\"");
-        } else if problem.kind == Kind::Forbidden {
-            fields.field("WWW-Authenticate", "Bearer realm=\"hotrow\", error=\"insufficient_scope\"");
-        }
-        if let Some(allow) = problem.allow {
-            fields.field("Allow", allow);
+        // RFC 6750 section 3: whoever has sent no token is told no error.
+        match (problem.kind, problem.field) {
+            (Kind::Unauthorized, None) => fields.field("WWW-Authenticate", BEARER),
+            (Kind::Unauthorized, Some(error)) => {
+                fields.field("WWW-Authenticate", &format!("{BEARER}, error=\"{error}\""));
+            }
+            (Kind::Forbidden, _) => {
+                fields.field("WWW-Authenticate", &format!("{BEARER}, error=\"insufficient_scope\""));
+            }
+            (_, Some(methods)) => fields.field("Allow", methods),
+            (_, None) => {}
         }
         if let Some(seconds) = problem.retry_after_seconds {
             fields.field("Retry-After", &seconds.to_string());
@@ -246,6 +249,9 @@ impl Encoder {
         fields.content(Lent::Bytes(&problem.to_json()));
     }
 }
+
+/// What is asked for where a token is needed.
+const BEARER: &str = "Bearer realm=\"hotrow\"";
 
 /// `100 Continue`: the client may send the content.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -419,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_problem_carries_its_fields() {
-        let problem = Problem { allow: Some("GET"), ..Problem::new(Kind::QueueFull, "d").retry_after(3) };
+        let problem = Problem { field: Some("GET"), ..Problem::new(Kind::QueueFull, "d").retry_after(3) };
         let text = sent(|e, out| e.problem(out, &problem, PLAIN));
         assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\nDate: "));
         for field in ["Allow: GET\r\n", "Retry-After: 3\r\n", "Content-Type: application/problem+json\r\n"] {
