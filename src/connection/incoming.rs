@@ -33,12 +33,12 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// True where what it is for may change a row.
-    pub(super) fn changes(&self) -> bool {
+    /// Whether what it is for may change a row; nothing where nobody needs a token for it.
+    pub(super) fn needs_access(&self) -> Option<bool> {
         match self {
-            Purpose::Set(_) | Purpose::Batch(..) => true,
-            Purpose::Drop(Owned::Command(command, _)) => command.changes(),
-            Purpose::Drop(Owned::Refusal(_)) => false,
+            Purpose::Set(_) | Purpose::Batch(..) => Some(true),
+            Purpose::Drop(Owned::Command(Command::Options(_), _) | Owned::Refusal(_)) => None,
+            Purpose::Drop(Owned::Command(command, _)) => Some(command.changes()),
         }
     }
 }

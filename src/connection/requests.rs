@@ -248,8 +248,8 @@ impl Connection {
         // Draining may have begun since the head was taken.
         let frame = frame.closing_if(cx.draining);
         self.bring_asker(ws);
-        if purpose.changes()
-            && let Err(problem) = self.still_may(true, cx)
+        if let Some(changes) = purpose.needs_access()
+            && let Err(problem) = self.still_may(changes, cx)
         {
             return self.refuse(&problem, frame, ws, cx);
         }

@@ -480,5 +480,25 @@ fn a_token_that_is_taken_away_ends_what_is_under_way_at_its_next_step() {
         renew(&mut putting);
         putting.send(b"v");
         assert_eq!(putting.writes.try_recv().is_ok(), write_status == 200, "a write, {left}");
+
+        // What wants no content waits for one that is on its way.
+        for (target, status) in [("/kv/k", 200), ("/kv?key=k", 200), ("/openapi.json", 200), ("/kv/%zz", 400)]
+        {
+            let mut reading = world();
+            let get = format!("GET {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
+            reading.send(&with_token(get.as_bytes()));
+            renew(&mut reading);
+            reading.send(b"12345");
+            let stays = read_status == 304 || status == 400;
+            assert_eq!(reading.statuses(), [if stays { status } else { 401 }], "{target}, {left}");
+            let told = String::from_utf8_lossy(&reading.io.written).contains("error=\"invalid_token\"");
+            assert_eq!(told, !stays, "{target}, {left}");
+        }
+        // And this needs no token.
+        let mut asking = world();
+        asking.send(b"OPTIONS /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n");
+        renew(&mut asking);
+        asking.send(b"12345");
+        assert_eq!(asking.statuses(), [204], "{left}");
     }
 }
