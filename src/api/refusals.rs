@@ -2,6 +2,7 @@
 //! [`crate::connection`].
 
 use crate::http::problem::{Kind, Problem};
+use crate::limits::{WAITERS, WAITERS_A_SHARD, WATCHERS_A_SHARD};
 use crate::store::Failure;
 use crate::store::backend::Refusal;
 
@@ -15,6 +16,17 @@ pub fn refused(refusal: Refusal) -> Problem {
     match refusal {
         Refusal::QueueFull => {
             let detail = "as many requests wait for the database as --queue-depth allows, or as it can do in time; nothing was changed";
+            Problem::new(Kind::QueueFull, detail).retry_after(1)
+        }
+        Refusal::TooManyWaiters => {
+            let detail = format!(
+                "as many requests wait for rows to be read as may: {WAITERS_A_SHARD} for one shard's, {WAITERS} in all"
+            );
+            Problem::new(Kind::QueueFull, detail).retry_after(1)
+        }
+        Refusal::TooManyWatchers => {
+            let detail =
+                format!("as many requests wait for changes of one shard's keys as may: {WATCHERS_A_SHARD}");
             Problem::new(Kind::QueueFull, detail).retry_after(1)
         }
         Refusal::InDoubt => {

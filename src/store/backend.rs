@@ -64,8 +64,12 @@ pub enum Asked<R> {
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The queue to the workers is full, or too long for how fast they get on, or too many wait for a shard's keys.
+    /// The queue to the workers is full, or too long for how fast they get on.
     QueueFull,
+    /// As many wait for reads of a shard's keys, or of all, as may.
+    TooManyWaiters,
+    /// As many wait for changes of a shard's keys as may.
+    TooManyWatchers,
     /// A write of a key of the batch has an unknown outcome, and is being settled.
     InDoubt,
     /// There is no database; try again after so many seconds.
@@ -189,7 +193,8 @@ impl Backend {
             Get::Waiting => Asked::Waiting,
             Get::Joined => Asked::Joined,
             Get::NotSent if down => Asked::Refused(self.down()),
-            Get::NotSent | Get::TooManyWaiters => Asked::Refused(Refusal::QueueFull),
+            Get::NotSent => Asked::Refused(Refusal::QueueFull),
+            Get::TooManyWaiters => Asked::Refused(Refusal::TooManyWaiters),
         }
     }
 
@@ -224,7 +229,7 @@ impl Backend {
         if room && matches!(asked, Asked::Refused(_)) {
             self.unwatch(key, ticket);
         }
-        if room { asked } else { Asked::Refused(Refusal::QueueFull) }
+        if room { asked } else { Asked::Refused(Refusal::TooManyWatchers) }
     }
 
     /// Whoever waited for a write of a key no longer does.

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::config::AccessLogFormat;
-use crate::limits::LOOK_PAUSE_MS;
+use crate::limits::{LOOK_PAUSE_MS, WAITERS_A_SHARD, WATCHERS_A_SHARD};
 
 /// A GET of `k` that waits for so many seconds until it has another version than `tag`.
 fn wait(tag: &str, seconds: u32) -> Vec<u8> {
@@ -415,6 +415,32 @@ fn who_waits_already_is_not_told_that_the_database_cannot_be_asked_now() {
     world.send(&wait("9", 60));
     world.turn(Some(&Answer::Failed(Failure::NotStarted)));
     assert_eq!(world.statuses(), [503]);
+}
+
+#[test]
+fn a_bound_on_those_who_wait_is_named_as_what_it_is() {
+    let told = |world: &World| {
+        assert_eq!(world.statuses(), [503]);
+        let text = String::from_utf8_lossy(&world.io.written).into_owned();
+        assert!(text.contains("queue-full") && !text.contains("--queue-depth"), "{text}");
+        assert!(text.contains("\r\nRetry-After: 1\r\n"), "{text}");
+        text
+    };
+    let others = |count: usize| (0..count as u32).map(|job| Ticket { event_loop: 1, id: ID, job });
+    let mut world = World::knowing("k", "value");
+    let hash = world.backend.engine.hash("k");
+    for ticket in others(WATCHERS_A_SHARD) {
+        assert!(world.backend.engine.shard(hash).watch(hash, "k", ticket));
+    }
+    world.send(&wait("9", 60));
+    assert!(told(&world).contains("wait for changes"));
+
+    let mut world = World::new();
+    for ticket in others(WAITERS_A_SHARD) {
+        world.backend.get("k", 0, ticket, |_| ());
+    }
+    world.send(&get("k"));
+    assert!(told(&world).contains("wait for rows to be read"));
 }
 
 #[test]
