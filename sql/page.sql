@@ -1,4 +1,4 @@
--- One page of a list: the rows from $1 on and before $2, up to $3 of them, and no more than that the keys of the rows before,
+-- One page of a list: the rows from $1 on and before $2, if there is one, up to $3 of them, and no more than that the keys of the rows before,
 -- and with $5 their values, stay below $4 bytes. Without $5 no values are told. The innermost query has no upper end, so that it is nothing but a walk
 -- along kv_store_key_order that stops after so many rows, whatever the planner thinks of the keys. Whoever asks for the
 -- next page must know whether there is one: one row more is looked at, and counted.
@@ -18,7 +18,7 @@ FROM (
         ORDER BY key COLLATE "C"
         LIMIT $3::bigint + 1
     ) AS walk
-    WHERE key COLLATE "C" < $2::text
+    WHERE $2::text IS NULL OR key COLLATE "C" < $2::text
     WINDOW in_order AS (ORDER BY key COLLATE "C")
 ) AS page
 WHERE number <= $3::bigint AND (bytes_before IS NULL OR bytes_before < $4::bigint)

@@ -184,6 +184,35 @@ fn a_list_goes_through_all_keys_in_code_point_order_under_any_collation() {
     }
 }
 
+/// Only SQL makes them, and only in a column that was made for longer keys than ours.
+#[test]
+fn keys_that_are_too_long_for_a_request_are_listed_and_gone_on_behind() {
+    let server = Server::start(&[]);
+    server.database().execute("ALTER TABLE kv_store ALTER COLUMN key TYPE text", &[]);
+    let (long, last) = ("x".repeat(300), "\u{10ffff}".repeat(300));
+    let all = ["a", &long, "z", &last];
+    for key in all {
+        server.database().insert(key, "v");
+    }
+    let mut client = server.connect();
+    for limit in [1, 2, 4] {
+        let (items, count) = pages(&mut client, &format!("/kv?limit={limit}"));
+        assert_eq!((keys(&items), count), (all.to_vec(), 4usize.div_ceil(limit)), "{limit} a page");
+    }
+    for (prefix, of) in [("x", &long), ("%F4%8F%BF%BF", &last)] {
+        let (items, _) = pages(&mut client, &format!("/kv?prefix={prefix}&limit=1"));
+        assert_eq!(keys(&items), [of.as_str()]);
+    }
+    for (cursor, behind) in [("a", &all[1..]), (&long, &all[2..]), (&last, &[])] {
+        let target = format!("/kv?cursor={}", hotrow::api::list::cursor(cursor));
+        let lines = client.request("GET", &target, LINES, b"").text();
+        let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(keys(&rows), behind);
+    }
+    let alone = client.get(&long);
+    assert_eq!((alone.status, alone.problem()), (400, "bad-key".to_owned()));
+}
+
 /// What the planner does with the page's statement, however the table is filled and whatever it knows of it.
 #[test]
 fn a_page_is_a_walk_along_the_index_under_any_collation() {

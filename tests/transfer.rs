@@ -213,6 +213,27 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
 }
 
 #[test]
+fn an_export_goes_on_behind_a_key_that_is_too_long_for_a_request() {
+    let (server, dir) = (Server::start(&[]), tempfile::tempdir().unwrap());
+    server.database().execute("ALTER TABLE kv_store ALTER COLUMN key TYPE text", &[]);
+    let line = |key: &str| format!("{{\"key\":\"{key}\",\"value\":\"v\"}}\n");
+    let long = "x".repeat(300);
+    for key in ["a", &long, "z"] {
+        server.database().insert(key, "v");
+    }
+    let (url, file) = (url(&server), path(&dir, "rows"));
+    fs::write(path(&dir, "rows.part"), line("a") + &line(&long)).unwrap();
+    let output = hotrow(&["export", "--url", &url, "--continue", &file]);
+    let whole = line("a") + &line(&long) + &line("z");
+    done(&output, &format!("exported 3 rows, {} bytes", whole.len()));
+    assert_eq!(fs::read_to_string(&file).unwrap(), whole);
+    // It is not imported: nobody could get it.
+    let (code, lines) = said(&hotrow(&["import", "--url", &url, &file]));
+    assert!(code == 1 && lines[0].contains("rows:2: ") && lines[0].contains("255"), "{lines:?}");
+    assert_eq!(lines.last().unwrap(), "imported 2 rows, 1 refused");
+}
+
+#[test]
 fn an_export_outlives_its_server() {
     let server = Server::start(&["--listen", &format!("127.0.0.1:{}", free_port())]);
     let rows = "INSERT INTO kv_store (key, value) SELECT 'k' || i, repeat(md5(i::text), 3000) FROM generate_series(1, 400) i";

@@ -21,8 +21,8 @@ pub struct PageJob {
 pub struct Range {
     /// The first that may be in it.
     pub from: Box<str>,
-    /// The first that may not.
-    pub to: Box<str>,
+    /// The first that may not. None: whatever is behind may, for no text is greater than every key that SQL can make.
+    pub to: Option<Box<str>>,
     /// So many rows at most.
     pub rows: u32,
     /// As long as the rows before are fewer bytes than this.
@@ -53,11 +53,6 @@ pub struct PageRow {
     pub expires_at: Option<Box<str>>,
 }
 
-/// More than any key: keys are shorter.
-fn end_of_all() -> String {
-    char::MAX.to_string().repeat(crate::limits::KEY_CHARS + 1)
-}
-
 impl Range {
     /// The keys with a prefix, behind one of them if that is given.
     pub fn new(prefix: &str, after: Option<&str>, rows: u32, bytes: usize, values: bool) -> Range {
@@ -67,22 +62,22 @@ impl Range {
             None if !prefix.is_empty() => prefix.to_owned(),
             after => format!("{}\u{1}", after.unwrap_or_default()),
         };
-        Range { from: from.into(), to: behind(prefix).into(), rows, bytes, values }
+        Range { from: from.into(), to: behind(prefix), rows, bytes, values }
     }
 }
 
-/// The first text that is greater than every text with this prefix: its last character that has a next one is replaced
-/// by that.
-fn behind(prefix: &str) -> String {
+/// The first text that is greater than every text with this prefix, if there is one: its last character that has a next one is
+/// replaced by that.
+fn behind(prefix: &str) -> Option<Box<str>> {
     let mut text = prefix.to_owned();
     while let Some(last) = text.pop() {
         // The surrogates are no characters: what follows U+D7FF is U+E000.
         if let Some(next) = (last..=char::MAX).nth(1) {
             text.push(next);
-            return text;
+            return Some(text.into());
         }
     }
-    end_of_all()
+    None
 }
 
 #[cfg(test)]
@@ -92,28 +87,27 @@ mod tests {
 
     #[test]
     fn what_is_behind_a_prefix_begins_with_the_next_character() {
-        let all = end_of_all();
         for (prefix, expected) in [
-            ("a", "b"),
-            ("ab", "ac"),
-            ("a\u{7f}", "a\u{80}"),
-            ("ä", "å"),
-            ("a\u{d7ff}", "a\u{e000}"),
-            ("a\u{10ffff}", "b"),
-            ("a\u{10ffff}\u{10ffff}", "b"),
-            ("\u{10ffff}", &all),
-            ("", &all),
+            ("a", Some("b")),
+            ("ab", Some("ac")),
+            ("a\u{7f}", Some("a\u{80}")),
+            ("ä", Some("å")),
+            ("a\u{d7ff}", Some("a\u{e000}")),
+            ("a\u{10ffff}", Some("b")),
+            ("a\u{10ffff}\u{10ffff}", Some("b")),
+            ("\u{10ffff}", None),
+            ("", None),
         ] {
-            assert_eq!(behind(prefix), expected, "{prefix:?}");
+            assert_eq!(behind(prefix).as_deref(), expected, "{prefix:?}");
         }
-        assert!(all.as_str() > char::MAX.to_string().repeat(255).as_str());
     }
 
     proptest! {
         #[test]
         fn a_range_has_exactly_the_keys_with_its_prefix(prefix in "[a-b\u{d7ff}\u{10ffff}]{0,3}", key in "[a-c\u{1}\u{d7ff}\u{e000}\u{10ffff}]{1,5}") {
             let range = Range::new(&prefix, None, 1, 1, false);
-            prop_assert_eq!(*range.from <= *key && *key < *range.to, key.starts_with(&prefix));
+            let is_before_its_end = range.to.is_none_or(|to| *key < *to);
+            prop_assert_eq!(*range.from <= *key && is_before_its_end, key.starts_with(&prefix));
         }
 
         #[test]
