@@ -102,6 +102,31 @@ fn every_answer_names_the_origin_that_asks_if_it_is_let_in() {
     }
 }
 
+/// Whoever asks stands in the head: where that could not be read, nobody is known.
+#[test]
+fn what_is_refused_before_its_head_was_read_names_no_origin_but_everyone() {
+    let long = "k".repeat(9 * 1024);
+    for (origins, named) in [(APP, None), ("*", Some("*"))] {
+        let server = Server::start(&["--cors-allow-origin", origins]);
+        for (line, fields, status) in [
+            (format!("GET /kv/{long} HTTP/1.1"), "", 414),
+            ("GET /kv/k HTTP/1.1".into(), "Bad Name: x\r\n", 400),
+            ("GET /kv/k HTTP/1.1".into(), "Transfer-Encoding: gzip\r\n", 501),
+            ("GET /kv/k HTTP/2.0".into(), "", 505),
+        ] {
+            let mut client = server.connect();
+            client.send(format!("{line}\r\nHost: h\r\n{}{fields}\r\n", origin(APP)));
+            let refused = client.response();
+            assert_eq!((refused.status, refused.field(ALLOW)), (status, named));
+            // Nobody's cache may give it to the one who is let in.
+            assert_eq!(refused.field("Vary"), named.is_none().then_some("Origin"), "{status}");
+        }
+        // Whoever names a resource that is none, with a head that is one, is told so.
+        let known = server.connect().request("GET", "/elsewhere", &origin(APP), b"");
+        assert_eq!((known.status, known.field(ALLOW)), (404, named.or(Some(APP))));
+    }
+}
+
 #[test]
 fn other_origins_and_none_are_served_and_not_named() {
     let server = Server::start(&["--cors-allow-origin", APP]);
