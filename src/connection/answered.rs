@@ -26,6 +26,7 @@ impl Connection {
     ) {
         self.method = Method::None;
         let head_only = request::is_head(bytes);
+        self.note_unreadable(bytes, ws, cx);
         self.malformed(problem, Frame { head_only, ..self.last(ws) }, ws, cx);
     }
 

@@ -4,7 +4,7 @@
 
 use super::{Connection, Context, Role, Workspace};
 use crate::access_log::{Entry, RequestId};
-use crate::http::request::{Head, Version};
+use crate::http::request::{self, Head, Version};
 use crate::http::response::CONTINUE;
 use crate::limits::{ACCESS_LOG_METHOD_BYTES, ACCESS_LOG_TARGET_BYTES};
 use std::time::{Duration, SystemTime};
@@ -95,6 +95,12 @@ impl Connection {
             ws.asker =
                 Asker { noted: true, started_ns: cx.now_ns, before: ws.output.len(), ..Asker::default() };
         }
+    }
+
+    /// The same; they may have come with a name all the same.
+    pub(super) fn note_unreadable(&self, bytes: &[u8], ws: &mut Workspace, cx: &Context<'_>) {
+        self.note_unknown(ws, cx);
+        ws.asker.id = request::name_of(bytes).and_then(RequestId::sent);
     }
 
     /// True where the answer that was encoded has an asker.

@@ -93,6 +93,19 @@ pub fn is_head(mut bytes: &[u8]) -> bool {
     bytes.starts_with(b"HEAD ")
 }
 
+/// The name that stands in bytes that are no proper request, if that line of them has come, whatever is wrong with the others.
+#[cold]
+pub fn name_of(bytes: &[u8]) -> Option<&[u8]> {
+    let lines = bytes[blank_bytes(bytes)..].split_inclusive(|b| *b == b'\n').skip(1);
+    lines.map_while(|line| line.strip_suffix(b"\r\n")).take_while(|line| !line.is_empty()).find_map(|line| {
+        let (name, value) = line.split_at_checked(NAME_FIELD.len())?;
+        name.eq_ignore_ascii_case(NAME_FIELD).then(|| value.trim_ascii())
+    })
+}
+
+/// What such a line begins with.
+const NAME_FIELD: &[u8] = b"X-Request-Id:";
+
 /// Length of a request line without its end: two blanks and eight bytes of version.
 fn line_bytes(method: &str, target: &str) -> usize {
     method.len() + target.len() + 10
