@@ -356,11 +356,12 @@ fn a_handshake_that_is_cut_is_a_failure_and_one_that_is_done_is_counted_whatever
     assert_eq!(tcp(server.address).read(&mut [0; 8]).unwrap(), 0);
     wait_until("silence is counted", || server.metric(idle) == 1);
     assert_eq!((server.metric(failures), server.metric(done)), (2, 0));
-    // The last flight of a handshake, and the end, come as one event.
+    // The last flight of a handshake, and the end, come as one event. However slow this machine is, in time.
+    let server = certificates.server(&["--event-loops", "1", "--header-timeout", "10m"]);
     let (mut socket, mut session) = (tcp(server.address), client_side(&config));
     session.write_tls(&mut socket).unwrap();
     while session.is_handshaking() {
-        session.read_tls(&mut socket).unwrap();
+        assert!(session.read_tls(&mut socket).unwrap() > 0, "the server has closed it");
         session.process_new_packets().unwrap();
     }
     session.send_close_notify();
@@ -373,7 +374,7 @@ fn a_handshake_that_is_cut_is_a_failure_and_one_that_is_done_is_counted_whatever
     socket.shutdown(Shutdown::Write).unwrap();
     server.signal(Signal::CONT);
     wait_until("a session that ends at once is counted", || server.metric(done) == 1);
-    assert_eq!(server.metric(failures), 2);
+    assert_eq!(server.metric(failures), 0);
 }
 
 /// What a client sends up to and with its first request, cut into the flights that it comes in.
