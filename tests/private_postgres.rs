@@ -376,7 +376,10 @@ fn it_works_as_a_user_without_privileges() {
     let owner = hotrow::store::managed::binaries::owner().unwrap().expect("root has somebody to run it");
     // The build folder may be where this user cannot go.
     let binary = dir.path().join("hotrow");
-    fs::copy(env!("CARGO_BIN_EXE_hotrow"), &binary).unwrap();
+    // By another process: what this one has open for writing, a child that another test starts meanwhile has open too, and
+    // nobody can run it then ("Text file busy").
+    let copied = ending::run(Command::new("cp").arg(env!("CARGO_BIN_EXE_hotrow")).arg(&binary));
+    assert!(copied.status.success(), "{copied:?}");
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(&data).unwrap();
     chown(&data, Some(owner.uid), Some(owner.gid)).unwrap();
