@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const RESTARTS: usize = 5;
 const READERS: usize = 12;
@@ -243,12 +243,16 @@ fn a_socket_that_strangers_reach_is_refused_without_tokens() {
 fn sockets_that_were_handed_to_another_process_are_left_alone() {
     let sockets = Sockets::new();
     let database = Database::new();
-    let mut command = Server::command("/bin/sh");
-    let script = "exec 3<&0; export LISTEN_PID=1 LISTEN_FDS=1 LISTEN_FDNAMES=http; exec \"$@\"";
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--database-url", &database.url]);
-    let server = Server::spawn(command);
-    assert_ne!(server.address, sockets.address());
+    let server = Server::start_with_sockets_of("1", &database, &sockets.data, &sockets.admin, &[]);
     assert_eq!(server.connect().put("k", "v").status, 201);
-    let stream = TcpStream::connect_timeout(&sockets.address(), Duration::from_secs(60));
-    drop(stream.unwrap());
+    assert_eq!(server.connect_admin().request("GET", "/livez", "", b"").status, 200);
+    for (fd, socket) in [(3, &sockets.data), (4, &sockets.admin)] {
+        // It has them, open as they came, and listens somewhere else.
+        let address = socket.local_addr().unwrap();
+        assert!(address != server.address && Some(address) != server.admin_address, "{address}");
+        let file = std::fs::read_link(format!("/proc/{}/fd/{fd}", server.pid())).unwrap();
+        assert!(file.to_str().unwrap().starts_with("socket:"), "{file:?}");
+        let client = TcpStream::connect(address).unwrap();
+        assert_eq!(socket.accept().unwrap().1, client.local_addr().unwrap());
+    }
 }

@@ -99,11 +99,24 @@ impl Server {
         admin: &TcpListener,
         flags: &[&str],
     ) -> Server {
+        Server::start_with_sockets_of("$$", database, data, admin, flags)
+    }
+
+    /// The same, but they are said to be for the process with this number; `$$` is its own.
+    pub fn start_with_sockets_of(
+        pid: &str,
+        database: &Database,
+        data: &TcpListener,
+        admin: &TcpListener,
+        flags: &[&str],
+    ) -> Server {
         let mut command = Server::command("/bin/sh");
         // The sockets come in the places of stdin and stdout, which need no unsafe code to be passed on.
-        let script = "exec 3<&0 4<&1 </dev/null >/dev/null; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin
-            exec \"$@\"";
-        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--database-url", &database.url]);
+        let script = format!(
+            "exec 3<&0 4<&1 </dev/null >/dev/null; export LISTEN_PID={pid} LISTEN_FDS=2 LISTEN_FDNAMES=http:admin
+            exec \"$@\""
+        );
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--database-url", &database.url]);
         command.args(flags);
         Server::be_patient(&mut command);
         let pass =
