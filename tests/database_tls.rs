@@ -100,7 +100,6 @@ impl World {
 fn start(url: &str, variables: &[(&str, &str)]) -> Server {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--database-url", url, "--event-loops", "1"]).envs(variables.iter().copied());
-    Server::be_patient(&mut command);
     Server::spawn(command)
 }
 

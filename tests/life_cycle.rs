@@ -137,7 +137,6 @@ impl Manager {
         if let Some((period, _)) = watchdog {
             command.env("WATCHDOG_USEC", period.as_micros().to_string());
         }
-        Server::be_patient(&mut command);
         let mut server = Server::spawn(command);
         server.database = Some(database);
         (server, self)

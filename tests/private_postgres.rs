@@ -24,7 +24,6 @@ fn folder() -> (TempDir, PathBuf) {
 fn command(data: &Path, flags: &[&str]) -> Command {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.arg("--data-dir").arg(data).args(flags);
-    Server::be_patient(&mut command);
     command
 }
 
@@ -287,7 +286,6 @@ fn a_data_folder_that_is_made_can_be_entered_whatever_the_umask_says() {
     let mut command = Server::command("sh");
     command.args(["-c", "umask 077; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_hotrow"), "--data-dir"]);
     command.arg(&data);
-    Server::be_patient(&mut command);
     let server = Server::spawn(command);
     assert_eq!(put(&mut server.connect(), "k", "v"), 201);
     for made in ["deep", "deep/er", "deep/er/data"] {

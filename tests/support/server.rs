@@ -50,23 +50,23 @@ impl Server {
     }
 
     fn spawn_on(database: &Database, mut command: Command, flags: &[&str]) -> Server {
-        Server::be_patient(&mut command);
-        Server::spawn_as_it_is(database, command, flags)
+        command.args(["--database-url", &database.url]).args(flags);
+        let mut server = Server::spawn(command);
+        server.database = Some(database.clone());
+        server
     }
 
-    /// That a busy machine is slow is no verdict: a test that is about this limit sets its own.
+    /// That a busy machine is slow is no verdict: a test that is about this limit gives the flag, which wins. All that
+    /// are started here have it, but for [`Server::start_as_it_is`].
     pub fn be_patient(command: &mut Command) {
         command.env("HOTROW_REQUEST_TIMEOUT", "1m");
     }
 
     /// One with the defaults that its users have: for what measures, or lives for long.
     pub fn start_as_it_is(database: &Database, flags: &[&str]) -> Server {
-        Server::spawn_as_it_is(database, Server::command(env!("CARGO_BIN_EXE_hotrow")), flags)
-    }
-
-    fn spawn_as_it_is(database: &Database, mut command: Command, flags: &[&str]) -> Server {
+        let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
         command.args(["--database-url", &database.url]).args(flags);
-        let mut server = Server::spawn(command);
+        let mut server = Server::spawn_with(command, Stdio::null(), Stdio::null());
         server.database = Some(database.clone());
         server
     }
@@ -88,7 +88,8 @@ impl Server {
 
     /// Runs a command that becomes hotrow, and waits until it says that it is listening: on free ports, unless the
     /// command says where.
-    pub fn spawn(command: Command) -> Server {
+    pub fn spawn(mut command: Command) -> Server {
+        Server::be_patient(&mut command);
         Server::spawn_with(command, Stdio::null(), Stdio::null())
     }
 
