@@ -230,7 +230,11 @@ fn the_watchdog_is_patted_while_the_loops_turn() {
 fn thread_of(server: &Server, name: &str) -> PathBuf {
     let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     let mut threads = threads.map(|thread| thread.unwrap().path());
-    threads.find(|thread| std::fs::read_to_string(thread.join("comm")).unwrap().trim_end() == name).unwrap()
+    // One that ends meanwhile has no name any more.
+    let is_named = |thread: &PathBuf| {
+        std::fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    threads.find(is_named).expect("there is one with this name")
 }
 
 /// Stops one loop of two, as a debugger does. Everything else goes on: the thread of the watchdog, too.
