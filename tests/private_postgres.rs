@@ -142,8 +142,14 @@ fn a_second_server_on_the_same_folder_is_refused() {
 #[test]
 fn ctrl_c_stops_both_and_a_second_one_at_once() {
     let (_dir, data) = folder();
+    // What PostgreSQL says at its start of the end before it.
+    let recovers = || {
+        let log = fs::read_to_string(data.join("postgres.log")).unwrap();
+        log.contains("was not properly shut down")
+    };
     for signals in [1, 2] {
         let mut server = Server::spawn(command(&data, &[]));
+        assert!(!recovers(), "it was stopped in good order before");
         assert!(matches!(put(&mut server.connect(), "k", "v"), 200 | 201));
         let postgres = postmaster(&data);
         // A request under way keeps the server draining, so that there is something for a second signal to end.
@@ -164,6 +170,7 @@ fn ctrl_c_stops_both_and_a_second_one_at_once() {
     }
     // Ended at once is like a crash: the next start recovers.
     let server = Server::spawn(command(&data, &[]));
+    assert!(recovers());
     assert_eq!(server.connect().get("k").text(), "v");
 }
 
