@@ -4,7 +4,7 @@
 use crate::support::database::Database;
 use crate::support::postgresql::{Postgresql, url_at};
 use crate::support::proxy::Proxy;
-use crate::support::{Server, wait_until};
+use crate::support::{Server, ending, wait_until};
 
 /// A server that has cached two rows.
 fn start(url: String) -> Server {
@@ -25,7 +25,7 @@ fn forgotten(server: &Server) -> usize {
 /// `hotrow migrate`: its exit code, and what it says last.
 fn migrate(database: &Database) -> (Option<i32>, String) {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
-    let output = command.args(["migrate", "--database-url", &database.url]).output().unwrap();
+    let output = ending::run(command.args(["migrate", "--database-url", &database.url]));
     let stderr = String::from_utf8(output.stderr).unwrap();
     (output.status.code(), stderr.lines().last().unwrap_or_default().to_owned())
 }
