@@ -300,13 +300,21 @@ fn a_load_that_meets_the_end_of_the_database_says_how_far_it_has_got() {
 #[test]
 fn a_load_that_does_not_go_on_is_408_and_says_what_is_done() {
     let server = Server::start(&["--request-timeout", "3s"]);
-    let mut client = begin(&server);
-    // The last lines fill no piece: they wait for others, but not for ever.
-    client.send(chunk(format!("{}{{", rows(0..10_000, 10)).as_bytes()));
-    let answer = client.response();
-    assert_eq!((answer.outcome().as_str(), told(&answer).0), ("408 slow-request", [10_000, 10_000, 0]));
+    // Where this machine stands still for longer than a load may, it is answered before all that has come is stored.
+    wait_until("all that has come is stored, and then it is answered", || {
+        let mut client = begin(&server);
+        // The last lines fill no piece: they wait for others, but not for ever.
+        let _ = client.try_send(chunk(format!("{}{{", rows(0..10_000, 10)).as_bytes()));
+        let answer = client.response();
+        client.expect_closed();
+        let (outcome, [lines, written, failed]) = (answer.outcome(), told(&answer).0);
+        assert!(lines <= 10_000 && (written, failed) == (lines, 0), "{answer:?}");
+        if lines == 10_000 {
+            assert_eq!(outcome, "408 slow-request");
+        }
+        lines == 10_000
+    });
     assert_eq!(count(&server), "10000");
-    client.expect_closed();
     // Empty lines are none.
     let mut client = begin(&server);
     client.send(chunk(b"\n \n"));
