@@ -6,7 +6,7 @@ use crate::support::client::{Client, Response, request};
 use crate::support::database::{Database, has_met_a_lock};
 use crate::support::postgresql::{Postgresql, stand_still, url_at};
 use crate::support::proxy::Proxy;
-use crate::support::{Server, put_in_the_end, wait_until};
+use crate::support::{Server, get_in_the_end, put_in_the_end, wait_until};
 use std::time::{Duration, Instant};
 
 fn is_hit(response: &Response) -> bool {
@@ -31,18 +31,6 @@ fn is_read_in_vain(client: &mut Client, key: &str) {
     let outcome = client.get(key).outcome();
     let is_late = asked.elapsed() >= Duration::from_secs(2);
     assert!(outcome == "504 deadline-exceeded" || is_late && outcome == "503 database-down", "{outcome}");
-}
-
-/// The answer to a read whose reader has to connect first, perhaps, which may take longer on a busy machine than a request may.
-fn get_in_the_end(client: &mut Client, key: &str) -> Response {
-    let mut response = client.get(key);
-    wait_until("it is read", || {
-        if response.status >= 500 {
-            response = client.get(key);
-        }
-        response.status < 500
-    });
-    response
 }
 
 /// Some worker has no database, and knows it.

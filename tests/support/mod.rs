@@ -55,6 +55,18 @@ pub fn put_in_the_end(client: &mut Client, key: &str, value: &str) {
     wait_until("it is written", || client.put(key, value).status < 300);
 }
 
+/// The answer to a read whose reader has to connect first, perhaps, which may take longer on a busy machine than a request may.
+pub fn get_in_the_end(client: &mut Client, key: &str) -> client::Response {
+    let mut response = client.get(key);
+    wait_until("it is read", || {
+        if response.status >= 500 {
+            response = client.get(key);
+        }
+        response.status < 500
+    });
+    response
+}
+
 /// Says what of a test is left out here, and why: on its output, and to `tools/test`, which says it again where it is seen.
 pub fn left_out(what: &str, why: impl Display) {
     let line = format!("== {what}: SKIPPED, {why}\n");
