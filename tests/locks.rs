@@ -34,10 +34,12 @@ fn a_row_that_somebody_else_has_locked_keeps_no_other_writes_from_being_done() {
     let mut holder = sql.transaction().unwrap();
     holder.execute("SELECT FROM kv_store WHERE key = 'held' FOR UPDATE", &[]).unwrap();
     // Several writes of it, which keep their order whatever they wait for.
+    let mut observer = server.database().connect();
     let mut waiting: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     let mut others: Vec<Client> = (0..6).map(|_| server.connect()).collect();
     for (round, client) in waiting.iter_mut().enumerate() {
         client.send(request("PUT", "/kv/held", "", format!("new {round}").as_bytes()));
+        wait_until("it has met the row", || has_met_a_lock(&mut observer));
         for (n, other) in others.iter_mut().enumerate() {
             other.send(request("PUT", &format!("/kv/other-{n}"), "", format!("{round}").as_bytes()));
         }
@@ -73,7 +75,7 @@ fn whatever_waits_for_a_locked_row_is_done_once_it_is_free() {
     let batch = batch.to_string();
     let alone = json!([{"op": "incr", "key": "held", "by": 100}]).to_string();
     let line = json!({"key": "held", "value": "0"}).to_string();
-    let mut others = Others::new(&server);
+    let (mut others, mut observer) = (Others::new(&server), server.database().connect());
     // A batch and a load alone wait where they are; with others behind them they make room, each as often as it takes.
     for (kind, wanted) in [
         (request("PUT", "/kv/held", "", b"5"), "5"),
@@ -84,6 +86,7 @@ fn whatever_waits_for_a_locked_row_is_done_once_it_is_free() {
     ] {
         let mut client = server.connect();
         client.send(kind);
+        wait_until("it has met the row", || has_met_a_lock(&mut observer));
         for round in 0..3 {
             others.are_served(round);
         }
@@ -142,7 +145,7 @@ fn many_locked_rows_keep_no_other_writes_from_being_done() {
 #[test]
 fn what_waits_for_a_table_or_for_a_row_that_nobody_sees_yet_is_done_in_the_end() {
     let server = Server::start(&["--db-writers", "1"]);
-    let mut sql = server.database().connect();
+    let (mut sql, mut observer) = (server.database().connect(), server.database().connect());
     let mut others = Others::new(&server);
     let operations = |key: &str| json!([{"op": "incr", "key": key}]).to_string();
     for (round, hold, release) in [
@@ -167,6 +170,7 @@ fn what_waits_for_a_table_or_for_a_row_that_nobody_sees_yet_is_done_in_the_end()
                 _ => request("PUT", "/kv", LINES, line.to_string().as_bytes()),
             });
         }
+        wait_until("one has met the lock", || has_met_a_lock(&mut observer));
         if round == 2 {
             (0..3).for_each(|n| others.are_served(n));
         }
@@ -192,8 +196,10 @@ fn one_that_waits_for_a_row_that_nobody_sees_yet_keeps_no_other_such_one_waiting
     };
     let (a_held, mut b_held) = (hold("a"), hold("b"));
     let (mut a, mut b, mut others) = (server.connect(), server.connect(), Others::new(&server));
+    let mut observer = server.database().connect();
     for (client, key) in [(&mut a, "a"), (&mut b, "b")] {
         client.send(request("PUT", &format!("/kv/{key}"), "", b"1"));
+        wait_until("it has met the row", || has_met_a_lock(&mut observer));
         (0..3).for_each(|round| others.are_served(round));
     }
     b_held.batch_execute("ROLLBACK").unwrap();
