@@ -398,32 +398,62 @@ impl Owner {
             (false, false) => ("", "&limit=500"),
         };
         let digits = if export { self.rng.usize(10..100) } else { self.rng.usize(1..100) };
-        let prefix = self.name(digits);
+        let (prefix, lasting) = (self.name(digits), self.lasting(digits));
         let target = format!("/kv?prefix={prefix}{query}");
         let Outcome::Answered(answer, sent, answered) = self.request("GET", &target, fields, b"", &[200])
         else {
             return;
         };
-        let items = if export {
-            answer
-                .body
-                .split(|byte| *byte == b'\n')
-                .filter_map(|line| serde_json::from_slice(line).ok())
-                .collect()
+        // What does not parse is an item without a key.
+        let (items, goes_on) = if export {
+            let lines = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            (lines.map(|line| serde_json::from_slice(line).unwrap_or_default()).collect(), false)
         } else {
-            items(&answer)
+            let page: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            (items(&answer), page["cursor"].is_string())
         };
+        let keys: Vec<&str> = items.iter().map(|item| item["key"].as_str().unwrap_or_default()).collect();
+        // Of a page that others follow, what stands behind its last key may be on those.
+        let last = goes_on.then(|| keys.last().copied().unwrap_or_default());
+        let missing: Vec<&String> = lasting
+            .iter()
+            .filter(|name| last.is_none_or(|last| name.as_str() <= last))
+            .filter(|name| keys.binary_search(&name.as_str()).is_err())
+            .collect();
+        let verdict = match missing.first() {
+            Some(name) => Err(format!("{} of {} are missing, as {name}", missing.len(), lasting.len())),
+            None if goes_on && keys.is_empty() => Err("a page without a key that others follow".into()),
+            None if !keys.is_sorted_by(|one, next| one < next) => Err("it is not in order".into()),
+            None => Ok(()),
+        };
+        self.judge(verdict, &target, sent, answered);
         let own = self.name(0);
         let own = own.trim_end_matches('0');
-        for item in items {
-            let key = item["key"].as_str().unwrap_or_default();
-            let right = key.starts_with(&prefix)
-                && key.strip_prefix(own).and_then(|key| key.parse::<usize>().ok()).is_some_and(|key| {
-                    self.keys.get(key).is_some_and(|known| known.certain() != Some(&State::Absent))
-                });
-            let verdict = if right { Ok(()) } else { Err(format!("{key} is listed in {target}")) };
-            self.judge(verdict, key, sent, answered);
+        for (item, name) in items.iter().zip(keys) {
+            let key = name.strip_prefix(own).and_then(|key| key.parse::<usize>().ok());
+            let known = key.filter(|_| name.starts_with(&prefix)).and_then(|key| self.keys.get_mut(key));
+            let verdict = match (known, item["value"].as_str()) {
+                (Some(known), Some(value)) => {
+                    let etag = item["etag"].as_str().map(str::to_owned);
+                    known.found(Some(value.as_bytes()), etag, sent, answered)
+                }
+                (Some(known), None) if known.certain() != Some(&State::Absent) => Ok(()),
+                _ => Err(format!("{name} is listed in {target}")),
+            };
+            self.judge(verdict, name, sent, answered);
         }
+    }
+
+    /// Our keys that begin with these digits and certainly have values that stay.
+    fn lasting(&self, digits: usize) -> Vec<String> {
+        let mut keys = Vec::new();
+        let (mut from, mut count) = (digits, 1);
+        while from < KEYS {
+            keys.extend(from..(from + count).min(KEYS));
+            (from, count) = (from * 10, count * 10);
+        }
+        keys.retain(|key| matches!(self.keys[*key].certain(), Some(State::Value { .. })));
+        keys.into_iter().map(|key| self.name(key)).collect()
     }
 
     /// Sends a request and takes its answer; whatever is not expected is noted.
