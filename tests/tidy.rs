@@ -1,6 +1,7 @@
 //! What nothing else checks, drifts: the documents against the code, and the code's own rules of order. Reads files,
 //! and asks the program for its `--help`; starts no server.
 
+use crate::support::ending;
 use hotrow::http::problem::Kind;
 use hotrow::metrics::families;
 use std::collections::{BTreeMap, BTreeSet};
@@ -355,12 +356,18 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// Every long flag of `hotrow --help`, and of the commands that have flags of their own, with its default.
+/// The names of the commands.
+fn commands() -> Vec<String> {
+    let all = hotrow::config::command();
+    all.get_subcommands().map(|command| command.get_name().to_owned()).collect()
+}
+
+/// Every long flag of `hotrow --help`, and of that of each command, with its default.
 fn flags_of_help() -> BTreeMap<String, Option<String>> {
     let mut help = String::new();
-    for command in [&[][..], &["import"], &["export"]] {
+    for command in commands().into_iter().map(Some).chain([None]) {
         let mut hotrow = Command::new(env!("CARGO_BIN_EXE_hotrow"));
-        let output = hotrow.args(command).arg("--help").env_clear().output().unwrap();
+        let output = ending::run(hotrow.args(command).arg("--help").env_clear());
         assert!(output.status.success());
         help += &String::from_utf8(output.stdout).unwrap();
     }
@@ -382,8 +389,9 @@ fn flags_of_help() -> BTreeMap<String, Option<String>> {
 
 /// The flags on a line that shows how hotrow is run: those behind its name.
 fn arguments_of_hotrow(line: &str) -> impl Iterator<Item = &str> {
-    let commands = ["hotrow --", "hotrow serve --", "hotrow import --", "hotrow export --", "tools/run --"];
-    let start = commands.iter().filter_map(|command| line.find(command)).min();
+    let named = commands().into_iter().map(|command| format!("hotrow {command} --"));
+    let commands = named.chain(["hotrow --", "tools/run --"].map(str::to_owned));
+    let start = commands.filter_map(|command| line.find(&command)).min();
     let arguments = start.map_or("", |start| &line[start..]).split('`').next().unwrap();
     arguments.split_whitespace().filter(|word| word.starts_with("--"))
 }
