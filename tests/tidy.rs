@@ -173,6 +173,47 @@ fn layers_point_downward() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The rooms that an event loop is in while it serves, and what would keep it waiting there: a file, a name, another thread, a
+/// terminal. (What a loop logs goes to a thread of its own, as the access log does.)
+const ROOMS_OF_THE_LOOP: [&str; 5] = ["event_loop", "connection", "engine", "api", "http"];
+const WAITS: [&str; 16] = [
+    "fs",
+    "File",
+    "OpenOptions",
+    "ToSocketAddrs",
+    "to_socket_addrs",
+    "sleep",
+    "park",
+    "recv",
+    "recv_timeout",
+    "Condvar",
+    "Barrier",
+    "println",
+    "eprintln",
+    "stdin",
+    "stdout",
+    "stderr",
+];
+
+#[test]
+fn nothing_that_waits_is_named_where_a_loop_serves() {
+    let waits = |source: &Source| words(&source.code()).find(|word| WAITS.contains(word)).map(str::to_owned);
+    let mut looked_at = 0;
+    for source in sources().iter().filter(|source| ROOMS_OF_THE_LOOP.contains(&top(&source.module))) {
+        looked_at += 1;
+        assert_eq!(waits(source), None, "{}: a loop would wait", source.path.display());
+    }
+    assert!(looked_at > 50, "only {looked_at} files were found");
+    // It can fail.
+    let source = |text: &str| Source { path: "x.rs".into(), module: "http".into(), text: text.into() };
+    for (text, word) in
+        [("use std::fs;", "fs"), ("    std::thread::sleep(d);", "sleep"), ("File::open(p)?", "File")]
+    {
+        assert_eq!(waits(&source(text)).as_deref(), Some(word));
+    }
+    assert_eq!(waits(&source("//! No fs, no File.\nfn time_to_sleep() {}")), None);
+}
+
 #[test]
 fn files_are_short() {
     for source in sources() {
