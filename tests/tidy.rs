@@ -105,29 +105,45 @@ fn the_readme_has_every_metric_and_no_other() {
 
 #[test]
 fn the_threat_model_names_tests_that_there_are() {
-    let readme = read("README.md");
-    let section =
-        readme.split("\n## Threat model\n").nth(1).expect("there is one").split("\n## ").next().unwrap();
-    let mut named = 0;
     // What is in force has tests: each row of that table names at least one.
-    let rows = section.lines().skip_while(|line| !line.starts_with("| against |"));
-    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    let rows = table("README.md", "## Threat model", "against");
+    let named: usize = rows.iter().map(|row| tests_named_in(row)).sum();
+    assert!(named > 40, "only {named} tests are named");
+}
+
+/// What is always true, in the order of the design.
+const INVARIANTS: [&str; 8] = [
+    "a reply goes to the connection that asked",
+    "the cache never lies",
+    "a write has three endings",
+    "acknowledged means committed",
+    "replies leave in request order, one each",
+    "everything has a bound",
+    "the loop never blocks",
+    "the database may go away",
+];
+
+#[test]
+fn what_is_always_true_names_tests_that_there_are() {
+    let rows = table("tests/README.md", "## The invariants, and their tests", "always true");
+    let first = |row: &String| row.trim_start_matches("| ").split(" |").next().unwrap().to_owned();
+    assert_eq!(rows.iter().map(first).collect::<Vec<_>>(), INVARIANTS);
+    let named: usize = rows.iter().map(|row| tests_named_in(row)).sum();
+    assert!(named > 20, "only {named} tests are named");
+}
+
+#[test]
+fn conformance_is_shown_by_tests_that_there_are() {
+    let all: BTreeSet<String> = files("src").chain(files("tests")).flat_map(|path| tests_of(&path)).collect();
+    assert!(all.len() > 500, "only {} tests were found", all.len());
+    let rows = table("tests/README.md", "## Conformance: RFC 9110 and 9112", "the RFC");
+    assert!(rows.len() > 30, "only {rows:?}");
     for row in rows {
-        let mut tests = quoted(row).filter_map(|text| text.split_once(".rs: ")).peekable();
-        assert!(tests.peek().is_some(), "no test shows this: {row}");
-        for (file, names) in tests {
-            let source = read(&format!("{file}.rs"));
-            for name in names.split(", ") {
-                named += 1;
-                let test =
-                    source.split(&format!("fn {name}(")).next().filter(|before| before.len() < source.len());
-                let before = test.unwrap_or_else(|| panic!("{file}.rs has no test {name}"));
-                let marked = before.rsplit("\n\n").next().is_some_and(|start| start.contains("#[test]"));
-                assert!(marked, "{name} in {file}.rs is no test");
-            }
+        let shown_by = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        for name in quoted(shown_by).filter(|name| is_word(name)) {
+            assert!(all.contains(name), "there is no test {name}: {row}");
         }
     }
-    assert!(named > 40, "only {named} tests are named");
 }
 
 #[test]
@@ -349,6 +365,37 @@ fn expand(prefix: &str, text: &str, paths: &mut Vec<String>) {
     }
 }
 
+/// The rows of the table in this section of a document whose first column has this head.
+fn table(document: &str, section: &str, head: &str) -> Vec<String> {
+    let text = read(document);
+    let section = text.split(&format!("\n{section}")).nth(1).expect("there is such a section");
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().skip_while(|line| !line.starts_with(&format!("| {head} |")));
+    rows.skip(2).take_while(|line| line.starts_with('|')).map(str::to_owned).collect()
+}
+
+/// How many tests a row names, each of which there must be: `tests/tls.rs: one, another`. At least one.
+fn tests_named_in(row: &str) -> usize {
+    let mut named = 0;
+    for (file, names) in quoted(row).filter_map(|text| text.split_once(".rs: ")) {
+        let tests = tests_of(&root().join(format!("{file}.rs")));
+        for name in names.split(", ") {
+            named += 1;
+            assert!(tests.contains(name), "{file}.rs has no test {name}");
+        }
+    }
+    assert!(named > 0, "no test shows this: {row}");
+    named
+}
+
+/// The names of the tests in a file.
+fn tests_of(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    let tests = text.split("#[test]\n").skip(1);
+    let name = |test: &str| test.split_once("fn ")?.1.split('(').next().map(str::to_owned);
+    tests.map(|test| name(test).expect("a test is a function")).collect()
+}
+
 /// The module of `LAYERS` that a path belongs to, and the number of its layer.
 fn layer(path: &str) -> Option<(&'static str, usize)> {
     let holds =
@@ -362,24 +409,32 @@ fn top(path: &str) -> &str {
     path.split("::").next().unwrap()
 }
 
-/// All files of `src`, without those that are tests altogether.
-fn sources() -> Vec<Source> {
-    let root = root().join("src");
-    let mut sources = Vec::new();
-    let mut folders = vec![root.clone()];
+/// All files of Rust in a folder of the repository, and in those below it.
+fn files(folder: &str) -> impl Iterator<Item = PathBuf> {
+    let (mut files, mut folders) = (Vec::new(), vec![root().join(folder)]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let module = path.strip_prefix(&root).unwrap().with_extension("");
-                let steps: Vec<&str> = module.iter().map(|step| step.to_str().unwrap()).collect();
-                let module = steps.join("::").trim_end_matches("::mod").to_owned();
-                sources.push(Source { module, text: fs::read_to_string(&path).unwrap(), path });
+                files.push(path);
             }
         }
     }
+    files.into_iter()
+}
+
+/// All files of `src`, without those that are tests altogether.
+fn sources() -> Vec<Source> {
+    let root = root().join("src");
+    let source = |path: PathBuf| {
+        let module = path.strip_prefix(&root).unwrap().with_extension("");
+        let steps: Vec<&str> = module.iter().map(|step| step.to_str().unwrap()).collect();
+        let module = steps.join("::").trim_end_matches("::mod").to_owned();
+        Source { module, text: fs::read_to_string(&path).unwrap(), path }
+    };
+    let mut sources: Vec<Source> = files("src").map(source).collect();
     // `#[cfg(test)] mod simulation;` makes a file, and those below it, a test.
     let mut tests = BTreeSet::new();
     for source in &sources {
