@@ -458,6 +458,22 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_has_a_variable_of_its_name() {
+        let mut command = Cli::command();
+        command.build();
+        let mut flags = 0;
+        for arg in command.get_arguments() {
+            let long = arg.get_long().unwrap();
+            if !["help", "version"].contains(&long) {
+                flags += 1;
+                let variable = format!("HOTROW_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(arg.get_env(), Some(variable.as_ref()), "--{long}");
+            }
+        }
+        assert!(flags > 20, "{flags}");
+    }
+
+    #[test]
     fn everything_has_a_default_and_serve_may_be_said() {
         for arguments in [&[][..], &["serve"]] {
             let config = parse(arguments).unwrap();
