@@ -1,9 +1,7 @@
 //! What browsers ask of a server before they let a script of another origin read its answers (CORS).
 
 use crate::support::client::Response;
-use crate::support::{Client, Server};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use crate::support::{Client, Server, write_secret};
 
 const APP: &str = "https://app.example.com";
 const OTHER: &str = "http://localhost:3000";
@@ -175,8 +173,7 @@ fn everyone_is_named_by_a_star() {
 fn a_preflight_is_answered_without_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
-    fs::write(&tokens, "rw secret\n").unwrap();
-    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).unwrap();
+    write_secret(&tokens, "rw secret\n");
     let flags = ["--cors-allow-origin", APP, "--auth-tokens-file", tokens.to_str().unwrap()];
     let server = Server::start(&flags);
     let mut client: Client = server.connect();

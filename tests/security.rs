@@ -1,26 +1,20 @@
 //! Who is let in: tokens and their renewal, addresses that are open to strangers, and places for each client.
 
-use crate::support::{Client, Server, ending, wait_until};
+use crate::support::{Client, Server, ending, wait_until, write_secret};
 use hotrow::limits::ADMIN_CONNECTIONS;
 use rustix::process::Signal;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 const READER: &str = "Authorization: Bearer reader-token\r\n";
 const WRITER: &str = "Authorization: Bearer writer-token\r\n";
-
-fn write(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
 
 #[test]
 fn a_token_opens_what_it_is_good_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens");
-    write(&file, "# who reads\nro reader-token\nrw writer-token\n");
+    write_secret(&file, "# who reads\nro reader-token\nrw writer-token\n");
     let server = Server::start(&["--auth-tokens-file", file.to_str().unwrap()]);
     let mut client = server.connect();
     assert_eq!(client.request("PUT", "/kv/k", WRITER, b"v").status, 201);
@@ -72,19 +66,19 @@ fn a_token_opens_what_it_is_good_for() {
 fn tokens_are_renewed_and_a_bad_file_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens");
-    write(&file, "rw writer-token\n");
+    write_secret(&file, "rw writer-token\n");
     let server = Server::start(&["--event-loops", "2", "--auth-tokens-file", file.to_str().unwrap()]);
     let mut client = server.connect();
     assert_eq!(client.request("PUT", "/kv/k", WRITER, b"v").status, 201);
     let mut status = |fields: &str| client.request("GET", "/kv/k", fields, b"").status;
     assert_eq!((status(WRITER), status(READER)), (200, 401));
-    write(&file, "ro reader-token\n");
+    write_secret(&file, "ro reader-token\n");
     server.signal(Signal::HUP);
     wait_until("the new token is in force", || status(READER) == 200);
     assert_eq!(status(WRITER), 401);
     for bad in ["rx writer-token\n", ""] {
         let errors = server.stderr().matches("stay in force").count();
-        write(&file, bad);
+        write_secret(&file, bad);
         server.signal(Signal::HUP);
         wait_until("the bad file is logged", || server.stderr().matches("stay in force").count() > errors);
         assert_eq!((status(READER), status(WRITER)), (200, 401), "{bad:?}");
@@ -97,7 +91,7 @@ fn tokens_are_renewed_and_a_bad_file_changes_nothing() {
 fn a_wait_under_way_ends_with_its_token_and_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens");
-    write(&file, "ro reader-token\nrw writer-token\n");
+    write_secret(&file, "ro reader-token\nrw writer-token\n");
     let server = Server::start(&["--event-loops", "1", "--auth-tokens-file", file.to_str().unwrap()]);
     let mut client = server.connect();
     let put = client.request("PUT", "/kv/k", WRITER, b"v");
@@ -109,7 +103,7 @@ fn a_wait_under_way_ends_with_its_token_and_others_go_on() {
         waiting
     });
     wait_until("both wait", || server.metric(r#"hotrow_cache_requests_total{result="hit"}"#) == 2);
-    write(&file, "rw writer-token\n");
+    write_secret(&file, "rw writer-token\n");
     server.signal(Signal::HUP);
     wait_until("the token is gone", || client.request("GET", "/kv/k", READER, b"").status == 401);
     assert_eq!(client.request("PUT", "/kv/k", WRITER, b"new").status, 200);
@@ -127,9 +121,9 @@ fn a_file_of_tokens_that_cannot_be_used_is_refused_and_an_open_one_is_warned_of(
         assert!(code == Some(1) && line.contains("--auth-tokens-file") && line.contains(part), "{line}");
     };
     refused("No such file");
-    write(&file, "# nobody\n");
+    write_secret(&file, "# nobody\n");
     refused("nobody would be let in");
-    write(&file, "rw writer-token");
+    write_secret(&file, "rw writer-token");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let server = Server::start(&["--auth-tokens-file", &path]);
     assert!(server.stderr().contains("chmod 600"), "{}", server.stderr());
@@ -152,7 +146,7 @@ fn nobody_is_let_in_by_mistake() {
     // With tokens the data may be anywhere.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tokens");
-    write(&file, "rw writer-token");
+    write_secret(&file, "rw writer-token");
     let server = Server::start(&["--listen", "0.0.0.0:0", "--auth-tokens-file", file.to_str().unwrap()]);
     let local = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
     assert_eq!(Client::connect(local).get("k").status, 401);

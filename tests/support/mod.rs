@@ -33,8 +33,10 @@ pub use client::Client;
 pub use server::Server;
 
 use std::fmt::Display;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives it up. Far more than it ever takes: passing it is a failure.
@@ -75,6 +77,13 @@ pub fn left_out(what: &str, why: impl Display) {
         let file = File::options().append(true).open(path);
         file.and_then(|mut file| file.write_all(line.as_bytes())).expect("tools/test has made the file");
     }
+}
+
+/// A file that only its owner may read, as those with secrets in them have to be.
+pub fn write_secret(path: impl AsRef<Path>, text: &str) {
+    let path = path.as_ref();
+    std::fs::write(path, text).expect("a file can be written there");
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect("it is our file");
 }
 
 /// Text that does not compress and that no two seeds share: ASCII, so that bytes and characters are the same.
