@@ -1,10 +1,11 @@
 //! TLS to PostgreSQL, against a real one with certificates made here: every `sslmode`, right and wrong roots and names,
 //! certificates as credentials; and where the password is not to be seen.
 
+use crate::support::certificates::authority;
 use crate::support::database::server_version;
 use crate::support::postgresql::Postgresql;
-use crate::support::{Server, ending};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use crate::support::{Server, ending, write_secret};
+use rcgen::{CertificateParams, KeyPair};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,6 @@ use std::path::{Path, PathBuf};
 struct World {
     postgresql: Postgresql,
     files: tempfile::TempDir,
-}
-
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
 impl World {
@@ -169,8 +163,7 @@ fn the_password_is_seen_nowhere() {
     let world = World::new();
     let bare = world.url("host=localhost user=guarded channel_binding=require");
     let pgpass = world.file("pgpass");
-    fs::write(&pgpass, format!("localhost:*:postgres:guarded:{PASSWORD}\n")).unwrap();
-    chmod(&pgpass, 0o600);
+    write_secret(&pgpass, &format!("localhost:*:postgres:guarded:{PASSWORD}\n"));
     let url_file = world.file("url");
     fs::write(&url_file, format!("{bare} password={PASSWORD}\n")).unwrap();
     let mut from_file = Server::command(env!("CARGO_BIN_EXE_hotrow"));

@@ -1,77 +1,19 @@
 //! HTTP over TLS, with clients of three makes: rustls, OpenSSL and curl; and with what is no TLS, or not whole.
 
+use crate::support::certificates::Certificates;
 use crate::support::postgresql::stand_still;
 use crate::support::{Client, DEADLINE, Server, ending, left_out, random_text, wait_until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::KeyPair;
 use rustix::process::Signal;
-use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
-use rustls::{SupportedProtocolVersion, crypto::ring};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-
-/// A certificate authority, and a certificate for this machine in files.
-struct Certificates {
-    dir: tempfile::TempDir,
-    root: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Certificates {
-    fn new() -> Certificates {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "root of a test");
-        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let certificates = Certificates { dir: tempfile::tempdir().unwrap(), root };
-        fs::write(certificates.file("root.pem"), certificates.root.pem()).unwrap();
-        certificates.issue();
-        certificates
-    }
-
-    /// Another certificate for the same names in the same files.
-    fn issue(&self) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
-        let certificate = params.signed_by(&key, &self.root).unwrap();
-        fs::write(self.file("cert.pem"), certificate.pem()).unwrap();
-        fs::write(self.file("key.pem"), key.serialize_pem()).unwrap();
-        fs::set_permissions(self.file("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn flags(&self) -> [String; 4] {
-        let path = |name: &str| self.file(name).to_str().unwrap().to_owned();
-        ["--tls-cert".into(), path("cert.pem"), "--tls-key".into(), path("key.pem")]
-    }
-
-    fn server(&self, flags: &[&str]) -> Server {
-        let own = self.flags();
-        let own: Vec<&str> = own.iter().map(String::as_str).collect();
-        Server::start(&[&own[..], flags].concat())
-    }
-
-    /// How a client of this authority speaks.
-    fn config(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root.der().clone()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_protocol_versions(&[version]).unwrap();
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.resumption = Resumption::in_memory_sessions(8);
-        Arc::new(config)
-    }
-}
 
 /// A client on TLS.
 struct Session {

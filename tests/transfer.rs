@@ -1,13 +1,13 @@
 //! `hotrow export` and `hotrow import`, as a shell runs them: against the real server, and where a server must fail in
 //! the middle of a word, against one that does what it is told to.
 
+use crate::support::certificates::Certificates;
 use crate::support::database::Database;
 use crate::support::postgresql::free_port;
 use crate::support::stub::{Reply, Stub, answer};
-use crate::support::{Server, ending, random_text, wait_until};
+use crate::support::{Server, ending, random_text, wait_until, write_secret};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -133,8 +133,7 @@ fn what_an_export_replaces_keeps_its_place_and_its_readers() {
     server.database().insert("k", "v");
     let (url, dir) = (url(&server), tempfile::tempdir().unwrap());
     let (file, link) = (path(&dir, "rows"), path(&dir, "link"));
-    fs::write(&file, "").unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    write_secret(&file, "");
     std::os::unix::fs::symlink(&file, &link).unwrap();
     done(&hotrow(&["export", "--url", &url, &link]), "exported 1 rows, 24 bytes");
     assert!(Path::new(&link).is_symlink());
@@ -197,8 +196,7 @@ fn an_export_that_was_cut_off_is_gone_on_with() {
     }
     // Somebody else's file, whatever it ends with, is left as it is.
     for other in ["PNG", "PNG\n", "{\"value\":1}\n", "{\"key\":\"a\",\"value\":\"v\"}\nPNG\n"] {
-        fs::write(&part, other).unwrap();
-        fs::set_permissions(&part, fs::Permissions::from_mode(0o600)).unwrap();
+        write_secret(&part, other);
         let (code, lines) = said(&hotrow(&["export", "--url", &url, "--continue", &file]));
         assert!(
             code == 1 && lines.last().unwrap().contains("rows.part is no export"),
@@ -401,26 +399,17 @@ fn what_cannot_be_done_is_one_line() {
 
 fn secret(dir: &TempDir, name: &str, text: &str) -> String {
     let path = path(dir, name);
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    write_secret(&path, text);
     path
 }
 
 #[test]
 fn a_server_with_tokens_and_tls_is_spoken_to_with_both() {
     let dir = tempfile::tempdir().unwrap();
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
-    let certificate = params.signed_by(&key, &root).unwrap();
-    let cert = secret(&dir, "cert.pem", &certificate.pem());
-    let key = secret(&dir, "key.pem", &key.serialize_pem());
-    let (ca, tokens) =
-        (secret(&dir, "ca.pem", &root.pem()), secret(&dir, "tokens", "ro reader\nrw writer\n"));
-    let flags = ["--tls-cert", &cert, "--tls-key", &key, "--auth-tokens-file", &tokens];
-    let server = Server::start(&flags);
+    let certificates = Certificates::new();
+    let [ca, cert] = ["root.pem", "cert.pem"].map(|name| certificates.path(name));
+    let tokens = secret(&dir, "tokens", "ro reader\nrw writer\n");
+    let server = certificates.server(&["--auth-tokens-file", &tokens]);
     server.database().insert("a", "v");
     let url = format!("https://{}", server.address);
     let (reader, wrong) = (secret(&dir, "reader", " reader\n"), secret(&dir, "wrong", "wrong"));

@@ -15,19 +15,17 @@ mod record;
 mod support;
 
 use load::Target;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use record::{CSV_HEAD, Record, Sample, Window, table};
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::certificates::Certificates;
 use support::postgresql::{Postgresql, free_port};
 use support::{Server, exposition, process, wait_until};
 
@@ -49,57 +47,6 @@ const MORE_DESCRIPTORS: usize = 6;
 fn number(name: &str, default: f64) -> f64 {
     let text = std::env::var(format!("HOTROW_SOAK_{name}"));
     text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("HOTROW_SOAK_{name}: {text}")))
-}
-
-/// An authority, and files with a certificate of it.
-struct Certificates {
-    dir: tempfile::TempDir,
-    root: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Certificates {
-    fn new() -> Certificates {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "root of a soak");
-        let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let certificates = Certificates { dir: tempfile::tempdir().unwrap(), root };
-        certificates.issue();
-        certificates
-    }
-
-    /// A new certificate in the same files; returns it.
-    fn issue(&self) -> Vec<u8> {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
-        let certificate = params.signed_by(&key, &self.root).unwrap();
-        fs::write(self.file("cert.pem"), certificate.pem()).unwrap();
-        fs::write(self.file("key.pem"), key.serialize_pem()).unwrap();
-        fs::set_permissions(self.file("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
-        certificate.der().to_vec()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn flags(&self) -> Vec<String> {
-        let path = |name: &str| self.file(name).to_str().unwrap().to_owned();
-        vec!["--tls-cert".into(), path("cert.pem"), "--tls-key".into(), path("key.pem")]
-    }
-
-    /// How clients speak: of both versions, with sessions that are taken up again.
-    fn clients(&self) -> Vec<Arc<ClientConfig>> {
-        [&TLS12, &TLS13]
-            .map(|version| {
-                let mut roots = RootCertStore::empty();
-                roots.add(self.root.der().clone()).unwrap();
-                let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-                let builder = builder.with_protocol_versions(&[version]).unwrap();
-                Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
-            })
-            .into()
-    }
 }
 
 /// A server, its clients' view of it, and its processes one after the other.
@@ -200,7 +147,8 @@ fn soak() {
             let mut tls = Vec::new();
             if name == "tls" {
                 flags.extend(certificates.flags());
-                tls = certificates.clients();
+                // Of both versions.
+                tls = [&TLS12, &TLS13].map(|version| certificates.config(version)).into();
             }
             let target = Arc::new(Target {
                 name,
