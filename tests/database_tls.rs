@@ -101,12 +101,11 @@ fn start(url: &str, variables: &[(&str, &str)]) -> Server {
 fn refusal(url: &str) -> String {
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", url]);
-    let output = ending::run(&mut command);
-    let stderr = String::from_utf8(output.stderr).unwrap();
+    let (code, line) = ending::refusal(&mut command);
     // What is wrong with the flag by itself is told before anything else.
-    let code = if stderr.starts_with("hotrow: --database-url: ") { 2 } else { 1 };
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap().to_owned()
+    let expected = if line.starts_with("hotrow: --database-url: ") { 2 } else { 1 };
+    assert_eq!(code, Some(expected), "{line}");
+    line
 }
 
 fn chmod(path: &Path, mode: u32) {

@@ -136,11 +136,7 @@ fn a_standby_alone_is_refused() {
     assert_eq!(first.connect().put("k", "v").status, 201);
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--database-url", &standby.url()]);
-    let output = ending::run(&mut command);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    let line = stderr.lines().last().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(line.contains("standby") && line.contains("target_session_attrs=read-write"), "{line}");
+    ending::refused(&mut command, 1, &["standby", "target_session_attrs=read-write"]);
     // Without being told so, it takes the one of two that can be written to.
     let url = format!("postgresql://hotrow@127.0.0.1:{},127.0.0.1:{}/postgres", standby.port, primary.port);
     let second = Server::start_on(&Database::at(url), &[]);

@@ -211,20 +211,14 @@ fn a_log_that_cannot_be_opened_is_refused_at_once() {
     let database = Database::new();
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log", "/nowhere/at/all"]);
-    let output = ending::run(command.args(["--database-url", &database.url]));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("/nowhere/at/all (--access-log)"), "{stderr}");
+    ending::refused(command.args(["--database-url", &database.url]), 1, &["/nowhere/at/all (--access-log)"]);
     // A pipe without a reader would be waited for.
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "off", "--access-log"]).arg(&pipe);
-    let output = ending::run(command.args(["--database-url", &database.url]));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("(--access-log)"), "{stderr}");
+    ending::refused(command.args(["--database-url", &database.url]), 1, &["(--access-log)"]);
 }
 
 #[test]

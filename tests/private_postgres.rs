@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
+/// For a server that is not to start, and takes nobody's place.
+const QUIET: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "off"];
+
 /// A folder that PostgreSQL's user can get to, and the data folder in it.
 fn folder() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -113,11 +116,8 @@ fn whoever_has_the_number_of_a_postgresql_that_is_gone_is_left_alone() {
     fs::write(&file, format!("{}\n{rest}", stranger.id())).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
-    let output = ending::run(&mut command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]));
     // PostgreSQL takes no risk with its data, and says what is the matter.
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.lines().last().unwrap().contains("postmaster.pid"), "{stderr}");
+    ending::refused(&mut command(&data, &QUIET), 1, &["postmaster.pid"]);
     assert!(stranger.try_wait().unwrap().is_none(), "it was signalled");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
@@ -129,13 +129,8 @@ fn whoever_has_the_number_of_a_postgresql_that_is_gone_is_left_alone() {
 fn a_second_server_on_the_same_folder_is_refused() {
     let (_dir, data) = folder();
     let server = Server::spawn(command(&data, &[]));
-    let mut second = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
-    let output = ending::run(&mut second);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let line = stderr.lines().last().unwrap();
     let pid = format!("(process {})", server.pid());
-    assert!(line.contains("another hotrow") && line.contains(&pid) && line.contains("--data-dir"), "{line}");
+    ending::refused(&mut command(&data, &QUIET), 1, &["another hotrow", &pid, "--data-dir"]);
     assert_eq!(put(&mut server.connect(), "k", "the first goes on"), 201);
 }
 
@@ -236,12 +231,7 @@ fn what_keeps_it_from_starting_is_said_in_its_own_words() {
         ("postgresql.conf", "could not access the server configuration file"),
     ] {
         fs::remove_file(data.join("postgres").join(file)).unwrap();
-        let flags = ["--listen", "127.0.0.1:0", "--admin-listen", "off"];
-        let output = ending::run(&mut command(&data, &flags));
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        let line = stderr.lines().last().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(line.contains(words) && line.contains(file) && line.contains("postgres.log"), "{line}");
+        ending::refused(&mut command(&data, &QUIET), 1, &[words, file, "postgres.log"]);
     }
 }
 

@@ -202,13 +202,7 @@ fn refused(setup: &str, flags: &[&str], parts: &[&str]) {
     let mut command = Server::command("/bin/sh");
     let script = format!("{setup}; export LISTEN_PID=$$; exec \"$@\"");
     command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_hotrow"), "--admin-listen", "off"]).args(flags);
-    let output = ending::run(&mut command);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    let line = stderr.lines().find(|line| line.starts_with("hotrow: ")).unwrap();
-    for part in parts {
-        assert!(line.contains(part), "{part:?} is not in {line:?}");
-    }
+    ending::refused(&mut command, 2, parts);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Runs a program to its end, which must come: one that goes on past the deadline is killed, and what it has said by then is
-//! shown. For a hotrow that must refuse to start, and for commands. Knows nothing of what they say.
+//! shown. For a hotrow that must refuse to start, and for commands. Of what they say it knows that one line has the cause.
 
 use super::DEADLINE;
 use std::io::Read;
@@ -12,6 +12,27 @@ use std::time::{Duration, Instant};
 pub fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     of(command.spawn().expect("the program is there"))
+}
+
+/// Runs a hotrow that is to end, or what becomes one: its exit code, and the line that says why it has ended; empty where none does.
+/// No other line may say so, and it must not have panicked.
+pub fn refusal(command: &mut Command) -> (Option<i32>, String) {
+    let output = run(command);
+    let stderr = String::from_utf8(output.stderr).expect("stderr is text");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let mut lines = stderr.lines().filter(|line| line.starts_with("hotrow: "));
+    let line = lines.next().unwrap_or_default().to_owned();
+    assert_eq!(lines.next(), None, "{stderr}");
+    (output.status.code(), line)
+}
+
+/// The same, which must be this code, and a line with all these parts.
+pub fn refused(command: &mut Command, code: i32, parts: &[&str]) {
+    let (got, line) = refusal(command);
+    assert!(got == Some(code) && !line.is_empty(), "{command:?}: {got:?}, {line:?}");
+    for part in parts {
+        assert!(line.contains(part), "{command:?}: {part:?} is not in {line:?}");
+    }
 }
 
 /// The end of a program that runs, and what it has said where that was piped. Its input, where that is, ends here.
