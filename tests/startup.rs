@@ -331,9 +331,9 @@ fn a_table_whose_values_are_no_text_is_refused_and_left_as_it_is() {
     database.connect().batch_execute(parts).unwrap();
     refused(&with_database(&database.url), &[], 1, &["no plain table"]);
     // They take what they cannot hold, and say nothing.
-    let domain = "CREATE DOMAIN short AS varchar(10)";
+    let domain = "CREATE DOMAIN narrow AS varchar(10)";
     database.connect().batch_execute(domain).unwrap();
-    for kind in ["name", "char(10)", "varchar(10)", "short"] {
+    for kind in ["name", "char(10)", "varchar(10)", "narrow"] {
         make(&format!("key text PRIMARY KEY, value {kind}, created_at timestamp"));
         refused(&with_database(&database.url), &[], 1, &["the column value", "cuts or pads", "text"]);
     }
