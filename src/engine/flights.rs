@@ -22,16 +22,40 @@ pub enum Writes {
 /// The version of a row, or that there is none.
 pub(super) type Version = Option<u32>;
 
+/// What somebody was told of a key since a certain moment. That a row is the one that has been cached all the time need not be
+/// counted: it does not come back, so that nothing older than it can come any more. That there is none must be: a row may have
+/// been made meanwhile, and deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing.
+    Nothing,
+    /// This version, and no other.
+    One(Version),
+    /// Several, of which nobody knows the order.
+    Several,
+}
+
+impl Told {
+    pub(super) fn add(&mut self, version: Version) {
+        *self = match *self {
+            Told::Nothing => Told::One(version),
+            Told::One(other) if other == version => Told::One(version),
+            Told::One(_) | Told::Several => Told::Several,
+        };
+    }
+
+    /// Nobody was told any other version than this.
+    pub(super) fn agrees(self, version: Version) -> bool {
+        self == Told::Nothing || self == Told::One(version)
+    }
+}
+
 /// What becomes of the row that a read brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fill {
-    /// It is cached, and the read may be joined: nobody has been told anything of the key since it was sent.
-    Cached,
-    /// Other reads have told this version meanwhile, and nothing else: whether they looked later, nobody knows. It is cached if it is
-    /// the same.
-    Compared(Version),
-    /// They have told several.
-    Mixed,
+    /// It is cached, unless others were told another one since it was sent: which of them looked later, nobody knows. While they
+    /// were told nothing, it may be joined.
+    Unless(Told),
     /// It is too late: a write has ended meanwhile, or all was forgotten.
     Late,
     /// It was never to be cached.
@@ -91,7 +115,7 @@ impl Flight {
 
     /// The read that others may join.
     pub(super) fn joinable(&mut self) -> Option<&mut Read> {
-        self.reads.last_mut().filter(|read| read.fill == Fill::Cached)
+        self.reads.last_mut().filter(|read| read.fill == Fill::Unless(Told::Nothing))
     }
 
     /// A read was sent for this ticket.
@@ -101,7 +125,7 @@ impl Flight {
             // Not behind the one that may be joined.
             false => self.reads.insert(0, read(Fill::Nothing)),
             true if self.doubts > 0 => self.reads.push(read(Fill::Nothing)),
-            true => self.reads.push(read(Fill::Cached)),
+            true => self.reads.push(read(Fill::Unless(Told::Nothing))),
         }
     }
 
@@ -114,11 +138,9 @@ impl Flight {
     /// Somebody is told this version: what is on its way may be older than that.
     pub(super) fn told(&mut self, version: Version) {
         for read in &mut self.reads {
-            read.fill = match read.fill {
-                Fill::Cached => Fill::Compared(version),
-                Fill::Compared(other) if other != version => Fill::Mixed,
-                fill => fill,
-            };
+            if let Fill::Unless(told) = &mut read.fill {
+                told.add(version);
+            }
         }
     }
 

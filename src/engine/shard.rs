@@ -272,18 +272,13 @@ impl Shard {
             #[cfg(not(test))]
             let skip = false;
             match read.fill {
-                // Nobody is told anything new: what else is on its way is no older than what has been cached all the time.
-                Fill::Cached | Fill::Compared(_) | Fill::Mixed
-                    if self.cache.version(hash, key) == Some(version) =>
-                {
+                // Nobody is told anything new: what else is on its way is no older than the row that has been cached all the time.
+                Fill::Unless(_) if row.is_some() && self.cache.version(hash, key) == Some(version) => {
                     self.cache.put(hash, key, row.as_ref(), as_of_s);
                 }
-                Fill::Cached | Fill::Compared(_) | Fill::Mixed => {
+                Fill::Unless(told) => {
                     // It was sent behind all that was told before: it is the newest if it is what was told since.
-                    let agrees = match read.fill {
-                        Fill::Compared(told) => told == version,
-                        _ => read.fill == Fill::Cached,
-                    };
+                    let agrees = told.agrees(version);
                     match agrees {
                         true => self.cache.put(hash, key, row.as_ref(), as_of_s),
                         false => self.cache.forget(hash, key),

@@ -1,7 +1,7 @@
 //! Who waits for a key to change. A set of tickets a key, and which version of its row they know; knows neither rows nor
 //! connections. Owned by [`super::shard`].
 
-use super::flights::Version;
+use super::flights::{Told, Version};
 use crate::limits::WATCHERS_A_SHARD;
 use crate::token::Ticket;
 use ahash::RandomState;
@@ -26,8 +26,9 @@ pub(super) struct Watchers {
 struct Watched {
     key: Box<str>,
     tickets: Tickets,
-    /// Of the row that they know, or that there is none; `None` where some may know of another one than others, or of none yet.
-    version: Option<Version>,
+    /// What they were told of the row, but for those whose first look is on its way. If that was several, it stays so whoever comes
+    /// besides: some know of another one than what is found next.
+    known: Told,
 }
 
 /// The tickets of one key, each once.
@@ -117,9 +118,15 @@ impl Watchers {
         let watched = self
             .keys
             .entry(hash, |watched| &*watched.key == key, |watched| hasher.hash_one(watched.key.as_bytes()))
-            .or_insert_with(|| Watched { key: key.into(), tickets: Tickets::Few(Vec::new()), version: None })
+            .or_insert_with(|| Watched {
+                key: key.into(),
+                tickets: Tickets::Few(Vec::new()),
+                known: Told::Nothing,
+            })
             .into_mut();
-        watched.version = known.or(watched.version);
+        if let Some(version) = known {
+            watched.known.add(version);
+        }
         self.tickets += usize::from(watched.tickets.add(ticket, hasher));
         true
     }
@@ -160,7 +167,7 @@ impl Watchers {
         let Some(watched) = self.keys.find_mut(hash, |watched| &*watched.key == key) else {
             return Vec::new();
         };
-        if watched.version.replace(version) == Some(version) {
+        if watched.known == Told::One(version) {
             return Vec::new();
         }
         let but: HashSet<Ticket> = but.iter().copied().collect();
@@ -175,7 +182,7 @@ impl Watchers {
     /// Some of those who wait for the key may have been told this version, which is not for all to know.
     pub(super) fn may_know(&mut self, hash: u64, key: &str, version: Version) {
         if let Some(watched) = self.keys.find_mut(hash, |watched| &*watched.key == key) {
-            watched.version = watched.version.filter(|known| *known == version);
+            watched.known.add(version);
         }
     }
 

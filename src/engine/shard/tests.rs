@@ -223,38 +223,71 @@ fn what_a_read_of_now_has_told_is_not_followed_by_the_row_from_before() {
     }
 }
 
-/// Whoever asks is told no older row than anybody was before, whatever other programs write and whichever way the reads
-/// of a key and hotrow's own writes overlap. But for this: what another program has written behind one of those is not
-/// looked for in a read that began before it; a key that is written all the time would never be cached.
+/// A row does not come back, but that there is none does.
+#[test]
+fn a_row_that_was_made_and_deleted_again_is_not_cached_once_somebody_was_told_that_it_is_gone() {
+    let mut shard = shard();
+    let (_, read) = get(&mut shard, 1);
+    shard.read_done(HASH, "k", read.unwrap(), Some(&None), 0);
+    let (_, one) = get_fresh(&mut shard, 0, Freshness::Now, 2);
+    let (_, other) = get_fresh(&mut shard, 0, Freshness::Now, 3);
+    // The second looks when it is gone again, and is heard of first.
+    shard.read_done(HASH, "k", other.unwrap(), Some(&None), 0);
+    shard.read_done(HASH, "k", one.unwrap(), Some(&row(3)), 0);
+    assert_eq!(get(&mut shard, 4).0, Get::Waiting);
+}
+
+#[test]
+fn reads_of_an_absent_key_that_overlap_agree() {
+    let mut shard = shard();
+    let (_, mut last) = get(&mut shard, 1);
+    for job in 2..20 {
+        let (_, next) = get_fresh(&mut shard, 0, Freshness::Now, job);
+        shard.read_done(HASH, "k", last.unwrap(), Some(&None), 0);
+        assert_eq!(get(&mut shard, 1).0, Get::Answered(None), "{job}");
+        last = next;
+    }
+}
+
+/// Whoever asks is told no older row than anybody was before, whatever other programs write, delete and make again, and
+/// whichever way the reads of a key and hotrow's own writes overlap. But for this: what another program has written behind one
+/// of those is not looked for in a read that began before its end; a key that is written all the time would never be cached.
 #[test]
 fn nobody_is_told_an_older_row_than_somebody_was_before() {
     struct Asked {
         read: ReadId,
-        snapshot: Option<u32>,
+        /// The state that it has seen.
+        snapshot: Option<usize>,
         /// A write has ended since it was sent.
         is_late: bool,
         /// What had been told when each of its waiters asked, by their tickets.
-        floors: Vec<(u32, u32)>,
+        floors: Vec<(u32, usize)>,
     }
     let mut random = fastrand::Rng::with_seed(4711);
     let (mut hits, mut told_later, mut cached) = (0, 0, 0);
-    for _ in 0..2_000 {
+    for _ in 0..4_000 {
         let mut shard = shard();
-        let (mut current, mut own, mut told, mut job) = (1, 0, 0, 0);
+        // Every state of the key, by the versions of its rows: no row comes back, and none does.
+        let mut states = vec![Some(1)];
+        let (mut own, mut told, mut job) = (0, 0, 0);
         let mut asked: Vec<Asked> = Vec::new();
-        // The version that a write has left, once it is committed.
-        let mut writing: Option<Option<u32>> = None;
+        // The state that a write has left, once it is committed.
+        let mut writing: Option<Option<usize>> = None;
         for _ in 0..40 {
+            let next = Some(states.len() as u32 + 1);
             match random.u8(0..10) {
-                // Another program writes. (Where it comes between a commit and its end, the row that is cached is the older one.)
-                0 if writing.is_none() => current += 1,
+                // Another program writes, or deletes. (Where it comes between a commit and its end, the row that is cached is the older one.)
+                0 if writing.is_none() => states.push(if random.bool() { next } else { None }),
                 0..=4 => {
                     job += 1;
                     let freshness = [Freshness::Any, Freshness::Now, Freshness::Now][random.usize(0..3)];
                     match get_fresh(&mut shard, 0, freshness, job) {
                         (Get::Answered(version), _) => {
                             hits += 1;
-                            assert!(version.unwrap() >= told, "a hit has {version:?} after {told}");
+                            let at = states[told..].iter().position(|state| *state == version);
+                            told += at.unwrap_or_else(|| {
+                                panic!("a hit has {version:?} after {told} of {states:?}")
+                            });
                         }
                         (Get::Waiting, Some(read)) => {
                             asked.push(Asked {
@@ -275,7 +308,7 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
                 }
                 5..=6 => {
                     if let Some(asked) = random.choice(&mut asked) {
-                        asked.snapshot = asked.snapshot.or(Some(current));
+                        asked.snapshot = asked.snapshot.or(Some(states.len() - 1));
                     }
                 }
                 7..=8 => {
@@ -283,14 +316,15 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
                         (0..asked.len()).filter(|at| asked[*at].snapshot.is_some()).collect();
                     let Some(at) = random.choice(ready) else { continue };
                     let Asked { read, snapshot, is_late, floors } = asked.swap_remove(at);
-                    let version = snapshot.unwrap();
-                    let done = shard.read_done(HASH, "k", read, Some(&row(version)), 0);
+                    let seen = snapshot.unwrap();
+                    let done = shard.read_done(HASH, "k", read, Some(&states[seen].and_then(row)), 0);
                     for waiter in &done.waiters {
                         let floor = floors.iter().find(|(job, _)| *job == waiter.job).unwrap().1;
-                        assert!(version >= floor, "a read has {version} after {floor}");
+                        let is_new = states[floor..].contains(&states[seen]);
+                        assert!(is_new, "a read has {seen} after {floor} of {states:?}");
                     }
-                    told_later += u32::from(version < told);
-                    told = told.max(if is_late { version.min(own) } else { version });
+                    told_later += u32::from(seen < told);
+                    told = told.max(if is_late { seen.min(own) } else { seen });
                 }
                 _ => match writing {
                     None => {
@@ -298,13 +332,13 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
                         writing = Some(None);
                     }
                     Some(None) => {
-                        current += 1;
-                        own = current;
-                        writing = Some(Some(current));
+                        states.push(if random.u8(0..4) > 0 { next } else { None });
+                        own = states.len() - 1;
+                        writing = Some(Some(own));
                     }
-                    Some(Some(version)) => {
-                        shard.committed(HASH, "k", (ONE, false), &row(version), 0);
-                        told = told.max(version);
+                    Some(Some(left)) => {
+                        shard.committed(HASH, "k", (ONE, false), &states[left].and_then(row), 0);
+                        told = told.max(left);
                         for asked in &mut asked {
                             asked.is_late = true;
                         }
@@ -315,7 +349,7 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
         }
         cached += shard.stats().entries;
     }
-    assert!(hits > 2_000 && told_later > 500 && cached > 500, "{hits} {told_later} {cached}");
+    assert!(hits > 4_000 && told_later > 1_000 && cached > 1_000, "{hits} {told_later} {cached}");
 }
 
 /// As long as reads overlap: those that agree are cached, whatever was told before them.
@@ -372,7 +406,7 @@ fn whoever_watches_a_key_is_told_of_what_another_program_has_written_once_it_is_
 /// Not every watcher knows what the others know.
 #[test]
 fn a_watcher_that_was_told_another_row_than_is_cached_later_hears_of_that() {
-    for how in ["no-store", "refused", "unchanged", "contradicted"] {
+    for how in ["no-store", "refused", "unchanged", "contradicted", "made and deleted"] {
         let mut shard = shard();
         if how == "contradicted" {
             // Others know the second row.
@@ -380,8 +414,13 @@ fn a_watcher_that_was_told_another_row_than_is_cached_later_hears_of_that() {
             let (_, read) = get(&mut shard, 9);
             shard.read_done(HASH, "k", read.unwrap(), Some(&row(2)), 0);
         }
+        if how == "made and deleted" {
+            let (_, read) = get(&mut shard, 9);
+            shard.read_done(HASH, "k", read.unwrap(), Some(&None), 0);
+        }
         assert!(shard.watch(HASH, "k", ticket(1)));
-        let freshness = if how == "no-store" { Freshness::Uncached } else { Freshness::Now };
+        let is_cached = !["no-store", "made and deleted"].contains(&how);
+        let freshness = if is_cached { Freshness::Now } else { Freshness::Uncached };
         let (_, read) = get_fresh(&mut shard, 0, freshness, 1);
         match how {
             "refused" => {
@@ -405,11 +444,16 @@ fn a_watcher_that_was_told_another_row_than_is_cached_later_hears_of_that() {
         }
         let first = shard.read_done(HASH, "k", read.unwrap(), Some(&row(1)), 0);
         assert_eq!(first.waiters, [ticket(1)], "{how}");
+        if how == "made and deleted" {
+            // Whoever comes now finds what is cached, which is what there is again.
+            assert!(shard.watch(HASH, "k", ticket(2)));
+        }
         let (_, read) = get_fresh(&mut shard, 0, Freshness::Now, 3);
-        let second = shard.read_done(HASH, "k", read.unwrap(), Some(&row(2)), 0);
+        let left = if how == "made and deleted" { None } else { Some(2) };
+        let second = shard.read_done(HASH, "k", read.unwrap(), Some(&left.and_then(row)), 0);
         let told = first.watching.contains(&ticket(1)) || second.watching.contains(&ticket(1));
         assert!(told, "{how}: {first:?} {second:?}");
-        assert_eq!(get(&mut shard, 4).0, Get::Answered(Some(2)), "{how}");
+        assert_eq!(get(&mut shard, 4).0, Get::Answered(left), "{how}");
     }
 }
 
