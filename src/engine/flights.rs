@@ -87,6 +87,9 @@ pub(super) struct Flight {
     pub(super) unclear: u32,
     /// Own writes that were on their way when everything was forgotten: what they leave is not cached.
     pub(super) void: u32,
+    /// By reads, while writes were on their way. Where the next one to be committed leaves another row, nobody knows which of
+    /// them is the older one.
+    pub(super) told: Told,
     /// Writes of unknown outcome that may still happen.
     pub(super) doubts: u32,
 }
@@ -101,6 +104,7 @@ impl Flight {
             mixed: false,
             unclear: 0,
             void: 0,
+            told: Told::Nothing,
             doubts: 0,
         }
     }
@@ -137,6 +141,9 @@ impl Flight {
 
     /// Somebody is told this version: what is on its way may be older than that.
     pub(super) fn told(&mut self, version: Version) {
+        if self.is_written() {
+            self.told.add(version);
+        }
         for read in &mut self.reads {
             if let Fill::Unless(told) = &mut read.fill {
                 told.add(version);
@@ -179,7 +186,7 @@ impl Flight {
             self.unclear = self.writes;
         }
         if !self.is_written() {
-            (self.unclear, self.void) = (0, 0);
+            (self.unclear, self.void, self.told) = (0, 0, Told::Nothing);
         }
     }
 }

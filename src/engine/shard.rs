@@ -12,6 +12,8 @@
 //!   what is cached out. Without this a client could see what another program has written, and after it the old row again.
 //! - A read that fills nothing may still tell its waiters of a write that is committed and not ended here. So while a
 //!   write is under way, its answer takes the older row out of the cache, and overtakes every other read.
+//! - What a read has told while a write was under way may be another program's, and newer than what the write has left. Where
+//!   the two differ, the write's end takes out what is cached and puts nothing in its place.
 //! - While a write's outcome is unknown the key is *in doubt*: nothing of it is cached, every read goes to the
 //!   database and fills nothing, until the writer has made sure that the old backend is gone.
 //! - The writes of a key are executed by one writer, so that their outcomes come here in the order of their commits.
@@ -23,7 +25,7 @@ use super::Row;
 use super::Stats;
 use super::cache::Cache;
 pub use super::cache::{Held, Known};
-use super::flights::{Fill, Flight, Flights};
+use super::flights::{Fill, Flight, Flights, Told};
 pub use super::flights::{ReadId, Writes};
 use super::watchers::Watchers;
 use crate::limits::{WAITERS, WAITERS_A_SHARD};
@@ -317,13 +319,16 @@ impl Shard {
     }
 
     /// Whether a write of its own writer that is in doubt may be tried again: not if a foreign one has overlapped with it,
-    /// for the same reason.
+    /// for the same reason. If it may, it is sent behind this.
     pub fn may_try_again(&mut self, hash: u64, key: &str) -> bool {
         #[cfg(test)]
         if self.planted == Some(PlantedBug::TriedAgainBehindOthers) {
             return true;
         }
-        self.flights.find(hash, key).is_none_or(|flight| !flight.mixed && flight.unclear == 0)
+        self.flights.find(hash, key).is_none_or(|flight| {
+            flight.told = Told::Nothing;
+            !flight.mixed && flight.unclear == 0
+        })
     }
 
     /// A write has been sent; call it where the write is queued, under the same lock, or before.
@@ -346,17 +351,20 @@ impl Shard {
             self.write_ended(hash, key, writes);
             return Vec::new();
         }
-        let (mut mixed, mut void) = (false, false);
+        let (mut mixed, mut void, mut is_newest) = (false, false, true);
         if let Some(flight) = self.flights.find(hash, key) {
             (mixed, void) = (flight.mixed || flight.unclear > 0, flight.void > 0);
+            is_newest = flight.told.agrees(row.as_ref().map(|record| record.version));
             if let Writes::Own(count) = writes {
                 flight.unclear = flight.unclear.saturating_sub(count);
                 flight.void = flight.void.saturating_sub(count);
+                // The next one is sent to the database only now, behind all that was told so far.
+                flight.told = Told::Nothing;
             }
         }
         #[cfg(test)]
         let mixed = mixed && self.planted != Some(PlantedBug::MixedWritesAreCached);
-        if mixed || void {
+        if mixed || void || !is_newest {
             self.cache.forget(hash, key);
         } else {
             self.cache.put(hash, key, row.as_ref(), as_of_s);
