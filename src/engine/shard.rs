@@ -5,8 +5,8 @@
 //! The rules it keeps, so that the cache never lies:
 //!
 //! - One read a key at a time that others may join. What it brings is cached only if nothing has overtaken it.
-//! - The end of a write, however it ended, overtakes every read of the key: its waiters get what it read (they asked
-//!   before the write was acknowledged), but it fills nothing, and nobody joins it any more.
+//! - The end of a write that has happened, or may have, overtakes every read of the key: its waiters get what it read (they
+//!   asked before the write was acknowledged), but it fills nothing, and nobody joins it any more.
 //! - Whoever asks for what there is *now* has a read of its own, beside others. The first to end is cached; which of them
 //!   looked last, nobody knows. One that ends behind it is cached if its row is what was told since it was sent; else it takes
 //!   what is cached out. Without this a client could see what another program has written, and after it the old row again.
@@ -390,9 +390,12 @@ impl Shard {
         self.watchers.take(hash, key)
     }
 
-    /// These writes certainly did not happen. If another one is in doubt, that one stays so.
+    /// These writes certainly did not happen: reads go on as they were. If another write is in doubt, that one stays so.
     pub fn refused(&mut self, hash: u64, key: &str, writes: Writes) {
-        self.write_ended(hash, key, writes);
+        if let Some(flight) = self.flights.find(hash, key) {
+            flight.writes_ended(writes);
+        }
+        self.flights.drop_idle(hash, key);
     }
 
     /// These writes have found a row of this version, or none, that they leave as it is, and their clients learn something
@@ -400,12 +403,21 @@ impl Shard {
     /// before that one. Or another program has written it: a client that is told that its version is an old one would
     /// get the same version again, for as long as it is cached. Returns who watches the key, if they do not know of that.
     pub fn unchanged(&mut self, hash: u64, key: &str, writes: Writes, found: Option<u32>) -> Vec<Ticket> {
-        self.write_ended(hash, key, writes);
-        if self.flights.find(hash, key).is_some_and(|flight| flight.is_written()) {
+        let mut is_written = false;
+        if let Some(flight) = self.flights.find(hash, key) {
+            flight.writes_ended(writes);
+            flight.told(found);
+            if matches!(writes, Writes::Own(_)) {
+                flight.told = Told::Nothing;
+            }
+            is_written = flight.is_written();
+        }
+        if is_written {
             self.cache.forget(hash, key);
         } else {
             self.cache.forget_unless(hash, key, found);
         }
+        self.flights.drop_idle(hash, key);
         self.watchers.see(hash, key, found, &[], &self.hasher)
     }
 
@@ -468,6 +480,7 @@ impl Shard {
         }
     }
 
+    /// These writes have happened, or may have: what is being read may be older than what they have left.
     fn write_ended(&mut self, hash: u64, key: &str, writes: Writes) {
         let Some(flight) = self.flights.find(hash, key) else { return };
         flight.writes_ended(writes);

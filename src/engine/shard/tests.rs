@@ -63,13 +63,37 @@ fn a_read_that_a_write_overtook_fills_nothing_and_is_not_joined() {
     let mut shard = shard();
     let (_, old) = get(&mut shard, 1);
     shard.write_sent(HASH, "k", ONE);
-    shard.refused(HASH, "k", ONE);
+    shard.replaced(HASH, "k", ONE);
     let (got, new) = get(&mut shard, 2);
     assert!(got == Get::Waiting && new.is_some());
     assert_eq!(shard.read_done(HASH, "k", old.unwrap(), Some(&row(1)), 0).waiters, [ticket(1)]);
     assert!(get(&mut shard, 3).1.is_none(), "the new read is joined");
     assert_eq!(shard.read_done(HASH, "k", new.unwrap(), Some(&row(2)), 0).waiters, [ticket(2), ticket(3)]);
     assert_eq!((get(&mut shard, 4).0, shard.stats().late_fills), (Get::Answered(Some(2)), 1));
+}
+
+/// Nothing has happened: what it brings is as good as before.
+#[test]
+fn a_read_goes_on_as_it_was_behind_a_write_that_was_refused_and_compares_what_one_has_found() {
+    let mut shard = shard();
+    let (_, read) = get(&mut shard, 1);
+    shard.write_sent(HASH, "k", ONE);
+    shard.refused(HASH, "k", ONE);
+    assert_eq!(get(&mut shard, 2), (Get::Joined, None));
+    shard.write_sent(HASH, "k", ONE);
+    shard.unchanged(HASH, "k", ONE, Some(3));
+    let (got, other) = get(&mut shard, 3);
+    assert_eq!(got, Get::Waiting, "the first one may have looked before that row was written");
+    shard.read_done(HASH, "k", read.unwrap(), Some(&row(2)), 0);
+    assert_eq!(shard.peek(HASH, b"k", 0, version_of), None, "it has");
+    // This one was sent behind that, and the other one has told an older row.
+    shard.read_done(HASH, "k", other.unwrap(), Some(&row(3)), 0);
+    let (got, last) = get(&mut shard, 4);
+    assert_eq!(got, Get::Waiting);
+    shard.write_sent(HASH, "k", ONE);
+    shard.unchanged(HASH, "k", ONE, Some(3));
+    shard.read_done(HASH, "k", last.unwrap(), Some(&row(3)), 0);
+    assert_eq!((get(&mut shard, 5).0, shard.stats().late_fills), (Get::Answered(Some(3)), 0));
 }
 
 #[test]
@@ -277,6 +301,13 @@ fn the_end_of_a_write_takes_out_what_was_told_meanwhile_and_does_not_take_its_pl
 /// of those is not looked for in a read that began before its end; a key that is written all the time would never be cached.
 #[test]
 fn nobody_is_told_an_older_row_than_somebody_was_before() {
+    enum Writing {
+        Sent,
+        /// It has found this state, and leaves it.
+        Found(usize),
+        /// It has left this state.
+        Committed(usize),
+    }
     struct Asked {
         read: ReadId,
         /// The state that it has seen.
@@ -294,8 +325,7 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
         let mut states = vec![Some(1)];
         let (mut own, mut told, mut job) = (0, 0, 0);
         let mut asked: Vec<Asked> = Vec::new();
-        // The state that a write has left, once it is committed.
-        let mut writing: Option<Option<usize>> = None;
+        let mut writing: Option<Writing> = None;
         for _ in 0..40 {
             let next = Some(states.len() as u32 + 1);
             match random.u8(0..10) {
@@ -352,14 +382,26 @@ fn nobody_is_told_an_older_row_than_somebody_was_before() {
                 _ => match writing {
                     None => {
                         shard.write_sent(HASH, "k", ONE);
-                        writing = Some(None);
+                        writing = Some(Writing::Sent);
                     }
-                    Some(None) => {
+                    Some(Writing::Sent) if random.u8(0..5) == 0 => {
+                        shard.refused(HASH, "k", ONE);
+                        writing = None;
+                    }
+                    Some(Writing::Sent) if random.u8(0..5) == 0 => {
+                        writing = Some(Writing::Found(states.len() - 1));
+                    }
+                    Some(Writing::Sent) => {
                         states.push(if random.u8(0..4) > 0 { next } else { None });
                         own = states.len() - 1;
-                        writing = Some(Some(own));
+                        writing = Some(Writing::Committed(own));
                     }
-                    Some(Some(left)) => {
+                    Some(Writing::Found(found)) => {
+                        shard.unchanged(HASH, "k", ONE, states[found]);
+                        told = told.max(found);
+                        writing = None;
+                    }
+                    Some(Writing::Committed(left)) => {
                         shard.committed(HASH, "k", (ONE, false), &states[left].and_then(row), 0);
                         told = told.max(left);
                         for asked in &mut asked {
