@@ -7,6 +7,8 @@ pub mod cache;
 mod flights;
 pub mod ghosts;
 pub mod index;
+#[cfg(test)]
+pub mod planted;
 pub mod shard;
 mod watchers;
 

@@ -27,6 +27,8 @@ use super::cache::Cache;
 pub use super::cache::{Held, Known};
 use super::flights::{Fill, Flight, Flights, Told};
 pub use super::flights::{ReadId, Writes};
+#[cfg(test)]
+use super::planted::PlantedBug;
 use super::watchers::Watchers;
 use crate::limits::{WAITERS, WAITERS_A_SHARD};
 use crate::token::Ticket;
@@ -91,28 +93,6 @@ pub struct Shard {
     /// A bug for the simulation to find.
     #[cfg(test)]
     pub planted: Option<PlantedBug>,
-}
-
-/// Bugs that the simulation must catch; each takes one rule away.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlantedBug {
-    /// A write's end leaves reads their flight: an old value is cached after a newer one was acknowledged.
-    LateRefill,
-    /// A write of unknown outcome leaves the old value in the cache.
-    KeepInDoubt,
-    /// A DELETE leaves the value in the cache.
-    DeleteForgetsToForget,
-    /// A read that fills nothing tells of a write under way, and the next hit does not know of it.
-    TimeRunsBack,
-    /// Of two writers whose writes of a key overlap, the one that is heard of last is taken for the last to commit.
-    MixedWritesAreCached,
-    /// A write in doubt is tried again although another writer has written the key since.
-    TriedAgainBehindOthers,
-    /// Whoever waits for a change is not told of a write that nobody knows the end of.
-    UnknownIsNoChange,
-    /// What a bulk load has replaced stays in the cache.
-    LoadForgetsToForget,
 }
 
 impl Shard {
@@ -346,11 +326,6 @@ impl Shard {
         row: &Row,
         as_of_s: u32,
     ) -> Vec<Ticket> {
-        #[cfg(test)]
-        if row.is_none() && self.planted == Some(PlantedBug::DeleteForgetsToForget) {
-            self.write_ended(hash, key, writes);
-            return Vec::new();
-        }
         let (mut mixed, mut void, mut is_newest) = (false, false, true);
         if let Some(flight) = self.flights.find(hash, key) {
             (mixed, void) = (flight.mixed || flight.unclear > 0, flight.void > 0);
@@ -364,10 +339,14 @@ impl Shard {
         }
         #[cfg(test)]
         let mixed = mixed && self.planted != Some(PlantedBug::MixedWritesAreCached);
-        if mixed || void || !is_newest {
-            self.cache.forget(hash, key);
-        } else {
-            self.cache.put(hash, key, row.as_ref(), as_of_s);
+        #[cfg(test)]
+        let keep = row.is_none() && self.planted == Some(PlantedBug::DeleteForgetsToForget);
+        #[cfg(not(test))]
+        let keep = false;
+        match mixed || void || !is_newest {
+            true => self.cache.forget(hash, key),
+            false if keep => {}
+            false => self.cache.put(hash, key, row.as_ref(), as_of_s),
         }
         self.write_ended(hash, key, writes);
         if doubted {
@@ -424,11 +403,7 @@ impl Shard {
     /// The outcome of writes under way is unknown: they may have happened, or happen later. Once for all writes of
     /// the key in one statement; [`Shard::committed`] after it, or [`Shard::unknown`], ends it.
     pub fn doubt(&mut self, hash: u64, key: &str) {
-        #[cfg(test)]
-        if self.planted == Some(PlantedBug::KeepInDoubt) {
-            return;
-        }
-        self.cache.forget(hash, key);
+        self.forget_in_doubt(hash, key);
         if let Some(flight) = self.flights.find(hash, key) {
             flight.overtaken();
             flight.doubts += 1;
@@ -439,12 +414,7 @@ impl Shard {
     /// These writes, which were in doubt, ended without anyone knowing how, but they can no longer happen later.
     /// Returns who watches the key.
     pub fn unknown(&mut self, hash: u64, key: &str, writes: Writes) -> Vec<Ticket> {
-        #[cfg(test)]
-        if self.planted == Some(PlantedBug::KeepInDoubt) {
-            self.write_ended(hash, key, writes);
-            return Vec::new();
-        }
-        self.cache.forget(hash, key);
+        self.forget_in_doubt(hash, key);
         self.write_ended(hash, key, writes);
         self.doubt_ended(hash, key);
         #[cfg(test)]
@@ -492,6 +462,15 @@ impl Shard {
             flight.overtaken();
         }
         self.flights.drop_idle(hash, key);
+    }
+
+    /// Nobody knows what the row is, or will be.
+    fn forget_in_doubt(&mut self, hash: u64, key: &str) {
+        #[cfg(test)]
+        if self.planted == Some(PlantedBug::KeepInDoubt) {
+            return;
+        }
+        self.cache.forget(hash, key);
     }
 
     /// A write that was in doubt has an ending.

@@ -278,7 +278,7 @@ pub(super) struct Clients(pub(super) Database);
 impl Deliver for Clients {
     fn deliver(&self, replies: &mut Vec<Reply>) {
         let world = self.0.world();
-        let times = if world.bug == Bug::AnsweredTwice { 2 } else { 1 };
+        let times = if world.bug == Some(Bug::AnsweredTwice) { 2 } else { 1 };
         let each = |Reply { ticket, answer }| std::iter::repeat_n((ticket, answer), times);
         let (watching, asking): (Vec<_>, Vec<_>) = replies.drain(..).partition(is_for_watcher);
         for reply in &watching {

@@ -126,7 +126,7 @@ impl Session for FakeSession {
     fn end_backend(&mut self, backend: &u32) -> Result<(), Error> {
         let world = self.database.world();
         world.meanwhile();
-        if world.bug == Bug::NoFence {
+        if world.bug == Some(Bug::NoFence) {
             return Ok(());
         }
         let mut state = world.state();
@@ -177,7 +177,7 @@ impl FakeSession {
             1 if faults.lost => Err(Error::NotSent("closed".into())),
             2 if faults.lost => {
                 world.commit(statement);
-                if world.bug == Bug::CountedTwice && statement.counts() {
+                if world.bug == Some(Bug::CountedTwice) && statement.counts() {
                     return Err(Error::NotSent("a lie".into()));
                 }
                 Err(Error::Lost("after the commit".into()))
@@ -186,7 +186,10 @@ impl FakeSession {
                 world.state().lost.push(lost());
                 Err(Error::Lost("before the commit".into()))
             }
-            _ if world.bug == Bug::AcknowledgedBeforeCommit && fate == 5 && !statement.sets.is_empty() => {
+            _ if world.bug == Some(Bug::AcknowledgedBeforeCommit)
+                && fate == 5
+                && !statement.sets.is_empty() =>
+            {
                 let version = world.state().next_version + 1;
                 let stored = vec![Some((version, false)); statement.sets.len()];
                 let deleted = vec![true; statement.deletes.len()];
@@ -267,7 +270,7 @@ impl State {
         ttl_s.map_or(NEVER, |ttl_s| self.now_s + ttl_s)
     }
 
-    pub(super) fn commit(&mut self, statement: &Statement, bug: Bug) -> Done {
+    pub(super) fn commit(&mut self, statement: &Statement, bug: Option<Bug>) -> Done {
         self.next_version += 1;
         let version = self.next_version;
         let mut done = Done::default();
@@ -281,12 +284,12 @@ impl State {
             done.written.deleted.push(existed);
         }
         let is_as_looked_at = |state: &State, changing: &Changing| match state.before(&changing.key) {
-            _ if changing.held && bug == Bug::NotHeld => true,
+            _ if changing.held && bug == Some(Bug::NotHeld) => true,
             None => changing.from.0 == NO_VERSION,
-            Some(_) if changing.from.0 == NO_VERSION => bug == Bug::CreatedTwice,
+            Some(_) if changing.from.0 == NO_VERSION => bug == Some(Bug::CreatedTwice),
             Some(Before { record, expired }) => {
                 record.version == changing.from.0
-                    && (bug == Bug::ChangedPastItsTime || expired == changing.from.1)
+                    && (bug == Some(Bug::ChangedPastItsTime) || expired == changing.from.1)
             }
         };
         let same: Vec<bool> =
