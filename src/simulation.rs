@@ -19,6 +19,11 @@
 //! - once the time of a row is over neither the cache nor the table gives it, and no compare-and-swap replaces it. Time
 //!   stands still but for one jump, from 0 to 1, which is the end of every row that was to live for a second until then.
 //!   A read that is on its way meanwhile may tell the row as it was when it was made to all that have joined it.
+//!
+//! In some runs another program writes to the table. Of that hits may know nothing; but what a read has given, no hit and no
+//! read goes back behind, and a read of now gives what is there. Not so what was given by a read that is not cached (`no-store`,
+//! one that a write has overtaken, one of a key in doubt): of that only hotrow's own writes count. Whoever waits is told of
+//! what a read of now finds.
 
 mod checks;
 mod clients;
@@ -51,6 +56,8 @@ use watchers::Watcher;
 const KEYS: [&str; 3] = ["a", "b", "c"];
 const CLIENTS: usize = 5;
 const OPERATIONS: usize = 36;
+/// The step in which another program writes.
+const OTHERS: u8 = u8::MAX;
 /// Statements inside statements inside statements.
 const DEPTH: usize = 4;
 const SCHEDULES: u64 = 100_000;
@@ -92,6 +99,9 @@ struct Asking {
     floor: usize,
     /// The newest version when it began.
     newest: usize,
+    /// What has been counted of late fills then, if a read may be cached that is sent now: with a fill that is late besides, this
+    /// may be the one.
+    late_fills: Option<u64>,
     job: u32,
 }
 
@@ -172,6 +182,12 @@ struct State {
     timed: bool,
     /// This run deletes what others load: several deletes meet in a batch, and loads in between.
     deleting: bool,
+    /// There is another program that writes to the table.
+    shared: bool,
+    /// In this run, a write whose answer is lost may be done once more behind what that program has written: nobody here can know.
+    repeats: bool,
+    /// For every key, the last of its states that a write of hotrow's own has left.
+    own: BTreeMap<&'static str, usize>,
     log: Vec<String>,
 }
 
@@ -215,10 +231,12 @@ impl World {
     fn step(&self) {
         let choice = {
             let mut state = self.state();
-            let kinds = if state.timed { 12 } else { 11 };
-            state.rng.u8(..kinds)
+            let kinds = 11 + u8::from(state.timed) + u8::from(state.shared);
+            let choice = state.rng.u8(..kinds);
+            if state.shared && choice == kinds - 1 { OTHERS } else { choice }
         };
         match choice {
+            OTHERS => self.state().write_as_another_program(),
             0..=2 => self.ask(),
             3 => self.ask_for_many(),
             4 | 5 => self.run_reader(),
@@ -291,6 +309,10 @@ impl World {
             }
         }
         if self.state().violation.is_none() {
+            if self.state().shared {
+                // What another program has written last is learned by a look, and by nothing else.
+                self.read_every_key(Freshness::Now, "look");
+            }
             for _ in 0..200 {
                 if !self.state().watchers.iter().flatten().any(Watcher::is_reading) {
                     break;
@@ -302,18 +324,23 @@ impl World {
         }
     }
 
-    fn check_the_end(&self) {
-        // Nobody writes any more: two reads of each key, the second from the cache, give the table's row.
+    fn read_every_key(&self, freshness: Freshness, how: &str) {
         self.state().faults = Faults { lost: false, refused: false, deadlines: false };
-        for (key, how) in KEYS.into_iter().chain([COUNTER]).flat_map(|key| [(key, "first"), (key, "second")])
-        {
-            let newest = self.state().history[key].len() - 1;
-            self.state().jobs += 1;
-            let job = self.state().jobs;
-            let asking =
-                Asking { key, wish: Wish::Read(Freshness::Any), claim: None, floor: newest, newest, job };
-            self.state().clients[0] = Some(asking.clone());
-            self.state().started = OPERATIONS;
+        // The other program has come to its end, too.
+        self.state().shared = false;
+        for key in KEYS.into_iter().chain([COUNTER]) {
+            let asking = {
+                let mut state = self.state();
+                let newest = state.history[key].len() - 1;
+                state.started = OPERATIONS;
+                state.jobs += 1;
+                let (wish, job) = (Wish::Read(freshness), state.jobs);
+                let asking = Asking { key, wish, claim: None, floor: newest, newest, late_fills: None, job };
+                state.clients[0] = Some(asking.clone());
+                asking
+            };
+            // What stands in the queue may leave no room.
+            self.run_reader();
             self.begin(0, &asking);
             self.run_reader();
             let mut state = self.state();
@@ -321,6 +348,18 @@ impl World {
                 state.violate(format!("the {how} read of {key} got no reply"));
             }
         }
+    }
+
+    /// What has been counted of late fills, if a read that is sent now may be cached.
+    fn late_fills(&self) -> Option<u64> {
+        let stats = self.backend.engine.stats();
+        (stats.in_doubt == 0).then_some(stats.late_fills)
+    }
+
+    fn check_the_end(&self) {
+        // Nobody writes any more: two reads of each key, the second from the cache, give the table's row.
+        self.read_every_key(Freshness::Any, "first");
+        self.read_every_key(Freshness::Any, "second");
         let stats = self.backend.engine.stats();
         let mut state = self.state();
         if (stats.in_flight, stats.in_doubt) != (0, 0) {
@@ -332,13 +371,15 @@ impl World {
             state
                 .violate(format!("{acknowledged} additions are acknowledged, and the counter is at {count}"));
         }
-        let unexplained = state.removals.iter().find(|(_, (happened, told))| happened > told);
+        let unexplained =
+            state.removals.iter().find(|(_, (happened, told))| happened > told && !state.repeats);
         if let Some((key, (happened, told))) = unexplained.map(|(key, counts)| (*key, *counts)) {
             state.violate(format!(
                 "a row of {key} was deleted {happened} times, and {told} deletes know of it"
             ));
         }
         let twice = state.history.values().find_map(|states| happened_twice(states));
+        let twice = twice.filter(|_| !state.repeats);
         if let Some(value) = twice.cloned() {
             state.violate(format!("{value} was written once and has happened twice"));
         }
@@ -382,6 +423,7 @@ fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> (Option<String>, Vec<Strin
     let faults = Faults { lost: rng.bool(), refused: rng.bool(), deadlines: rng.bool() };
     let plain = rng.bool();
     let timed = seed.is_multiple_of(3);
+    let shared = seed % 4 == 2;
     let state = State {
         rng,
         now_s: 0,
@@ -390,6 +432,9 @@ fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> (Option<String>, Vec<Strin
         plain,
         timed,
         deleting: seed % 8 == 1,
+        shared,
+        repeats: shared && faults.lost,
+        own: KEYS.into_iter().chain([COUNTER]).map(|key| (key, 0)).collect(),
         depth: 0,
         started: 0,
         clients: vec![None; CLIENTS],

@@ -34,6 +34,10 @@ bugs! {
     UnknownIsNoChange => "was never told",
     /// What a bulk load has replaced stays in the cache.
     LoadForgetsToForget => "a hit",
+    /// Of an absent key a read of now tells nothing new, though a row may have been made and deleted meanwhile.
+    AbsentIsNoNews => "a hit",
+    /// A write's end puts its row over another program's, which was told while it was under way.
+    TheEndIsTheNewest => "a hit",
     /// Writes of one key run on two writers: their outcomes reach the cache in another order than the table.
     ReorderedWrites => "a hit",
     /// The old backend is not waited for: what it had been sent may commit after the doubt is over.

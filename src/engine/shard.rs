@@ -253,9 +253,13 @@ impl Shard {
             let skip = self.planted == Some(PlantedBug::TimeRunsBack);
             #[cfg(not(test))]
             let skip = false;
+            #[cfg(test)]
+            let is_row = row.is_some() || self.planted == Some(PlantedBug::AbsentIsNoNews);
+            #[cfg(not(test))]
+            let is_row = row.is_some();
             match read.fill {
                 // Nobody is told anything new: what else is on its way is no older than the row that has been cached all the time.
-                Fill::Unless(_) if row.is_some() && self.cache.version(hash, key) == Some(version) => {
+                Fill::Unless(_) if is_row && self.cache.version(hash, key) == Some(version) => {
                     self.cache.put(hash, key, row.as_ref(), as_of_s);
                 }
                 Fill::Unless(told) => {
@@ -339,6 +343,8 @@ impl Shard {
         }
         #[cfg(test)]
         let mixed = mixed && self.planted != Some(PlantedBug::MixedWritesAreCached);
+        #[cfg(test)]
+        let is_newest = is_newest || self.planted == Some(PlantedBug::TheEndIsTheNewest);
         #[cfg(test)]
         let keep = row.is_none() && self.planted == Some(PlantedBug::DeleteForgetsToForget);
         #[cfg(not(test))]

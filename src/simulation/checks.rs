@@ -11,8 +11,9 @@ impl State {
         self.violation.get_or_insert(what);
     }
 
-    /// A read of `key` has given `row`, and began when `asking` says.
-    pub(super) fn check_read(&mut self, asking: &Asking, row: &Row, how: &str) {
+    /// A read of `key` has given `row`, and began when `asking` says. What is not cached of it, because something has overtaken it
+    /// or it never was to be, says nothing of other programs to those who come after it.
+    pub(super) fn check_read(&mut self, asking: &Asking, row: &Row, is_cached: bool, how: &str) {
         let history = &self.history[asking.key];
         let matches = |state: &Option<(String, u32)>| match (state, row) {
             (None, None) => true,
@@ -20,7 +21,9 @@ impl State {
             _ => false,
         };
         match history.iter().enumerate().skip(asking.floor).find(|(_, state)| matches(state)) {
-            Some((at, _)) => self.raise_floor(asking.key, at),
+            Some((at, _)) => {
+                self.raise_floor(asking.key, if is_cached { at } else { at.min(self.own[asking.key]) })
+            }
             None => {
                 let what = format!(
                     "{how} of {} gave {row:?}, from before its beginning or from nowhere",
@@ -36,7 +39,7 @@ impl State {
         if row.as_ref().is_some_and(|record| self.ended.contains(&(asking.key, record.version))) {
             self.violate(format!("{how} of {} gave {row:?}, whose time is over", asking.key));
         }
-        self.check_read(asking, row, how);
+        self.check_read(asking, row, true, how);
     }
 
     /// A write that was acknowledged must have been committed since it began.
@@ -48,7 +51,9 @@ impl State {
             }
             // Folded away by a later write of its batch: that one's commit is its own. If that one was a DELETE and
             // there was no row, nothing was left to commit.
-            None if asking.newest + 1 < history.len() => Some(asking.newest + 1),
+            // What another program has left meanwhile is no commit of it.
+            None if self.shared && history[asking.newest..].iter().any(Option::is_none) => return,
+            None if asking.newest < self.own[asking.key] => Some(asking.newest + 1),
             None if history.last().is_some_and(Option::is_none) => return,
             None => None,
         };

@@ -15,6 +15,7 @@ use std::sync::Arc;
 impl World {
     /// A client without an operation under way begins one.
     pub(super) fn ask(&self) {
+        let late_fills = self.late_fills();
         let (client, asking) = {
             let mut state = self.state();
             let free = state.clients.iter().position(Option::is_none);
@@ -29,6 +30,8 @@ impl World {
             let seen = state.history[key].len() - 1 - state.rng.usize(..2).min(state.history[key].len() - 1);
             let version = state.history[key][seen].as_ref().map_or(NO_VERSION, |(_, version)| *version);
             let kind = match &mut *state {
+                // Who asks for what there is now, and who takes what is cached.
+                State { shared: true, plain: true, rng, .. } => [0, 4, 4, 4, 5, 6, 9][rng.usize(..7)],
                 State { deleting: true, rng, .. } => [0, 6, 9, 9, 9, 15][rng.usize(..6)],
                 State { plain: true, rng, .. } => rng.u8(..11),
                 State { rng, .. } => rng.u8(..18),
@@ -58,7 +61,8 @@ impl World {
                 Wish::Read(Freshness::Now | Freshness::Uncached) => newest,
                 _ => state.floors[key],
             };
-            let asking = Asking { key, wish, claim: None, floor, newest, job: state.jobs };
+            let late_fills = late_fills.filter(|_| !matches!(wish, Wish::Read(Freshness::Uncached)));
+            let asking = Asking { key, wish, claim: None, floor, newest, late_fills, job: state.jobs };
             state.clients[client] = Some(asking.clone());
             (client, asking)
         };
@@ -67,6 +71,7 @@ impl World {
 
     /// Some clients ask for a key each, in one request, as one connection would.
     pub(super) fn ask_for_many(&self) {
+        let late_fills = self.late_fills();
         let asking: Vec<(usize, Asking)> = {
             let mut state = self.state();
             let free: Vec<usize> = (0..CLIENTS).filter(|client| state.clients[*client].is_none()).collect();
@@ -77,7 +82,7 @@ impl World {
                 let key = KEYS[state.rng.usize(..KEYS.len())];
                 let (floor, newest) = (state.floors[key], state.history[key].len() - 1);
                 let wish = Wish::Read(Freshness::Any);
-                let asking = Asking { key, wish, claim: None, floor, newest, job: state.jobs };
+                let asking = Asking { key, wish, claim: None, floor, newest, late_fills, job: state.jobs };
                 state.clients[client] = Some(asking.clone());
                 state.log(|| format!("client {client}, one of many: {asking:?}"));
                 (client, asking)
@@ -190,11 +195,14 @@ impl World {
 
     /// A reply, or what stands for one, has come to a client.
     fn finish(&self, client: usize, answer: &Answer) {
+        let late_fills = self.backend.engine.stats().late_fills;
         let mut state = self.state();
         let asking = state.clients[client].take().expect("only who asks is answered");
         state.log(|| format!("client {client}: {answer:?} for {asking:?}"));
         match answer {
-            Answer::Found(row) => state.check_read(&asking, row, "a miss"),
+            Answer::Found(row) => {
+                state.check_read(&asking, row, asking.late_fills == Some(late_fills), "a miss");
+            }
             Answer::Stored { record, .. } => state.check_stored(&asking, record),
             Answer::Many(answers) => state.check_many(&asking, answers),
             // The row is another one, or it was while this was under way.

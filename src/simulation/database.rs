@@ -1,6 +1,6 @@
 //! The made-up database: sessions that lose statements, refuse them, or execute them later than anyone expects.
 
-use super::{Bug, COUNTER, Changing, Lost, State, Statement, Stored, World, known};
+use super::{Bug, COUNTER, Changing, KEYS, Lost, State, Statement, Stored, World, known};
 use crate::engine::{NEVER, Record, Row};
 use crate::http::problem::{Kind, Problem};
 use crate::limits::LOCK_WAIT_MS;
@@ -258,11 +258,29 @@ impl State {
         if existed || stored.is_some() {
             history.push(stored.as_ref().map(|stored| (stored.value.clone(), stored.version)));
         }
+        self.own.insert(known(key), history.len() - 1);
         match stored {
             Some(stored) => self.table.insert(known(key), stored),
             None => self.table.remove(key),
         };
         existed
+    }
+
+    /// Another program sets a key, or deletes it, and says nothing.
+    pub(super) fn write_as_another_program(&mut self) {
+        let key = KEYS[self.rng.usize(..KEYS.len())];
+        let own = self.own[key];
+        self.next_version += 1;
+        let version = self.next_version;
+        let row = Stored { value: format!("others{version}"), version, expires_s: NEVER };
+        let stored = Some(row).filter(|_| self.rng.u8(..3) > 0);
+        self.log(|| format!("  another program: {key} {stored:?}"));
+        let is_deletion = stored.is_none();
+        if self.put(key, stored) && is_deletion {
+            // It knows of that itself.
+            self.removals.entry(key).or_default().1 += 1;
+        }
+        self.own.insert(key, own);
     }
 
     /// When a row comes to the end of its time that is written now.
