@@ -20,7 +20,8 @@
 //!   stands still but for one jump, from 0 to 1, which is the end of every row that was to live for a second until then.
 //!   A read that is on its way meanwhile may tell the row as it was when it was made to all that have joined it.
 //!
-//! In some runs another program writes to the table. Of that hits may know nothing; but what a read has given, no hit and no
+//! In some runs the database loses commits, and all is forgotten in the same moment: whoever asks from then on is given what is
+//! there since. In some another program writes to the table. Of that hits may know nothing; but what a read has given, no hit and no
 //! read goes back behind, and a read of now gives what is there. Not so what was given by a read that is not cached (`no-store`,
 //! one that a write has overtaken, one of a key in doubt): of that only hotrow's own writes count. Whoever waits is told of
 //! what a read of now finds.
@@ -58,6 +59,8 @@ const CLIENTS: usize = 5;
 const OPERATIONS: usize = 36;
 /// The step in which another program writes.
 const OTHERS: u8 = u8::MAX;
+/// The step in which the database loses commits.
+const LOSS: u8 = OTHERS - 1;
 /// Statements inside statements inside statements.
 const DEPTH: usize = 4;
 const SCHEDULES: u64 = 100_000;
@@ -184,7 +187,10 @@ struct State {
     deleting: bool,
     /// There is another program that writes to the table.
     shared: bool,
-    /// In this run, a write whose answer is lost may be done once more behind what that program has written: nobody here can know.
+    /// The database is still to lose commits, as by a failover, and nothing is done that could tell a second time from that.
+    losing: bool,
+    /// In this run a write may be done once more, and nobody here can know: behind what another program has written, if its answer
+    /// was lost, or behind a loss.
     repeats: bool,
     /// For every key, the last of its states that a write of hotrow's own has left.
     own: BTreeMap<&'static str, usize>,
@@ -231,11 +237,15 @@ impl World {
     fn step(&self) {
         let choice = {
             let mut state = self.state();
-            let kinds = 11 + u8::from(state.timed) + u8::from(state.shared);
-            let choice = state.rng.u8(..kinds);
-            if state.shared && choice == kinds - 1 { OTHERS } else { choice }
+            let kinds = 11 + u8::from(state.timed || state.shared || state.losing);
+            match state.rng.u8(..kinds) {
+                11 if state.losing => LOSS,
+                11 if state.shared && (!state.timed || state.rng.bool()) => OTHERS,
+                choice => choice,
+            }
         };
         match choice {
+            LOSS => self.lose_commits(),
             OTHERS => self.state().write_as_another_program(),
             0..=2 => self.ask(),
             3 => self.ask_for_many(),
@@ -422,18 +432,20 @@ fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> (Option<String>, Vec<Strin
     let writer = |(i, queue)| Some(Writer::new(Arc::clone(&shared), queue, i));
     let faults = Faults { lost: rng.bool(), refused: rng.bool(), deadlines: rng.bool() };
     let plain = rng.bool();
-    let timed = seed.is_multiple_of(3);
+    let losing = seed % 16 == 5;
+    let timed = seed.is_multiple_of(3) && !losing;
     let shared = seed % 4 == 2;
     let state = State {
         rng,
         now_s: 0,
         table: BTreeMap::new(),
         ended: BTreeSet::new(),
-        plain,
+        plain: plain || losing,
         timed,
         deleting: seed % 8 == 1,
         shared,
-        repeats: shared && faults.lost,
+        losing,
+        repeats: shared && faults.lost || losing,
         own: KEYS.into_iter().chain([COUNTER]).map(|key| (key, 0)).collect(),
         depth: 0,
         started: 0,

@@ -38,10 +38,12 @@ bugs! {
     AbsentIsNoNews => "a hit",
     /// A write's end puts its row over another program's, which was told while it was under way.
     TheEndIsTheNewest => "a hit",
+    /// When a database has lost commits, what is being written is cached all the same.
+    LostCommitsAreCached => "a hit",
     /// Writes of one key run on two writers: their outcomes reach the cache in another order than the table.
     ReorderedWrites => "a hit",
     /// The old backend is not waited for: what it had been sent may commit after the doubt is over.
-    NoFence => "know of it",
+    NoFence => "a hit",
     /// A write is acknowledged when it is sent.
     AcknowledgedBeforeCommit => "was acknowledged and not committed",
     /// The cache gives rows whose time is over.

@@ -8,7 +8,7 @@ use crate::store::judge::{Before, Change, Expiry, To};
 use crate::store::list::{Page, Range};
 use crate::store::load::{self, End};
 use crate::store::sweeper::Expired;
-use crate::store::{Blame, Connector, Error, NO_VERSION, Session, Set, Written};
+use crate::store::{Answer, Blame, Connector, Error, NO_VERSION, Reply, Session, Set, Written};
 use std::sync::{Arc, Mutex};
 
 /// The made-up database, as workers see it. Set once the world is whole.
@@ -204,6 +204,32 @@ impl FakeSession {
 }
 
 impl World {
+    /// The keys have earlier rows again, and hotrow hears of that, once.
+    pub(super) fn lose_commits(&self) {
+        let mut state = self.state();
+        state.losing = false;
+        for key in KEYS {
+            let newest = state.history[key].len();
+            let kept = state.rng.usize(newest.saturating_sub(3)..newest);
+            let row = state.history[key][kept].clone();
+            state.log(|| format!("  {key} has {row:?} again"));
+            match &row {
+                Some((value, version)) => {
+                    let stored = Stored { value: value.clone(), version: *version, expires_s: NEVER };
+                    state.table.insert(key, stored)
+                }
+                None => state.table.remove(key),
+            };
+            state.history.get_mut(key).expect("known keys only").push(row);
+            state.floors.insert(key, newest);
+            state.own.insert(key, newest);
+        }
+        drop(state);
+        for ticket in self.backend.engine.forget_all() {
+            self.reply_to_watcher(&Reply { ticket, answer: Answer::Changed });
+        }
+    }
+
     pub(super) fn commit(&self, statement: &Statement) -> Done {
         self.state().commit(statement, self.bug)
     }
