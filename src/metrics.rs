@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A number that only grows, written by one thread.
+/// A number that one thread writes: a count, which only grows, or a level ([`Counter::sub`]).
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -21,7 +21,7 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Takes `n` away again: for what is rather a level than a count.
+    /// Takes `n` away again: for what is a level and no count.
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }

@@ -37,6 +37,8 @@ const LONGEST_BYTES: usize = arena::record_bytes(KEY_BYTES, SHARED_VALUE_BYTES -
 const QUEUES: usize = 3;
 /// What a value that is shared takes besides: its counts, its place, and what the allocator adds.
 const SHARED_BYTES: usize = 64;
+/// The place of such a value, and no less: it is a reference, or the number of the next one that is free.
+const SHARED_PLACE_BYTES: usize = size_of::<Arc<str>>() + size_of::<usize>();
 /// Hits that an entry remembers.
 const HITS_MAX: u8 = 3;
 /// The share of the bytes that `recent` may keep once there is no room for all: one in this many.
@@ -47,15 +49,26 @@ const OVER_SHARE: usize = 8;
 
 /// The most memory that a cache of this capacity comes to have, whatever it is given.
 ///
-/// It counts what its entries take as a rule (`INDEX_BYTES`), and the worst is more: the index and the ghosts never shrink, so
-/// that those of the shortest rows are there still when the longest have replaced them; and the longest leave the ends of
-/// chunks empty. Counting the real tables instead would push out thousands of entries whenever one of them doubles.
+/// It counts what its entries take as a rule (`INDEX_BYTES`), and the worst is more: the index, the ghosts and the places of shared
+/// values never shrink, so that those of the shortest rows are there still when the longest have replaced them; and the longest
+/// leave the ends of chunks empty. Counting the real tables instead would push out thousands of entries whenever one of them doubles.
 pub const fn most_bytes(capacity_bytes: usize) -> usize {
     let counted_bytes = capacity_bytes + capacity_bytes / ABSENT_SHARE;
     let entries = counted_bytes / (arena::record_bytes(1, 0) + INDEX_BYTES);
     let ends_bytes = counted_bytes * LONGEST_BYTES / (CHUNK_BYTES - LONGEST_BYTES);
     let tables_bytes = Index::most_bytes(entries) + Ghosts::most_bytes(entries);
-    counted_bytes + ends_bytes + tables_bytes + arena::beside_bytes(QUEUES)
+    counted_bytes
+        + ends_bytes
+        + tables_bytes
+        + shared_places_bytes(capacity_bytes)
+        + arena::beside_bytes(QUEUES)
+}
+
+/// What the places of shared values come to take: twice as many as there may be values, for there are twice as many as before
+/// whenever one is missing, and at least four. The smaller half is there still while it is copied.
+const fn shared_places_bytes(capacity_bytes: usize) -> usize {
+    let most = capacity_bytes / (SHARED_VALUE_BYTES + SHARED_BYTES) + 2;
+    3 * most * SHARED_PLACE_BYTES
 }
 
 /// Bytes of records that one call moves at most, and the record that passes it, so that no loop waits for a shard for longer than it

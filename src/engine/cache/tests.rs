@@ -140,11 +140,23 @@ fn one_call_moves_so_many_bytes_and_no_more() {
 fn what_it_takes_stays_below_what_is_said() {
     for capacity in [20_000, 300_000, 1 << 20, 1_400_000] {
         let (mut cache, hasher) = cache(capacity);
-        let taken = |cache: &Cache| cache.index.bytes() + cache.ghosts.bytes() + cache.arena.bytes();
+        let places = |cache: &Cache| cache.shared.capacity() * SHARED_PLACE_BYTES;
+        let taken = |cache: &Cache| {
+            let values: usize = cache.shared.iter().map(|(_, value)| value.len()).sum();
+            cache.index.bytes() + cache.ghosts.bytes() + cache.arena.bytes() + values + places(cache)
+        };
         let mut most = 0;
         let put = |cache: &mut Cache, key: &str, value: Option<&Record>| {
             cache.put(hasher.hash_one(key.as_bytes()), key, value, 0);
         };
+        // The places of these are there still when others have replaced them.
+        let shared = record(&"v".repeat(SHARED_VALUE_BYTES), 1);
+        for i in 0..3 * capacity / SHARED_VALUE_BYTES {
+            put(&mut cache, &format!("{i:x}"), Some(&shared));
+            most = most.max(taken(&cache));
+        }
+        let shared_places = places(&cache);
+        assert!(shared_places > 0);
         let shortest = record("", 1);
         for i in 0..3 * capacity / 34 {
             put(&mut cache, &format!("{i:x}"), Some(&shortest));
@@ -161,6 +173,9 @@ fn what_it_takes_stays_below_what_is_said() {
             cache.index.len() < 2 * capacity / 34 && most <= most_bytes(capacity),
             "{most} of {capacity}"
         );
+        assert_eq!((places(&cache), cache.shared.len()), (shared_places, 0));
+        let counted = shared_places_bytes(capacity);
+        assert!(shared_places <= counted, "{shared_places} of {counted}");
         // The tables are larger than what is counted of them by the entries that are left.
         assert!(tables > cache.len() * INDEX_BYTES, "{tables} for {}", cache.len());
     }
