@@ -349,8 +349,10 @@ impl World {
                 state.clients[0] = Some(asking.clone());
                 asking
             };
-            // What stands in the queue may leave no room.
-            self.run_reader();
+            // What stands in the queue may leave no room, and whoever is told of it then may look again.
+            while !self.backend.reads.is_empty() {
+                self.run_reader();
+            }
             self.begin(0, &asking);
             self.run_reader();
             let mut state = self.state();
