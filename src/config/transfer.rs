@@ -156,7 +156,8 @@ fn url(text: &str) -> Result<String, String> {
         return Err(rule.into());
     }
     let base = text.trim_end_matches('/');
-    if base.ends_with("/kv") {
+    // A host may be called that.
+    if rest[authority.len()..].trim_end_matches('/').ends_with("/kv") {
         return Err("it is the server's, without the /kv behind it: that is put there".into());
     }
     Ok(base.into())
@@ -200,6 +201,10 @@ mod tests {
                 (got, _) => panic!("{text}: {got:?}"),
             }
         }
+            ("http://kv", Ok("http://kv")),
+            ("https://kv/", Ok("https://kv")),
+            ("http://kv:80/kv", Err("without the /kv")),
+            ("http://kv//kv/", Err("without the /kv")),
     }
 
     #[test]
