@@ -93,10 +93,10 @@ impl Remote {
 
     /// The flags that lead there again, each with a blank before it.
     fn flags(&self) -> String {
-        let mut flags = format!(" --url {}", quoted(self.base()));
-        for (flag, path) in [("--cacert", &self.cacert), ("--token-file", &self.token_file)] {
+        let mut flags = flag("--url", self.base());
+        for (name, path) in [("--cacert", &self.cacert), ("--token-file", &self.token_file)] {
             if let Some(path) = path {
-                flags += &format!(" {flag} {}", quoted(&path.to_string_lossy()));
+                flags += &flag(name, &path.to_string_lossy());
             }
         }
         flags
@@ -106,8 +106,8 @@ impl Remote {
 impl Import {
     /// The command that goes on behind this line.
     pub fn command_behind(&self, line: u64) -> String {
-        let file = quoted(&self.file.to_string_lossy());
-        format!("hotrow import{} --from-line {} {file}", self.remote.flags(), line.saturating_add(1))
+        let (flags, next) = (self.remote.flags(), line.saturating_add(1));
+        format!("hotrow import{flags} --from-line {next} {}", operand(&self.file))
     }
 }
 
@@ -116,9 +116,9 @@ impl Export {
     pub fn command_again(&self) -> String {
         let mut flags = self.remote.flags();
         if !self.prefix.is_empty() {
-            flags += &format!(" --prefix {}", quoted(&self.prefix));
+            flags += &flag("--prefix", &self.prefix);
         }
-        format!("hotrow export{flags} --continue {}", quoted(&self.file.to_string_lossy()))
+        format!("hotrow export{flags} --continue {}", operand(&self.file))
     }
 }
 
@@ -127,9 +127,22 @@ pub fn is_dash(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-/// As a shell takes it for one word.
+/// A flag with its value, and a blank before it. A value that begins like a flag is none only where it is of one word with its flag.
+fn flag(name: &str, value: &str) -> String {
+    let between = if value.starts_with('-') { '=' } else { ' ' };
+    format!(" {name}{between}{}", quoted(value))
+}
+
+/// A file, as a word that is no flag.
+fn operand(file: &Path) -> String {
+    let name = file.to_string_lossy();
+    let is_like_a_flag = name.starts_with('-') && !is_dash(file);
+    quoted(&if is_like_a_flag { format!("./{name}") } else { name.into_owned() })
+}
+
+/// As a shell takes it for one word: brackets are a pattern of other files' names to it, and to zsh a `=` in front is a program's.
 fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,[]".contains(c);
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@%+,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.into()
     } else {
@@ -166,6 +179,7 @@ fn url(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Invocation;
 
     fn remote(url: Option<&str>) -> Remote {
         Remote { url: url.map(Into::into), cacert: None, token_file: None, retry_for: Duration::from_secs(1) }
@@ -187,6 +201,10 @@ mod tests {
             ("http://host:0/kept", Err("http://HOST:PORT")),
             ("http://[::1]:x", Err("http://HOST:PORT")),
             ("http://[::1]", Ok("http://[::1]")),
+            ("http://kv", Ok("http://kv")),
+            ("https://kv/", Ok("https://kv")),
+            ("http://kv:80/kv", Err("without the /kv")),
+            ("http://kv//kv/", Err("without the /kv")),
             ("http://host/kv", Err("without the /kv")),
             ("http://host/proxied/kv/", Err("without the /kv")),
             ("http://host/kv?prefix=a", Err("http://HOST:PORT")),
@@ -201,10 +219,6 @@ mod tests {
                 (got, _) => panic!("{text}: {got:?}"),
             }
         }
-            ("http://kv", Ok("http://kv")),
-            ("https://kv/", Ok("https://kv")),
-            ("http://kv:80/kv", Err("without the /kv")),
-            ("http://kv//kv/", Err("without the /kv")),
     }
 
     #[test]
@@ -222,15 +236,63 @@ mod tests {
         }
     }
 
+    /// The words that a shell makes of a command, in a folder with a file that a pattern could be of.
+    fn words(command: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("rows1.ndjson"), "").unwrap();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("printf '%s\\n' {command}")]).current_dir(&folder);
+        let said = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+        said.lines().map(str::to_owned).collect()
+    }
+
+    /// What hotrow reads of a command, as a shell gives it to it.
+    fn read_again(command: &str) -> Invocation {
+        crate::config::read(words(command).into_iter().map(Into::into))
+            .unwrap_or_else(|stop| panic!("{command}: {stop:?}"))
+    }
+
     #[test]
     fn what_goes_on_is_a_command_for_a_shell() {
-        let remote = Remote { cacert: Some("/etc/a ca.pem".into()), ..remote(Some("http://h:1")) };
-        let import = Import { file: "it's".into(), from_line: NonZeroU64::MIN, remote: remote.clone() };
-        let expected = r"hotrow import --url http://h:1 --cacert '/etc/a ca.pem' --from-line 18 'it'\''s'";
-        assert_eq!(import.command_behind(17), expected);
-        let export = Export { file: "rows".into(), prefix: "a*".into(), goes_on: false, remote };
-        let expected =
-            "hotrow export --url http://h:1 --cacert '/etc/a ca.pem' --prefix 'a*' --continue rows";
-        assert_eq!(export.command_again(), expected);
+        let at = |url, cacert: Option<&str>| Remote { cacert: cacert.map(Into::into), ..remote(Some(url)) };
+        let spaced = at("http://h:1", Some("/etc/a ca.pem"));
+        let by_address = at("http://[::1]:80", Some("-ca"));
+        for (file, remote, expected) in [
+            (
+                "it's",
+                &spaced,
+                r"hotrow import --url http://h:1 --cacert '/etc/a ca.pem' --from-line 18 'it'\''s'",
+            ),
+            (
+                "rows[1].ndjson",
+                &by_address,
+                "hotrow import --url 'http://[::1]:80' --cacert=-ca --from-line 18 'rows[1].ndjson'",
+            ),
+            ("-x", &spaced, "hotrow import --url http://h:1 --cacert '/etc/a ca.pem' --from-line 18 ./-x"),
+            ("-", &spaced, "hotrow import --url http://h:1 --cacert '/etc/a ca.pem' --from-line 18 -"),
+        ] {
+            let import = Import { file: file.into(), from_line: NonZeroU64::MIN, remote: remote.clone() };
+            let command = import.command_behind(17);
+            assert_eq!(command, expected);
+            let Invocation::Import(again) = read_again(&command) else { panic!("{command} is no import") };
+            let file = if file == "-x" { "./-x" } else { file };
+            assert_eq!((again.file.as_path(), again.from_line.get()), (Path::new(file), 18));
+            assert_eq!((again.remote.base(), &again.remote.cacert), (remote.base(), &remote.cacert));
+        }
+        for (file, prefix, expected) in [
+            ("rows", "a*", "--prefix 'a*' --continue rows"),
+            ("rows", "-x", "--prefix=-x --continue rows"),
+            ("rows[1].ndjson", "-- it's", r"--prefix='-- it'\''s' --continue 'rows[1].ndjson'"),
+            ("=rows", "", "--continue '=rows'"),
+        ] {
+            let remote = spaced.clone();
+            let export = Export { file: file.into(), prefix: prefix.into(), goes_on: false, remote };
+            let command = export.command_again();
+            let front = "hotrow export --url http://h:1 --cacert '/etc/a ca.pem'";
+            assert_eq!(command, format!("{front} {expected}"));
+            let Invocation::Export(again) = read_again(&command) else { panic!("{command} is no export") };
+            assert_eq!((again.file.as_path(), again.prefix.as_str()), (Path::new(file), prefix));
+            assert!(again.goes_on);
+        }
     }
 }
