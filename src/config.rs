@@ -297,17 +297,18 @@ fn parser(arguments: &[OsString]) -> clap::Command {
     if !arguments.iter().any(is_below_zero) {
         return Cli::command();
     }
-    let allow = |arg: clap::Arg| match is_number(&arg) {
+    let allow = |arg: clap::Arg| match is_judged(&arg) {
         true => arg.allow_hyphen_values(true),
         false => arg,
     };
     Cli::command().mut_args(allow).mut_subcommands(|command| command.mut_args(allow))
 }
 
-/// True of a flag that takes a count, a size or a duration, and perhaps a word for none; or an address.
-fn is_number(arg: &clap::Arg) -> bool {
+/// True of a flag whose value is judged: a count, a size or a duration, an address, an origin, a form or a level. A path may be called
+/// `-1`.
+fn is_judged(arg: &clap::Arg) -> bool {
     let name = arg.get_value_names().and_then(|names| names.first()?.split('|').next());
-    name.is_some_and(|name| ["N", "SIZE", "D", "ADDR:PORT"].contains(&name))
+    name.is_some_and(|name| ["N", "SIZE", "D", "ADDR:PORT", "ORIGIN", "F", "L"].contains(&name))
 }
 
 /// Reads arguments (the first is the program's name) and the environment.
@@ -536,7 +537,7 @@ mod tests {
     fn a_number_below_zero_is_a_bad_value_of_its_flag() {
         let command = Cli::command();
         let of = |command: &clap::Command| {
-            let numbers = command.get_arguments().filter(|arg| is_number(arg));
+            let numbers = command.get_arguments().filter(|arg| is_judged(arg));
             numbers.filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect::<Vec<_>>()
         };
         let mut looked_at = 0;

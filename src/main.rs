@@ -89,7 +89,11 @@ fn hide_password() -> io::Result<()> {
     let (mut others, mut urls) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.to_str().and_then(|text| text.strip_prefix(FLAG)) {
-            Some("") => urls.extend(arguments.next()),
+            // Without a value it is refused with all other flags that are wrong.
+            Some("") => match arguments.next() {
+                Some(url) => urls.push(url),
+                None => others.push(argument),
+            },
             Some(value) if value.starts_with('=') => urls.push(value[1..].into()),
             _ => others.push(argument),
         }

@@ -38,12 +38,17 @@ fn a_bad_flag_is_named_with_its_rule() {
     refused(&["--cache-bytes", "much"], &[], 2, &["--cache-bytes", "KiB, MiB or GiB"]);
     refused(&["--event-loops", "-1"], &[], 2, &["--event-loops", "from 1 to 64, or auto"]);
     refused(&["--idle-timeout", "-5s"], &[], 2, &["--idle-timeout", "ms, s or m"]);
+    refused(&["--log-level", "-1"], &[], 2, &["--log-level", "'-1'"]);
+    refused(&["config", "--access-log-format", "-1"], &[], 2, &["--access-log-format", "'-1'"]);
+    refused(&["--cors-allow-origin", "-1"], &[], 2, &["--cors-allow-origin", "'-1'"]);
     refused(&["--lissten", "127.0.0.1:0"], &[], 2, &["--lissten"]);
     refused(&["sreve"], &[], 2, &["sreve"]);
     let without = "postgresql://me@127.0.0.1/db";
     for second in [without, "postgresql://me:secret@127.0.0.1/db"] {
         let twice = ["config", "--database-url", without, "--database-url", second];
         refused(&twice, &[], 2, &["--database-url", "multiple times"]);
+        let without_one = ["config", "--database-url", second, "--database-url"];
+        refused(&without_one, &[], 2, &["--database-url", "value is required"]);
     }
 }
 
