@@ -9,11 +9,11 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rustix::fs::{OFlags, fcntl_setfl};
 use serde::Serialize;
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -192,14 +192,13 @@ impl AccessLog {
         let shared = Arc::new(Shared::default());
         let for_writer = Arc::clone(&shared);
         let writer = Writer {
+            torn: is_torn(&out),
             out,
             path: path.map(Path::to_owned),
             format,
             shared: for_writer,
             text: Vec::new(),
-            lines: 0,
             failing: false,
-            torn: false,
         };
         thread::Builder::new().name("access log".into()).spawn(move || writer.run(&queue))?;
         Ok(AccessLog { lines, shared })
@@ -242,6 +241,20 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Whether a file ends in the middle of a line: it need not be a new one, and what wrote it last may have had no room. What
+/// cannot be looked at, as a pipe, ends well.
+fn is_torn(file: &File) -> bool {
+    let ends_otherwise = || {
+        let length = file.metadata().ok().filter(fs::Metadata::is_file)?.len();
+        // It was opened to be written, and others may only do that; and stdout has no name but this one.
+        let same = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        let mut last = [0];
+        same.read_exact_at(&mut last, length.checked_sub(1)?).ok()?;
+        Some(last != *b"\n")
+    };
+    ends_otherwise().unwrap_or(false)
+}
+
 /// What the thread has.
 struct Writer {
     out: File,
@@ -251,7 +264,6 @@ struct Writer {
     shared: Arc<Shared>,
     /// Lines that are rendered and not written.
     text: Vec<u8>,
-    lines: u64,
     /// The last lines could not be written: said once, not for every line.
     failing: bool,
     /// What the file ends with is no whole line: the disk was full in the middle of it.
@@ -274,7 +286,6 @@ impl Writer {
             match line {
                 Line::Entry(entry) => {
                     entry.render(self.format, &mut self.text);
-                    self.lines += 1;
                     if self.text.len() >= WRITE_BYTES {
                         self.leave();
                     }
@@ -302,8 +313,10 @@ impl Writer {
         }
         let (written, result) = write_up_to(&mut self.out, &self.text);
         self.torn = self.text[..written].last().map_or(was_torn, |byte| *byte != b'\n');
+        // Those whose end is not written; what ended the line before them is none.
+        let unwritten = &self.text[written.max(usize::from(was_torn))..];
+        let lines = memchr::memchr_iter(b'\n', unwritten).count() as u64;
         self.text.clear();
-        let lines = std::mem::take(&mut self.lines);
         match result {
             Ok(()) if std::mem::take(&mut self.failing) => log::info!("the access log is written again"),
             Ok(()) => {}
@@ -321,8 +334,8 @@ impl Writer {
         match open(path) {
             Ok(file) => {
                 log::info!("the access log goes on in a new {}", path.display());
+                self.torn = is_torn(&file);
                 self.out = file;
-                self.torn = false;
             }
             Err(error) => {
                 log::error!("{} cannot be opened again, the old file goes on: {error}", path.display());
@@ -448,6 +461,39 @@ mod tests {
         assert_eq!(&*Entry::cut("/kv/a", 5), "/kv/a");
     }
 
+    /// A pipe that takes some of it and does not wait.
+    #[test]
+    fn lines_that_were_written_are_not_counted_as_dropped() {
+        let (reader, pipe) = io::pipe().unwrap();
+        fcntl_setfl(&pipe, OFlags::NONBLOCK).unwrap();
+        let shared = Arc::new(Shared::default());
+        let mut writer = Writer {
+            out: File::from(std::os::fd::OwnedFd::from(pipe)),
+            path: None,
+            format: AccessLogFormat::Json,
+            shared: Arc::clone(&shared),
+            text: Vec::new(),
+            failing: false,
+            torn: false,
+        };
+        let mut lines = 0;
+        // More than a pipe has room for, however large its pages are; and then once more, behind a line that was cut.
+        while writer.text.len() < 1 << 21 {
+            entry().render(writer.format, &mut writer.text);
+            lines += 1;
+        }
+        writer.leave();
+        let line = "{\"a line\":\"that finds no room\"}\n";
+        writer.text.extend_from_slice(line.repeat(2).as_bytes());
+        writer.leave();
+        assert!(writer.failing && writer.torn);
+        drop(writer);
+        let written = io::read_to_string(reader).unwrap();
+        let whole = written.matches('\n').count();
+        assert!(whole > 10, "{whole}");
+        assert_eq!(shared.dropped.load(Ordering::Relaxed), (lines - whole + 2) as u64);
+    }
+
     /// A file that takes nothing: a pipe whose reader does not read.
     #[test]
     fn who_says_that_a_file_was_moved_waits_for_no_stuck_one() {
@@ -460,11 +506,11 @@ mod tests {
         while log.dropped() == 0 {
             log.add(entry());
         }
-        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
         log.reopen();
         // It is read again: what has waited goes on in a new file of the name. The old one has no end, so nobody waits for it.
         thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));
-        let is_written = || std::fs::read_to_string(&path).is_ok_and(|lines| lines.starts_with("{\"time\":"));
+        let is_written = || fs::read_to_string(&path).is_ok_and(|lines| lines.starts_with("{\"time\":"));
         while !is_written() {
             thread::sleep(Duration::from_millis(1));
         }

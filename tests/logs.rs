@@ -272,6 +272,62 @@ fn a_line_that_was_cut_is_not_joined_to_the_next_one() {
     }
 }
 
+/// Whoever opens a log does not know how it ends: a disk that was full may have room again by a restart, or by a SIGHUP.
+#[test]
+fn a_line_that_was_cut_is_not_joined_to_one_of_who_opens_the_log_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    for (round, (to, restarts)) in [("log", false), ("log", true), ("-", true)].into_iter().enumerate() {
+        let path = dir.path().join(format!("log-{round}"));
+        let to = if to == "-" { to } else { path.to_str().unwrap() };
+        let database = Database::new();
+        let start = || {
+            let mut command = Server::command("/bin/sh");
+            // A file that may not grow is a signal, too, if it is not ignored.
+            let script = r#"trap "" XFSZ && out=$1 && shift && exec "$@" >>"$out""#;
+            command.args(["-c", script, "sh", path.to_str().unwrap(), env!("CARGO_BIN_EXE_hotrow")]);
+            command.args([
+                "--access-log",
+                to,
+                "--access-log-format",
+                "json",
+                "--database-url",
+                &database.url,
+            ]);
+            Server::spawn(command)
+        };
+        let mut server = start();
+        let limit = |server: &Server, current| {
+            let limit = Rlimit { current, maximum: None };
+            prlimit(Pid::from_raw(server.pid() as i32), Resource::Fsize, limit).unwrap();
+        };
+        server.connect().put("first", "v");
+        let written = lines(&path, 1)[0].len() as u64 + 1;
+        limit(&server, Some(written + 10));
+        server.connect().put("second", "v");
+        wait_until("it is said", || server.stderr().contains("the access log cannot be written"));
+        if restarts {
+            assert!(server.stop().0.success());
+            server = start();
+        } else {
+            server.signal(Signal::HUP);
+            wait_until("it is opened again", || server.stderr().contains("goes on in a new"));
+            limit(&server, None);
+        }
+        for key in ["third", "fourth"] {
+            server.connect().put(key, "v");
+        }
+        let targets: Vec<Option<String>> = lines(&path, 4)
+            .iter()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                Some(line["target"].as_str()?.to_owned())
+            })
+            .collect();
+        let expected = [Some("/kv/first"), None, Some("/kv/third"), Some("/kv/fourth")];
+        assert_eq!(targets, expected.map(|target| target.map(str::to_owned)), "{to}, {restarts}");
+    }
+}
+
 #[test]
 fn a_failure_carries_the_name_of_its_request() {
     let server = Server::start(&[]);
