@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }
     };
     if let Some((url, given_by)) = invocation.database()
-        && let Err(rule) = conninfo::read(url, |name| std::env::var(name).ok())
+        && let Err(rule) = conninfo::read(url, |name| std::env::var_os(name))
     {
         say(format_args!("hotrow: {given_by}: {rule}; it looks like {URL_FORM}"));
         return ExitCode::from(USAGE);

@@ -6,8 +6,10 @@ use crate::support::postgresql::free_port;
 use crate::support::{Client, Server, ending, left_out, put_in_the_end, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -73,6 +75,32 @@ fn a_bad_environment_variable_is_a_bad_flag_and_a_flag_wins() {
     command.args(["--database-url", &database.url, "--listen", "127.0.0.1:0"]);
     command.env("HOTROW_LISTEN", "192.0.2.1:80").env("HOTROW_EVENT_LOOPS", "2");
     assert!(Server::spawn(command).address.ip().is_loopback());
+}
+
+/// As if it were not there, hotrow would serve an empty PostgreSQL of its own.
+#[test]
+fn a_variable_that_is_no_text_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let no_text = |front: &[u8]| OsString::from_vec([front, b"\xff"].concat());
+    let database = with_database("postgresql://me@127.0.0.1:1/db");
+    for (flags, name, value, named) in [
+        (&ANY[..], "DATABASE_URL", no_text(b"postgresql://me:p@127.0.0.1/db"), "DATABASE_URL"),
+        (&["config"], "DATABASE_URL", no_text(b""), "DATABASE_URL"),
+        (&["migrate"], "DATABASE_URL", no_text(b""), "DATABASE_URL"),
+        (&ANY, "HOTROW_DATABASE_URL", no_text(b""), "UTF-8"),
+        (&database, "PGSSLMODE", no_text(b"require"), "sslmode"),
+        (&["export", "-"], "HOTROW_LISTEN", no_text(b"127.0.0.1:80"), "HOTROW_LISTEN"),
+    ] {
+        let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+        let output = ending::run(command.args(flags).env(name, value).current_dir(&dir));
+        let stderr = String::from_utf8(output.stderr).expect("stderr is text");
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{name}: {stderr}");
+        assert!(stderr.contains(named) && !stderr.contains("me:p"), "{name}: {stderr}");
+    }
+    // Whoever is told of another one minds it not.
+    let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    command.args(["config", "--database-url", "postgresql://me@h/db"]).env("DATABASE_URL", no_text(b""));
+    assert_eq!(ending::run(&mut command).status.code(), Some(0));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::settings::{Origin, Setting, mask_url};
 use super::{Config, Stop};
 use crate::secrets;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The variable that many programs read, where nothing else is said.
@@ -25,7 +26,7 @@ pub(super) fn given(
     url: Option<String>,
     file: Option<PathBuf>,
     settings: &mut [Setting],
-    usual: Option<String>,
+    usual: Option<OsString>,
 ) -> Result<Given, Stop> {
     let origin = |name: &str| {
         settings.iter().find(|setting| setting.name == name).map_or(Origin::Default, |setting| setting.origin)
@@ -45,6 +46,9 @@ pub(super) fn given(
         (_, Some(file)) => (Some(read(file)?), format!("--{FILE} {}", file.display())),
         (Some(url), None) => (Some(url), format!("--{URL}")),
         (None, None) => {
+            let usual = usual.map(OsString::into_string).transpose();
+            // As if it were not there, another database would be served.
+            let usual = usual.map_err(|_| Stop::Unusable(format!("{USUAL} is not UTF-8")))?;
             if let (Some(usual), Some(setting)) =
                 (usual.as_ref().filter(|url| !url.is_empty()), settings.iter_mut().find(|s| s.name == URL))
             {
@@ -65,8 +69,8 @@ pub(super) fn complete(config: Config, mut settings: Vec<Setting>) -> Result<Con
 }
 
 /// What [`USUAL`] says.
-pub(super) fn usual() -> Option<String> {
-    std::env::var(USUAL).ok()
+pub(super) fn usual() -> Option<OsString> {
+    std::env::var_os(USUAL)
 }
 
 fn contradiction(both: &str) -> Stop {
@@ -116,7 +120,7 @@ mod tests {
                 url.map(|(url, _)| url.to_owned()),
                 in_file.map(|_| file.clone()),
                 &mut settings,
-                usual.map(str::to_owned),
+                usual.map(Into::into),
             );
             match (got, expected) {
                 (Ok(got), Ok((url, by))) => {

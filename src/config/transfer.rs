@@ -2,6 +2,7 @@
 
 use super::{reachable, values};
 use clap::Args;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -72,8 +73,9 @@ pub struct Export {
 impl Remote {
     /// Adds what clap does not know of: the address that the environment says a server here listens at.
     pub(super) fn complete(self) -> Result<Remote, String> {
-        let listen = std::env::var("HOTROW_LISTEN").ok().filter(|address| !address.is_empty());
-        self.complete_with(listen.as_deref())
+        let listen = std::env::var_os("HOTROW_LISTEN").filter(|address| !address.is_empty());
+        // What is no text is no address either, and is refused as that.
+        self.complete_with(listen.as_deref().map(OsStr::to_string_lossy).as_deref())
     }
 
     fn complete_with(self, listen: Option<&str>) -> Result<Remote, String> {

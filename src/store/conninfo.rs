@@ -8,6 +8,8 @@ use ::postgres::Config;
 use ::postgres::config::Host;
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What a connection string looks like, for who has given another one.
@@ -28,7 +30,7 @@ pub struct Conninfo {
 
 /// Reads a connection string, `postgresql://…` or `key=value …`. `variable` gives the environment's variables. An
 /// error is one line, and has no secret in it.
-pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Conninfo, String> {
+pub fn read(text: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<Conninfo, String> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     // The crate would take it for key=value, and say so.
     if let Some((scheme, _)) = text.split_once("://")
@@ -71,11 +73,13 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
 
     let mut mode = match word("sslmode") {
         None => Mode::default(),
-        Some(name) => Mode::named(name)
+        Some(name) => name
+            .to_str()
+            .and_then(Mode::named)
             .ok_or("sslmode is disable, prefer, require, verify-ca or verify-full".to_owned())?,
     };
-    let roots = match word("sslrootcert").map(String::as_str) {
-        Some("system") => Some(Roots::System),
+    let roots = match word("sslrootcert") {
+        Some(name) if name == "system" => Some(Roots::System),
         Some(path) => Some(Roots::File(path.into())),
         None => existing_tls(".postgresql/root.crt").map(Roots::File),
     };
@@ -113,7 +117,8 @@ pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     if config.get_password().is_none() {
         let file = word("passfile").map(PathBuf::from).or_else(|| existing(".pgpass"));
         if let Some(password) = variable("PGPASSWORD") {
-            config.password(password);
+            // In whatever encoding: the server has one of its own.
+            config.password(password.as_bytes());
         } else if let Some(file) = file
             && let Some(password) = find_password(&file, &config)?
         {
@@ -130,7 +135,7 @@ pub fn has_password(text: &str) -> bool {
 }
 
 /// The connection string without the words that are ours, and those.
-fn take_words(text: &str) -> Result<(String, HashMap<&'static str, String>), String> {
+fn take_words(text: &str) -> Result<(String, HashMap<&'static str, OsString>), String> {
     let ours = |name: &str| OURS.into_iter().find(|word| *word == name);
     let mut words = HashMap::new();
     if text.starts_with("postgresql://") || text.starts_with("postgres://") {
@@ -145,7 +150,8 @@ fn take_words(text: &str) -> Result<(String, HashMap<&'static str, String>), Str
             match pair.split_once('=').and_then(|(name, value)| Some((ours(name)?, value))) {
                 Some((word, value)) => {
                     let value = percent_decode_str(value).decode_utf8();
-                    words.insert(word, value.map_err(|_| format!("{word} is not UTF-8"))?.into_owned());
+                    let value = value.map_err(|_| format!("{word} is not UTF-8"))?;
+                    words.insert(word, value.into_owned().into());
                 }
                 None => others.push(pair),
             }
@@ -165,7 +171,7 @@ fn take_words(text: &str) -> Result<(String, HashMap<&'static str, String>), Str
         let (value, length) = unquote(start);
         match ours(name.trim()) {
             Some(word) => {
-                words.insert(word, value);
+                words.insert(word, value.into());
             }
             None => others.push_str(&format!("{}={} ", name.trim(), &start[..length])),
         }
@@ -272,12 +278,21 @@ fn describe(error: &::postgres::Error) -> String {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::ffi::OsStringExt;
     use std::os::unix::fs::PermissionsExt;
 
     fn with(variables: &[(&str, &str)], text: &str) -> Result<Conninfo, String> {
-        let variables: Vec<(String, String)> =
-            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        read(text, |name| variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()))
+        read(text, |name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn a_variable_need_not_be_text() {
+        let bytes = |name: &str| Some(OsString::from_vec([name.as_bytes(), b"\xff"].concat()));
+        let all = read("host=h", |name| if name == "PGSSLMODE" { None } else { bytes(name) }).unwrap();
+        assert_eq!(all.config.get_password(), Some(&b"PGPASSWORD\xff"[..]));
+        assert_eq!(all.tls.roots, Some(Roots::File(bytes("PGSSLROOTCERT").unwrap().into())));
+        let error = read("host=h", |name| bytes(name).filter(|_| name == "PGSSLMODE")).unwrap_err();
+        assert!(error.starts_with("sslmode is disable"), "{error}");
     }
 
     #[test]

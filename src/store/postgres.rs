@@ -79,7 +79,7 @@ impl Postgres {
     /// Sessions on the database of this URL (`postgresql://…` or `key=value …`), named after this instance so that
     /// its next process can tell them from those of others.
     pub fn new(url: &str, instance: &str, statement_timeout: Duration) -> Result<Postgres, Error> {
-        let read = conninfo::read(url, |name| std::env::var(name).ok());
+        let read = conninfo::read(url, |name| std::env::var_os(name));
         Postgres::with(read.map_err(Error::NotSent)?, instance, statement_timeout)
     }
 
