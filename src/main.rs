@@ -1,11 +1,12 @@
 //! Arguments in, exit code out.
 
 use hotrow::commands::Ended;
-use hotrow::config::{self, Invocation, Stop};
+use hotrow::config::{self, Invocation, LogFormat, Stop};
 use hotrow::process::say;
 use hotrow::service::{self, Pulse};
 use hotrow::store::conninfo::{self, URL_FORM};
 use hotrow::{commands, logging, server};
+use log::LevelFilter;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{self, Write};
@@ -116,7 +117,13 @@ fn hide_password() -> io::Result<()> {
 
 /// Runs a command that does one thing and ends.
 fn answer(invocation: &Invocation) -> ExitCode {
-    match commands::run(invocation) {
+    // It speaks to the database as the server does, and has no flag for what is said of that.
+    if let Invocation::Migrate { print: false, .. } = invocation {
+        logging::start(LevelFilter::Warn, LogFormat::Text);
+    }
+    let result = commands::run(invocation);
+    log::logger().flush();
+    match result {
         Ok(Ended::Printed(text)) => print(&text),
         Ok(Ended::Done(line)) => {
             say(line);

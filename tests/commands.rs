@@ -3,6 +3,7 @@
 use crate::support::database::Database;
 use crate::support::{Server, ending, wait_until};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 fn hotrow(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -62,6 +63,24 @@ fn migrate_makes_the_schema_once() {
     assert!(code == 1 && line.contains("--database-url"), "{line}");
     let (code, line) = said(hotrow(&["migrate", "--database-url", "postgresql://127.0.0.1:1/db"], &[]));
     assert!(code == 1 && line.lines().count() == 1 && line.contains("cannot migrate"), "{line}");
+}
+
+/// What is left out would otherwise be found by nobody: the server says at most that a password is missing.
+#[test]
+fn migrate_warns_of_what_it_does_not_use() {
+    let database = Database::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("passwords");
+    std::fs::write(&file, "*:*:*:*:word\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let environment = [("PGPASSFILE", file.to_str().unwrap()), ("DATABASE_URL", &database.url)];
+    let output = hotrow(&["migrate"], &environment);
+    assert_eq!(output.status.code(), Some(0));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let line = stderr.lines().next().unwrap_or_default();
+    assert!(line.contains(" WARN ") && line.contains(environment[0].1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(hotrow(&["migrate", "--print"], &environment).stderr.is_empty());
 }
 
 #[test]
