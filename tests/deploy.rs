@@ -147,6 +147,30 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
     }
 }
 
+/// 504 `not-cached` is what `only-if-cached` asks for: whoever looks into the cache alone wakes nobody.
+#[test]
+fn what_clients_have_asked_for_is_no_failure() {
+    let dashboard = read(DASHBOARD).replace("\\\"", "\"");
+    for (name, expressions) in [
+        (RULES, read(RULES).split("- alert: ").map(str::to_owned).collect::<Vec<_>>()),
+        (DASHBOARD, dashboard.split("\"expr\": ").map(str::to_owned).collect()),
+    ] {
+        let failures =
+            |text: &&String| text.contains("hotrow_requests_total{") && text.contains("status=~\"5..\"");
+        let mut found = expressions.iter().filter(failures).peekable();
+        assert!(found.peek().is_some(), "{name} has no failures");
+        for expression in found {
+            let asked_for = "rate(hotrow_problems_total{";
+            let (_, behind) =
+                expression.split_once(asked_for).unwrap_or_else(|| panic!("{name}: {expression}"));
+            assert!(
+                behind.split('}').next().unwrap().contains("problem=\"not-cached\""),
+                "{name}: {expression}"
+            );
+        }
+    }
+}
+
 /// These checks can fail.
 #[test]
 fn what_is_not_there_is_found() {
