@@ -2,6 +2,7 @@
 
 use crate::support::process::has_ended;
 use crate::support::{Client, Server, ending, left_out, wait_until};
+use hotrow::store::managed::binaries::Binaries;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::fs;
@@ -125,6 +126,68 @@ fn whoever_has_the_number_of_a_postgresql_that_is_gone_is_left_alone() {
     assert_eq!(server.connect().get("k").text(), "v");
 }
 
+/// A container that is started again counts its processes from 1 anew, and kill(2) finds threads, too.
+#[test]
+fn a_thread_of_hotrow_s_own_with_that_number_is_not_taken_for_postgresql() {
+    let (dir, data) = folder();
+    // As an ordinary user: what root runs PostgreSQL may not signal, and passes over.
+    let owner = hotrow::store::managed::binaries::owner().unwrap();
+    let program = dir.path().join("hotrow");
+    fs::copy(env!("CARGO_BIN_EXE_hotrow"), &program).unwrap();
+    fs::create_dir(&data).unwrap();
+    if let Some(owner) = &owner {
+        chown(&data, Some(owner.uid), Some(owner.gid)).unwrap();
+    }
+    let command = || {
+        let mut command = Server::command(&program);
+        command.arg("--data-dir").arg(&data).current_dir(&data);
+        if let Some(owner) = &owner {
+            command.uid(owner.uid).gid(owner.gid);
+        }
+        Server::be_patient(&mut command);
+        command
+    };
+    let server = Server::spawn(command());
+    assert_eq!(put(&mut server.connect(), "k", "v"), 201);
+    let left = postmaster(&data);
+    server.kill();
+    let file = data.join("postgres/postmaster.pid");
+    let text = fs::read_to_string(&file).unwrap();
+    kill_process(left, Signal::QUIT).unwrap();
+    wait_until("PostgreSQL has ended", || !is_alive(left));
+    // hotrow asks for its version before it looks for one that was left: it has threads by then.
+    let programs = Binaries::find(&data.join("postgres")).unwrap();
+    let fake = dir.path().join("bin");
+    fs::create_dir(&fake).unwrap();
+    for program in ["initdb", "pg_ctl"] {
+        std::os::unix::fs::symlink(programs.path(program), fake.join(program)).unwrap();
+    }
+    let script = format!(
+        r#"#!/bin/sh
+        if [ "$1" = --version ]; then
+            for task in /proc/$PPID/task/*; do
+                [ "${{task##*/}}" = $PPID ] || break
+            done
+            {{ echo "${{task##*/}}"; cat '{data}/rest'; }} >'{data}/postgres/postmaster.pid'
+            echo "${{task##*/}} of $PPID" >'{data}/thread'
+        fi
+        exec '{postgres}' "$@"
+        "#,
+        data = data.display(),
+        postgres = programs.path("postgres").display()
+    );
+    fs::write(data.join("rest"), text.split_once('\n').unwrap().1).unwrap();
+    fs::write(fake.join("postgres"), script).unwrap();
+    fs::set_permissions(fake.join("postgres"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = command();
+    command.env("PG_BINDIR", &fake);
+    let server = Server::spawn(command);
+    assert_eq!(server.connect().get("k").text(), "v");
+    let thread = fs::read_to_string(data.join("thread")).unwrap();
+    let (thread, process) = thread.trim().split_once(" of ").unwrap();
+    assert!(thread != process && process == server.pid().to_string(), "{thread} of {process}");
+}
+
 #[test]
 fn a_second_server_on_the_same_folder_is_refused() {
     let (_dir, data) = folder();
@@ -190,6 +253,23 @@ fn a_folder_too_deep_for_a_socket_works_too() {
 fn a_folder_whose_path_no_socket_can_have_works_too() {
     let (_dir, data) = folder();
     has_its_socket_elsewhere(&data.join(OsStr::from_bytes(b"a,b \xff")));
+}
+
+#[test]
+fn a_folder_without_a_place_for_its_socket_is_refused() {
+    let (dir, data) = folder();
+    let data = data.join("x".repeat(100));
+    for elsewhere in ["y".repeat(100), "a,b".into()] {
+        let elsewhere = dir.path().join(elsewhere);
+        fs::create_dir(&elsewhere).unwrap();
+        let mut command = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
+        let output = ending::run(command.env("TMPDIR", &elsewhere));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let line = stderr.lines().last().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(line.contains("TMPDIR") && line.contains("--data-dir") && line.contains("socket"), "{line}");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
 }
 
 fn has_its_socket_elsewhere(data: &Path) {

@@ -17,7 +17,10 @@ mod folders;
 
 use crate::limits::POSTGRES_LOG_BYTES;
 use binaries::{Binaries, Owner};
-use folders::{close_to_others, lock, make_dirs, make_private_dir, nearest_folder, socket_dir, unusable};
+use folders::{
+    close_to_others, lock, make_dirs, make_private_dir, nearest_folder, replace_own_thread, socket_dir,
+    unusable,
+};
 use postgres::error::SqlState;
 use postgres::{Config, NoTls};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -252,7 +255,8 @@ impl Shared {
             // It was left by a PostgreSQL that has ended in no good order, with all else on this machine perhaps. `pg_ctl` would
             // signal whoever has that number now; PostgreSQL itself judges what it finds.
             log::debug!("{} is of no PostgreSQL that runs", file.display());
-            return Ok(());
+            // Of root's threads PostgreSQL's user learns nothing.
+            return if self.owner.is_none() { replace_own_thread(&file, &text) } else { Ok(()) };
         }
         if run(self.command("pg_ctl").arg("status").arg("-D").arg(&self.cluster)).is_err() {
             return Ok(());

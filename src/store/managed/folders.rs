@@ -62,12 +62,46 @@ pub(super) fn close_to_others(file: &File, path: &Path) {
 /// that can be said. PostgreSQL and the `postgres` crate take a comma for the end of one, and it has to be text.
 pub(super) fn socket_dir(data_dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, String> {
     let mut dir = data_dir.join("run");
-    if dir.as_os_str().len() > SOCKET_DIR_BYTES || dir.to_str().is_none_or(|dir| dir.contains(',')) {
+    let is_unfit = |dir: &Path| {
+        dir.as_os_str().len() > SOCKET_DIR_BYTES || dir.to_str().is_none_or(|dir| dir.contains(','))
+    };
+    if is_unfit(&dir) {
         let inode = fs::metadata(data_dir).map_err(|e| unusable(data_dir, &e))?;
-        dir = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
+        let elsewhere = std::env::temp_dir().join(format!("hotrow-{}-{}", inode.dev(), inode.ino()));
+        if is_unfit(&elsewhere) {
+            return Err(format!(
+                "no socket can have its place in {}, nor in {} (TMPDIR): paths of up to {SOCKET_DIR_BYTES} bytes, in UTF-8 and \
+                 without a comma, can; choose another --data-dir or TMPDIR",
+                dir.display(),
+                elsewhere.display()
+            ));
+        }
+        dir = elsewhere;
     }
     make_private_dir(&dir, owner)?;
     Ok(dir)
+}
+
+/// In a new PID namespace, as in a container that is started again, the number of a PostgreSQL that is gone may be that of a thread of
+/// ours. PostgreSQL asks for it by kill(2), which finds threads, too, and would take it for one that runs. Its parent's number, ours, it
+/// passes over; by the rest of the file it finds backends that have outlived it.
+pub(super) fn replace_own_thread(postmaster_pid: &Path, text: &str) -> Result<(), String> {
+    let Some((number, rest)) = text.split_once('\n') else { return Ok(()) };
+    let is_ours = number.trim().parse::<u32>().is_ok_and(|number| {
+        number != std::process::id() && Path::new("/proc/self/task").join(number.to_string()).exists()
+    });
+    if !is_ours {
+        return Ok(());
+    }
+    log::info!(
+        "{} has the number of a thread of this hotrow: its PostgreSQL is gone",
+        postmaster_pid.display()
+    );
+    let new = postmaster_pid.with_extension("pid.new");
+    let mut options = OpenOptions::new();
+    let file = options.create(true).write(true).truncate(true).mode(0o600).open(&new);
+    let written = file.and_then(|mut file| write!(file, "{}\n{rest}", std::process::id()));
+    written.and_then(|()| fs::rename(&new, postmaster_pid)).map_err(|e| unusable(postmaster_pid, &e))
 }
 
 /// A folder and those above it that are not there. `to_be_entered` by another user: whatever the umask says; what is in them has rights
