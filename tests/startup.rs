@@ -2,7 +2,7 @@
 //! panic, never a hang.
 
 use crate::support::database::Database;
-use crate::support::postgresql::free_port;
+use crate::support::postgresql::{Postgresql, free_port};
 use crate::support::{Client, Server, ending, left_out, put_in_the_end, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
@@ -263,6 +263,35 @@ fn a_server_that_takes_the_connection_and_says_nothing_is_no_hang() {
     let kept = thread::spawn(move || silent.accept());
     refused(&with_database(&url), &[], 1, &["no answer within"]);
     drop(kept.join());
+}
+
+/// Each of them is waited for as long as the URL says, one after the other: that is no reason to give the last one up.
+#[test]
+fn a_database_behind_hosts_that_say_nothing_is_found() {
+    let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let postgresql = Postgresql::start_new();
+    let [one, two] = silent.each_ref().map(|silent| silent.local_addr().unwrap().port());
+    let url = postgresql.url();
+    let port = url.split("port=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let url = url.replace("host=127.0.0.1", "host=127.0.0.1,127.0.0.1,127.0.0.1 connect_timeout=6");
+    let url = url.replace(&format!("port={port}"), &format!("port={one},{two},{port}"));
+    let server = Server::start_on(&Database::at(url), &[]);
+    drop(silent);
+    put_in_the_end(&mut server.connect(), "k", "v");
+}
+
+#[test]
+fn a_signal_is_heard_while_a_database_says_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://me@{}/db?connect_timeout=600", silent.local_addr().unwrap());
+    let mut command: Command = Server::command(env!("CARGO_BIN_EXE_hotrow"));
+    let hotrow = command.args(with_database(&url)).stderr(Stdio::piped()).spawn().unwrap();
+    let connection = silent.accept().unwrap();
+    kill_process(Pid::from_child(&hotrow), Signal::TERM).unwrap();
+    let output = ending::of(hotrow);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("told to stop before"), "{stderr}");
+    drop(connection);
 }
 
 #[test]

@@ -12,8 +12,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a database may take to answer for the first time.
+/// How long a database may take to answer for the first time, if its URL does not say that it may take longer.
 pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// How long it may take whatever its URL says.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60 * 60);
+/// How often somebody is asked whether it is still to be waited for.
+const LOOK: Duration = Duration::from_secs(1);
 /// The pause between two attempts at a database that is starting.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,12 +59,13 @@ pub(super) fn prepare_in_time(
     takes_longer: impl FnMut(Duration) -> bool,
 ) -> Result<About, String> {
     let (sender, receiver) = mpsc::channel();
+    let limit = database.longest_open().clamp(FIRST_ANSWER, LONGEST_ANSWER);
     let database = database.clone();
     thread::Builder::new()
         .name("prepare".into())
         .spawn(move || {
             // Nobody listens any more to who was given up.
-            let done = prepare(&database, || drop(sender.send(Preparing::Migrates)));
+            let done = prepare(&database, limit, || drop(sender.send(Preparing::Migrates)));
             drop(sender.send(Preparing::Done(done)));
         })
         .map_err(|e| cannot_start_thread(&e))?;
@@ -68,38 +73,51 @@ pub(super) fn prepare_in_time(
         let remedy = remedy(&cause);
         format!("cannot use the database ({place}): {cause}; {remedy}")
     };
-    wait_for(&receiver, FIRST_ANSWER, takes_longer).map_err(unusable)
+    wait_for(&receiver, limit, takes_longer).map_err(unusable)
 }
 
-/// Waits for so long, and for migrations without end: whoever gave them up would begin anew with them.
+/// Waits for so long, and for migrations without end: whoever gave them up would begin anew with them. Whether it is still to be
+/// waited for is asked meanwhile.
 fn wait_for(
     receiver: &mpsc::Receiver<Preparing>,
     limit: Duration,
     mut takes_longer: impl FnMut(Duration) -> bool,
 ) -> Result<About, String> {
     let (mut migrates, mut said) = (false, false);
+    let mut deadline = Instant::now() + limit;
     loop {
-        match receiver.recv_timeout(limit) {
+        match receiver.recv_timeout(LOOK.min(deadline.saturating_duration_since(Instant::now()))) {
             Ok(Preparing::Done(result)) => return result.map_err(|e| e.to_string()),
             Ok(Preparing::Migrates) => migrates = true,
-            Err(RecvTimeoutError::Timeout) if migrates => {
-                if !std::mem::replace(&mut said, true) {
-                    log::info!("migrations are being applied: the more rows there are, the longer it takes");
+            Err(RecvTimeoutError::Timeout) => {
+                let is_over = Instant::now() >= deadline;
+                if is_over && migrates {
+                    deadline = Instant::now() + limit;
+                    if !std::mem::replace(&mut said, true) {
+                        log::info!(
+                            "migrations are being applied: the more rows there are, the longer it takes"
+                        );
+                    }
+                } else if is_over {
+                    return Err(no_answer(limit));
                 }
-                if !takes_longer(limit + MARGIN) {
-                    return Err("told to stop before its migrations were applied".into());
+                if !takes_longer(deadline.saturating_duration_since(Instant::now()) + MARGIN) {
+                    let what = if migrates { "its migrations were applied" } else { "it had answered" };
+                    return Err(format!("told to stop before {what}"));
                 }
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Err(format!("no answer within {} s", limit.as_secs()));
-            }
+            Err(RecvTimeoutError::Disconnected) => return Err(no_answer(limit)),
         }
     }
 }
 
+fn no_answer(limit: Duration) -> String {
+    format!("no answer within {} s", limit.as_secs())
+}
+
 /// A server that is starting, or recovers from a crash, says so: it is given a moment instead of taken for unusable.
-fn prepare(database: &Postgres, migrates: impl Fn()) -> Result<About, store::Error> {
-    let until = Instant::now() + FIRST_ANSWER.mul_f32(0.9);
+fn prepare(database: &Postgres, limit: Duration, migrates: impl Fn()) -> Result<About, store::Error> {
+    let until = Instant::now() + limit.mul_f32(0.9);
     loop {
         match database.prepare(&migrates) {
             Err(error) if is_passing(&error.to_string()) && Instant::now() < until => {
@@ -139,7 +157,7 @@ fn remedy(cause: &str) -> &'static str {
             "hotrow migrate takes it for that; else rename it, or choose another database"
         }
         _ if cause.contains("encoded in") => "choose another database",
-        _ if cause.contains("told to stop") => "the next start begins anew with them",
+        _ if cause.contains("told to stop before its migrations") => "the next start begins anew with them",
         _ if cause.contains("TLS") => {
             "check sslmode and sslrootcert in the URL, and the server's certificate and its setting ssl"
         }

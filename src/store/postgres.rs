@@ -26,11 +26,14 @@ use columns::column;
 use copy::Spoilt;
 pub use session::PostgresSession;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a server may take to be reached, and then to let a session in.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How many addresses a host's name stands for, as far as a start is told how long they may take: two of each kind.
+const ADDRESSES: u32 = 4;
 /// How long an old backend may take to end before the attempt counts as failed (and is made again).
 const END_BACKEND: Duration = Duration::from_secs(10);
 /// How often it is asked whether it has.
@@ -116,6 +119,21 @@ impl Postgres {
             spoilt: Spoilt::default(),
             histories: Histories::default(),
         })
+    }
+
+    /// How long it takes at most until a usable server of the URL lets a session in, or all are known not to: they are tried one after
+    /// the other, and where the first order finds none that may be used, in others.
+    pub fn longest_open(&self) -> Duration {
+        let (hosts, limit) = (self.config.get_hosts().len() as u32, connect_limit(&self.config));
+        // To be reached, and then to let a session in.
+        let round = limit.saturating_mul(2 * addresses(&self.config));
+        match hosts {
+            0 | 1 => round,
+            _ => {
+                let others = limit.saturating_mul(hosts.saturating_mul(OTHER_HOSTS_CONNECTS));
+                round.saturating_mul(2).saturating_add(others)
+            }
+        }
     }
 
     /// What these sessions read and write is cached there: it is told when a failover, or a crash, has made that void.
@@ -286,6 +304,15 @@ fn unsent(error: ::postgres::Error) -> Error {
 /// How long each host may take to be reached.
 fn connect_limit(config: &Config) -> Duration {
     config.get_connect_timeout().copied().unwrap_or(CONNECT)
+}
+
+/// How many addresses there are to be tried. What a name stands for is known when it has been looked up, and may be another then.
+fn addresses(config: &Config) -> u32 {
+    let of = |host: &Host| match host {
+        Host::Tcp(name) if config.get_hostaddrs().is_empty() && name.parse::<IpAddr>().is_err() => ADDRESSES,
+        Host::Tcp(_) | Host::Unix(_) => 1,
+    };
+    config.get_hosts().iter().map(of).sum()
 }
 
 /// Tries again while what is found is a server that may not be used, so often at most, and not once it `is_over`: what is
@@ -466,6 +493,23 @@ mod tests {
         for first in [Ok(()), Err(lost())] {
             assert_eq!(until_usable(first.clone(), 24, || false, || panic!("once is enough")), first);
         }
+    }
+
+    #[test]
+    fn how_long_it_takes_to_open_is_a_matter_of_hosts_and_addresses() {
+        for (url, seconds) in [
+            ("host=10.0.0.1", 10),
+            ("host=/run connect_timeout=20", 40),
+            ("host=name", 40),
+            ("host=name hostaddr=10.0.0.1", 10),
+            ("host=::1,10.0.0.1 connect_timeout=6", 2 * 24 + 24),
+            ("host=name,10.0.0.1", 2 * 50 + 20),
+        ] {
+            let database = Postgres::private(url, "test", CONNECT).unwrap();
+            assert_eq!(database.longest_open().as_secs(), seconds, "{url}");
+        }
+        let endless = Postgres::private("host=a,b connect_timeout=9223372036854775807", "test", CONNECT);
+        assert!(endless.unwrap().longest_open().as_secs() > 1 << 60);
     }
 
     #[test]
