@@ -1,20 +1,22 @@
 //! Arguments in, exit code out.
 
+mod signals;
+
 use hotrow::commands::Ended;
 use hotrow::config::{self, Invocation, LogFormat, Stop};
 use hotrow::process::say;
 use hotrow::service::{self, Pulse};
 use hotrow::store::conninfo::{self, URL_FORM};
+use hotrow::store::managed::Killer;
 use hotrow::{commands, logging, server};
 use log::LevelFilter;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signals::Signals;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{self, ExitCode};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// It could not start, or it failed.
 const FAILED: u8 = 1;
@@ -153,61 +155,31 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn serve(config: &config::Config, inherited: server::Inherited) -> Result<(), String> {
-    // Before anything is started: a signal that comes while it starts is kept until it can be followed.
-    let mut signals =
-        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|e| format!("cannot catch signals: {e}"))?;
-    service::starting(server::longest_start(config));
-    let mut renew_first = false;
-    let mut running = server::start(config, inherited, |longest| {
-        service::starting(longest);
-        // Kept signals are followed here, too: a migration may take longer than whoever sends them wants to wait.
-        let mut goes_on = true;
-        for signal in signals.pending() {
-            match signal {
-                SIGHUP => renew_first = true,
-                _ => goes_on = false,
-            }
+    let longest = server::longest_start(config);
+    service::starting(longest);
+    let mut promised = Instant::now() + longest;
+    let killer = Killer::default();
+    // Before anything is started that a signal could be about.
+    let signals = Signals::follow({
+        let killer = killer.clone();
+        move || {
+            killer.kill();
+            process::exit(i32::from(FAILED));
         }
-        goes_on
+    })?;
+    let mut running = server::start(config, inherited, &killer, |longest| {
+        let until = Instant::now() + longest;
+        // Whoever is told the same once a second learns nothing.
+        if until > promised + Duration::from_secs(1) {
+            service::starting(longest);
+            promised = until;
+        }
+        // A migration may take longer than whoever sends a signal wants to wait.
+        signals.wanted()
     })?;
     service::ready(&running.ready_line);
     service::watch(Pulse::new(running.inboxes()));
-    let (ready_line, longest_stop) = (running.ready_line.clone(), running.longest_stop());
-    let (stopper, killer, mut renewer) = (running.stopper(), running.killer(), running.take_renewer());
-    let reopen_logs = running.log_reopener();
-    let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut stopping = false;
-        // One that came while it started is followed now: files may have been opened before it.
-        for signal in renew_first.then_some(SIGHUP).into_iter().chain(signals.forever()) {
-            match signal {
-                SIGHUP => {
-                    if !stopping {
-                        service::reloading();
-                    }
-                    // logrotate(8) may have moved a file away.
-                    reopen_logs();
-                    if let Some(renewer) = &mut renewer {
-                        renewer.renew();
-                    }
-                    if !stopping {
-                        service::ready(&ready_line);
-                    }
-                }
-                _ if stopping => break,
-                _ => {
-                    log::info!("stopping: requests under way are finished; a second signal ends at once");
-                    stopping = true;
-                    service::stopping(longest_stop);
-                    stopper.stop();
-                }
-            }
-        }
-        if let Some(kill) = killer {
-            kill();
-        }
-        process::exit(i32::from(FAILED));
-    });
-    spawned.map_err(|e| format!("cannot start a thread: {e}"))?;
+    signals.serves(&mut running)?;
     say_in_time(running.ready_line.clone());
     running.join()
 }

@@ -28,7 +28,7 @@ use crate::store::Deliver;
 use crate::store::backend::Backend;
 use crate::store::health::{AnswerLimit, Health};
 use crate::store::load::Loads;
-use crate::store::managed::{self, Managed};
+use crate::store::managed::{self, Killer, Managed};
 use crate::store::pool::Pool;
 use crate::store::worker;
 pub use credentials::Renewer;
@@ -53,11 +53,13 @@ pub fn longest_start(config: &Config) -> Duration {
 }
 
 /// Starts a server. An error is one line with the cause and the remedy. `takes_longer` is called again and again
-/// while the private PostgreSQL replays its log or backends of one that was killed are in its way, or migrations that take long are
-/// applied, each time with how long it may be until it is called again; where it says false, nobody wants the server any more.
+/// while the private PostgreSQL is not ready yet or backends of one that was killed are in its way, while the database is looked for, and
+/// while migrations that take long are applied, each time with how long it may be until it is called again; where it says false, nobody wants the server any more.
+/// `killer` is good for the private PostgreSQL from its start on.
 pub fn start(
     config: &Config,
     inherited: Inherited,
+    killer: &Killer,
     mut takes_longer: impl FnMut(Duration) -> bool,
 ) -> Result<Running, String> {
     allow_many_descriptors();
@@ -79,7 +81,7 @@ pub fn start(
     let writers = usize::from(config.db_writers).min(engine.shard_count());
     // The workers' and the sweeper's.
     let sessions = readers + writers + 1;
-    let (database, managed) = open_database(config, address, sessions, &mut takes_longer)?;
+    let (database, managed) = open_database(config, address, sessions, killer, &mut takes_longer)?;
     let place = managed.as_ref().map_or_else(|| config.database_given_by.clone(), Managed::place);
     let about = prepare_in_time(&database, &place, takes_longer)?;
 

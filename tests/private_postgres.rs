@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// For a server that is not to start, and takes nobody's place.
@@ -280,6 +280,73 @@ fn has_its_socket_elsewhere(data: &Path) {
     assert!(socket.is_dir());
     assert!(server.stop().0.success());
     assert!(!socket.exists(), "nobody else would ever remove it");
+}
+
+/// What is not hotrow's does not become so by asking again.
+#[test]
+fn a_cluster_that_hotrow_is_not_let_into_is_refused_at_once() {
+    let (_dir, data) = folder();
+    let owner = hotrow::store::managed::binaries::owner().unwrap();
+    fs::create_dir(&data).unwrap();
+    let cluster = data.join("postgres");
+    fs::create_dir(&cluster).unwrap();
+    let mut initdb = Binaries::find(&cluster).unwrap().command("initdb");
+    if let Some(owner) = &owner {
+        chown(&cluster, Some(owner.uid), Some(owner.gid)).unwrap();
+        initdb.uid(owner.uid).gid(owner.gid);
+    }
+    let initdb = initdb.args(["--username=other", "--auth=trust", "-D"]).arg(&cluster).current_dir("/");
+    assert!(ending::run(initdb).status.success());
+    let output = ending::run(&mut command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let line = stderr.lines().last().unwrap();
+    for part in ["role \"hotrow\" does not exist", "--data-dir", cluster.to_str().unwrap()] {
+        assert!(line.contains(part), "{line}");
+    }
+    let log = fs::read_to_string(data.join("postgres.log")).unwrap();
+    assert_eq!(log.matches("does not exist").count(), 1, "{log}");
+}
+
+/// A PostgreSQL that never gets ready, nor ends before it is killed.
+#[test]
+fn a_start_hears_a_signal_and_a_second_one_ends_it_at_once() {
+    let (dir, data) = folder();
+    let programs = Binaries::find(Path::new("")).unwrap();
+    let fake = dir.path().join("bin");
+    fs::create_dir(&fake).unwrap();
+    for program in ["initdb", "pg_ctl"] {
+        std::os::unix::fs::symlink(programs.path(program), fake.join(program)).unwrap();
+    }
+    // initdb looks for its postgres beside itself; what is no start is not for this test.
+    let script = format!(
+        r#"#!/bin/sh
+        case "$*" in *unix_socket_directories*) ;; *) exec '{}' "$@" ;; esac
+        cluster=$2
+        trap 'echo INT >>"$cluster/told"' INT
+        trap 'echo QUIT >>"$cluster/told"; exit 0' QUIT
+        echo >"$cluster/started"
+        while :; do sleep 0.05; done
+        "#,
+        programs.path("postgres").display()
+    );
+    fs::write(fake.join("postgres"), script).unwrap();
+    fs::set_permissions(fake.join("postgres"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = command(&data, &["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
+    command.env("PG_BINDIR", &fake).stderr(Stdio::piped());
+    let hotrow = command.spawn().unwrap();
+    let cluster = data.join("postgres");
+    let told = || fs::read_to_string(cluster.join("told")).unwrap_or_default();
+    let signal = || kill_process(Pid::from_child(&hotrow), Signal::INT).unwrap();
+    wait_until("PostgreSQL starts", || cluster.join("started").exists());
+    signal();
+    wait_until("PostgreSQL is told to stop", || told() == "INT\n");
+    signal();
+    let output = ending::of(hotrow);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    wait_until("PostgreSQL is told to stop at once", || told() == "INT\nQUIT\n");
+    assert!(!stderr.contains("has not stopped within"), "the second signal was not heard: {stderr}");
 }
 
 /// Nobody is asked for a password there.

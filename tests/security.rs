@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 const READER: &str = "Authorization: Bearer reader-token\r\n";
 const WRITER: &str = "Authorization: Bearer writer-token\r\n";
@@ -84,6 +85,26 @@ fn tokens_are_renewed_and_a_bad_file_changes_nothing() {
         assert_eq!((status(READER), status(WRITER)), (200, 401), "{bad:?}");
     }
     assert!(!server.stderr().contains("writer-token"), "{}", server.stderr());
+}
+
+/// As with a file on a server that is gone.
+#[test]
+fn a_file_whose_reading_has_no_end_holds_up_no_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, log) = (dir.path().join("tokens"), dir.path().join("log"));
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, "rw writer-token\n").unwrap()
+    });
+    let flags = ["--auth-tokens-file", pipe.to_str().unwrap(), "--access-log", log.to_str().unwrap()];
+    let server = Server::start(&flags);
+    writer.join().unwrap();
+    server.signal(Signal::HUP);
+    wait_until("it has heard it", || server.stderr().contains("goes on in a new"));
+    assert_eq!(server.connect().request("PUT", "/kv/k", WRITER, b"v").status, 201);
+    let (status, stderr) = server.stop();
+    assert!(status.success(), "{stderr}");
 }
 
 /// Whoever is still in the file goes on, on whichever line.

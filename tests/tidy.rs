@@ -40,7 +40,7 @@ const LAYERS: &[&[&str]] = &[
     &["event_loop"],
     &["memory", "transfer"],
     &["server", "logging", "commands", "service"],
-    &["main"],
+    &["main", "signals"],
 ];
 
 /// The longest file, in lines.

@@ -5,7 +5,7 @@ use super::{MARGIN, cannot_start_thread};
 use crate::config::Config;
 use crate::store;
 use crate::store::conninfo::URL_FORM;
-use crate::store::managed::Managed;
+use crate::store::managed::{Killer, Managed};
 use crate::store::postgres::{About, Postgres};
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -26,6 +26,7 @@ pub(super) fn open_database(
     config: &Config,
     address: SocketAddr,
     sessions: usize,
+    killer: &Killer,
     takes_longer: &mut impl FnMut(Duration) -> bool,
 ) -> Result<(Postgres, Option<Managed>), String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -38,7 +39,7 @@ pub(super) fn open_database(
             Ok((database.map_err(unusable)?, None))
         }
         None => {
-            let managed = Managed::start(&config.data_dir, sessions, takes_longer)?;
+            let managed = Managed::start(&config.data_dir, sessions, killer, takes_longer)?;
             let database = Postgres::private(&managed.url(), &instance, config.request_timeout);
             Ok((database.map_err(|e| format!("cannot use the private PostgreSQL: {e}"))?, Some(managed)))
         }

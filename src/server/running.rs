@@ -94,11 +94,6 @@ impl Running {
         self.renewer.take()
     }
 
-    /// Ends the private PostgreSQL at once, if there is one: for an exit that waits for nothing.
-    pub fn killer(&self) -> Option<impl Fn() + Send + 'static> {
-        self.managed.as_ref().map(Managed::killer)
-    }
-
     /// Goes on in new log files after somebody has moved the old ones away.
     pub fn log_reopener(&self) -> impl Fn() + Send + 'static {
         let access_log = self.access_log.clone();

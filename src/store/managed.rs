@@ -21,7 +21,7 @@ use folders::{
     close_to_others, lock, make_dirs, make_private_dir, nearest_folder, replace_own_thread, socket_dir,
     unusable,
 };
-use postgres::error::SqlState;
+use postgres::error::{DbError, SqlState};
 use postgres::{Config, NoTls};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::ffi::OsStr;
@@ -33,14 +33,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long PostgreSQL may take to start, if it does not say that it replays its log, as it does after a crash.
 const START: Duration = Duration::from_secs(120);
 /// How often somebody is asked whether that is to be waited for.
-const REPLAYING: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(1);
+/// Classes of SQLSTATE that asking again does not mend: no such role or no password, no such database, no right to it.
+const NEVER: [&str; 3] = ["28", "3D", "42"];
 /// How long PostgreSQL may take to stop before it is told to do so at once.
 const STOP: Duration = Duration::from_secs(30);
 /// How long it may take then: it gives its children five seconds and kills who is left.
@@ -88,16 +90,30 @@ struct State {
     stopping: bool,
 }
 
+/// Ends the private PostgreSQL at once, from any thread, if there is one by then; the next start will replay its log.
+#[derive(Clone, Debug, Default)]
+pub struct Killer(Arc<OnceLock<Arc<Shared>>>);
+
+impl Killer {
+    /// Does so, and waits for nothing.
+    pub fn kill(&self) {
+        if let Some(shared) = self.0.get() {
+            shared.signal(Signal::QUIT);
+        }
+    }
+}
+
 impl Managed {
     /// Brings the PostgreSQL of `data_dir` up, making it where there is none. `sessions` is how many connections it
     /// must take. An error is one line with the cause and the remedy.
     ///
-    /// `takes_longer` is called once a second while it replays its log, which may take any time, or every other second while
-    /// backends of one that was killed are in its way, with how long that may take from there, and says whether it is to be
-    /// waited for.
+    /// `takes_longer` is called once a second while it is not ready, be it that it replays its log, which may take any time, or every
+    /// other second while backends of one that was killed are in its way, with how long that may take from there, and says whether
+    /// it is to be waited for. `killer` is good for it as soon as it runs.
     pub fn start(
         data_dir: &Path,
         sessions: usize,
+        killer: &Killer,
         takes_longer: &mut impl FnMut(Duration) -> bool,
     ) -> Result<Managed, String> {
         let owner = binaries::owner()?;
@@ -131,12 +147,14 @@ impl Managed {
                     shared.cluster.display()
                 ));
             }
-            shared.make_cluster(&data_dir)?;
+            shared.make_cluster(&data_dir, &lock)?;
         }
         shared.stop_leftover()?;
         let child = shared.spawn()?;
         shared.state().child = Some(child);
         let managed = Managed { shared: Arc::new(shared), watcher: None, _lock: lock };
+        // A killer is of one start.
+        let _ = killer.0.set(Arc::clone(&managed.shared));
         managed.shared.wait_until_ready(takes_longer)?;
         managed.shared.make_database()?;
         managed.watch()
@@ -155,12 +173,6 @@ impl Managed {
     /// Stops it cleanly.
     pub fn stop(mut self) {
         self.end(Signal::INT);
-    }
-
-    /// A handle that ends it at once; the next start will replay its log.
-    pub fn killer(&self) -> impl Fn() + Send + 'static {
-        let shared = Arc::clone(&self.shared);
-        move || shared.signal(Signal::QUIT)
     }
 
     fn watch(mut self) -> Result<Managed, String> {
@@ -221,14 +233,16 @@ impl Shared {
         command
     }
 
-    /// Makes the cluster beside its place and moves it there when it is whole: a crash leaves no half of one.
-    fn make_cluster(&self, data_dir: &Path) -> Result<(), String> {
+    /// Makes the cluster beside its place and moves it there when it is whole: a crash leaves no half of one. Who makes it holds the
+    /// folder's `lock`, too: it outlives a hotrow that is killed meanwhile, and the next one would make its own in the same place.
+    fn make_cluster(&self, data_dir: &Path, lock: &File) -> Result<(), String> {
         let unfinished = data_dir.join("postgres.new");
         let _ = fs::remove_dir_all(&unfinished);
         make_private_dir(&unfinished, self.owner.as_ref())?;
         log::info!("making a private PostgreSQL in {}", self.cluster.display());
         let initdb = |locale: &str| {
             let mut command = self.command("initdb");
+            command.stdin(lock.try_clone().map_err(|e| unusable(data_dir, &e))?);
             // Nobody but its user and root can reach the socket: a password would have to lie beside it.
             command.args(["--username=hotrow", "--encoding=UTF8", "--auth=trust"]);
             // Keys are compared as bytes: the same order, but without asking the C library for it.
@@ -324,7 +338,7 @@ impl Shared {
     fn wait_until_ready(&self, takes_longer: &mut impl FnMut(Duration) -> bool) -> Result<(), String> {
         let config = self.config("postgres")?;
         let mut deadline = Instant::now() + START;
-        let mut next_look = Instant::now() + REPLAYING;
+        let mut next_look = Instant::now() + LOOK;
         let mut said = false;
         loop {
             let error = match config.connect(NoTls) {
@@ -359,12 +373,24 @@ impl Shared {
                 };
                 return Err(format!("the private PostgreSQL does not start ({status}): {words}{advice}"));
             }
-            let replays = error.code() == Some(&SqlState::CANNOT_CONNECT_NOW);
-            if replays && Instant::now() > next_look {
-                if !takes_longer(START) {
-                    return Err("told to stop before the private PostgreSQL had replayed its log".into());
+            let code = error.code();
+            if let Some(code) = code.filter(|code| NEVER.contains(&&code.code()[..2])) {
+                return Err(format!(
+                    "the private PostgreSQL in {} does not let hotrow in: {} (SQLSTATE {}); somebody else has made it, or changed it: \
+                     mend that, or choose another --data-dir",
+                    self.cluster.display(),
+                    error.as_db_error().map_or("", DbError::message),
+                    code.code()
+                ));
+            }
+            if Instant::now() > next_look {
+                next_look = Instant::now() + LOOK;
+                if code == Some(&SqlState::CANNOT_CONNECT_NOW) {
+                    deadline = Instant::now() + START;
                 }
-                (deadline, next_look) = (Instant::now() + START, Instant::now() + REPLAYING);
+                if !takes_longer(deadline.saturating_duration_since(Instant::now())) {
+                    return Err(format!("told to stop before the private PostgreSQL was ready: {error}"));
+                }
             }
             if Instant::now() > deadline {
                 return Err(format!(
