@@ -2,6 +2,7 @@
 //! through another writer, is not to be overtaken by it.
 
 use super::*;
+use crate::limits::LOAD_LINES;
 
 const HEAD: &str =
     "PUT /kv HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";

@@ -4,6 +4,61 @@ use super::*;
 use crate::limits::LOADS;
 
 #[test]
+fn a_client_that_never_reads_is_closed() {
+    let mut world = World::knowing("a", "value");
+    world.io.room = 10;
+    world.send(&get("a"));
+    assert_eq!(world.expire(), Turn::Close);
+    assert_eq!(world.counters.slow_readers.get(), 1);
+}
+
+#[test]
+fn every_state_has_its_deadline() {
+    let mut idle = World::new();
+    assert_eq!((idle.expire(), idle.statuses()), (Turn::Again, vec![]));
+    assert!(idle.io.shut && idle.counters.idle_closed.get() == 1, "the end, and no reset");
+    assert_eq!((idle.expire(), idle.counters.idle_closed.get()), (Turn::Close, 1));
+
+    let mut head = World::new();
+    head.send(b"GET /kv/");
+    assert_eq!(head.connection.deadline_ms() - head.now_ms, head.bounds.header_timeout_ms);
+    head.expire();
+    assert_eq!(head.statuses(), [408]);
+    assert!(head.io.shut, "the client is told that this was all");
+
+    let mut content = World::new();
+    content.send(b"PUT /kv/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nva");
+    content.expire();
+    assert_eq!(content.statuses(), [408]);
+
+    let mut queued = World::new();
+    queued.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
+    queued.expire();
+    assert_eq!(queued.statuses(), [503], "withdrawn: it certainly never happens");
+    assert!(!queued.writes.recv().unwrap().claim().take());
+
+    let mut taken = World::new();
+    taken.send(b"DELETE /kv/a HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(taken.writes.recv().unwrap().claim().take());
+    taken.expire();
+    assert_eq!(taken.statuses(), [504], "it was sent: nobody knows");
+    assert_eq!(taken.send(&get("a")), Turn::Wait, "and the connection goes on");
+    assert_eq!(taken.reads.len(), 1);
+}
+
+#[test]
+fn trickled_bytes_do_not_move_the_deadline_of_a_head() {
+    let mut world = World::new();
+    world.send(b"GET /kv/a HTTP/1.1\r\n");
+    let deadline = world.connection.deadline_ms();
+    for _ in 0..5 {
+        world.now_ms += 100;
+        world.send(b"X: y\r\n");
+        assert_eq!(world.connection.deadline_ms(), deadline);
+    }
+}
+
+#[test]
 fn a_client_that_reads_slowly_is_not_closed() {
     let mut world = World::knowing("a", "value");
     world.io.room = 10;

@@ -244,6 +244,20 @@ fn a_change_that_is_told_when_the_wait_is_over_is_looked_at_if_nothing_was_known
 }
 
 #[test]
+fn a_wait_behind_an_answer_that_is_not_taken_ends_when_it_was_to() {
+    let mut world = World::knowing("k", "value");
+    world.io.room = 10;
+    let wait = b"GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"9\"\r\nPrefer: wait=1\r\n\r\n";
+    world.send(&[get("k"), wait.to_vec()].concat());
+    world.io.room = usize::MAX;
+    world.turn_until_it_waits();
+    assert_eq!(world.statuses(), [200]);
+    assert!(world.connection.deadline_ms() <= world.now_ms + 1_000);
+    world.expire();
+    assert_eq!(world.statuses(), [200, 304]);
+}
+
+#[test]
 fn draining_ends_a_wait_when_what_there_is_was_read() {
     for (version, expected) in [(9, 304), (10, 200)] {
         let mut world = World::new();
