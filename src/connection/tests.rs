@@ -9,7 +9,6 @@ use crate::api::auth::Tokens;
 use crate::clock::Clock;
 use crate::engine::shard::Writes;
 use crate::engine::{Engine, NEVER, Record, Row};
-use crate::http::problem::Kind;
 use crate::http::response::Encoder;
 use crate::metrics::{Counters, Workers};
 use crate::store::backend::Backend;
@@ -30,9 +29,11 @@ mod counts;
 mod draining;
 mod exports;
 mod loads;
+mod names;
 mod patience;
 mod several;
 mod shares;
+mod tokens;
 mod turns;
 mod waits;
 
@@ -318,4 +319,26 @@ fn page(keys: &[&str], value: &str, more: bool) -> Answer {
 fn content(world: &World) -> String {
     let text = String::from_utf8(world.io.written.clone()).unwrap();
     text.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// A GET of `k` that waits for so many seconds until it has another version than `tag`.
+fn wait(tag: &str, seconds: u32) -> Vec<u8> {
+    format!("GET /kv/k HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"{tag}\"\r\nPrefer: wait={seconds}\r\n\r\n")
+        .into()
+}
+
+/// The row of `k` with another version than others here.
+fn row(version: u32) -> Row {
+    Some(Record { value: "read".into(), version, expires_s: 1_000_000 })
+}
+
+/// A write of `k` ends, and what it left is not cached: whoever watches the key is told.
+fn change(world: &mut World) {
+    let hash = world.backend.engine.hash("k");
+    let mut shard = world.backend.engine.shard(hash);
+    shard.write_sent(hash, "k", Writes::Own(1));
+    let watchers = shard.unknown(hash, "k", Writes::Own(1));
+    drop(shard);
+    assert!(watchers.iter().any(|ticket| world.connection.waits_for(*ticket)));
+    world.turn(Some(&Answer::Changed));
 }

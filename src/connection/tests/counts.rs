@@ -1,6 +1,7 @@
 //! What is counted of requests, where that is not one for each.
 
 use super::*;
+use crate::http::problem::Kind;
 
 fn of(world: &World) -> (u64, u64, u64, u64) {
     let counters = &world.counters;
@@ -83,4 +84,52 @@ fn an_expectation_that_is_refused_is_a_request_like_any_other() {
     for (method, expected) in [(Method::Get, vec![(200, 1), (417, 1)]), (Method::Put, vec![(417, 1)])] {
         assert_eq!(world.counters.answers(method).collect::<Vec<_>>(), expected);
     }
+}
+
+#[test]
+fn every_request_that_a_problem_is_the_answer_to_counts_once() {
+    let counted = |world: &World| -> Vec<(Kind, u64)> {
+        let count = |kind: Kind| (kind, world.counters.problems(kind as usize));
+        Kind::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+    };
+    let put = b"PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nv";
+    for (answer, expected) in [
+        (Answer::PreconditionFailed, vec![(Kind::PreconditionFailed, 1)]),
+        (Answer::NotANumber, vec![(Kind::NotANumber, 1)]),
+        (Answer::Failed(Failure::Unknown), vec![(Kind::OutcomeUnknown, 1)]),
+        (Answer::Deleted { existed: true }, vec![]),
+    ] {
+        let mut world = World::knowing("k", "value");
+        world.send(put);
+        world.turn(Some(&answer));
+        world.send(&get("k"));
+        assert_eq!(counted(&world), expected, "{answer:?}");
+    }
+    // Reads under conditions, by the cache and by the table.
+    for (field, reads) in
+        [("", false), ("Cache-Control: only-if-cached\r\n", false), ("Cache-Control: no-cache\r\n", true)]
+    {
+        let mut world = World::knowing("k", "value");
+        world.send(format!("GET /kv/k HTTP/1.1\r\nHost: h\r\n{field}If-Match: \"1\"\r\n\r\n").as_bytes());
+        if reads {
+            world.turn(Some(&World::found("read")));
+        }
+        world.send(&get("k"));
+        assert_eq!(world.statuses(), [412, 200], "{field}");
+        assert_eq!(counted(&world), [(Kind::PreconditionFailed, 1)], "{field}");
+    }
+    // A refusal, and no request for what is only an item of an answer.
+    let mut world = World::new();
+    world.send(b"BREW /kv/k HTTP/1.1\r\nHost: h\r\n\r\n");
+    while world.backend.reads.try_send(ReadWork::Rows(Arc::default())).is_ok() {}
+    world.send(&get_many(&["miss"]));
+    assert_eq!(items(&world), [(503, None)]);
+    assert_eq!(counted(&world), [(Kind::UnknownMethod, 1)]);
+    // A list that is cut off.
+    let mut world = World::new();
+    world.send(&export());
+    world.turn(Some(&page(&["a"], "v", true)));
+    world.turn_until_it_waits();
+    world.turn(Some(&Answer::Failed(Failure::Down { retry_after_seconds: 1 })));
+    assert_eq!(counted(&world), [(Kind::DatabaseDown, 1)]);
 }

@@ -1,6 +1,7 @@
-//! Lists of all rows: page by page, as fast as their clients read.
+//! Lists of all rows: page by page, as fast as their clients read; and what is counted and logged of them.
 
 use super::*;
+use crate::config::AccessLogFormat;
 
 #[test]
 fn an_export_asks_for_its_next_page_when_the_last_one_is_sent() {
@@ -106,4 +107,47 @@ fn without_chunks_the_end_of_the_connection_is_the_end_of_an_export() {
     world.turn_until_it_waits();
     assert_eq!(content(&world), "{\"key\":\"a\",\"value\":\"v\"}\n");
     assert!(world.io.shut && String::from_utf8_lossy(&world.io.written).contains("Connection: close\r\n"));
+}
+
+#[test]
+fn an_export_has_its_own_status_whatever_is_answered_between_its_pieces() {
+    let mut world = World::new();
+    world.send(&export());
+    world.turn(Some(&page(&["a"], "v", true)));
+    world.turn_until_it_waits();
+    let frame = Frame {
+        head_only: false,
+        reuse: crate::http::response::Reuse::Silent,
+        audience: crate::http::cors::Audience::NONE,
+    };
+    world.ws.encoder.start(&mut Output::default(), 404, frame).no_content();
+    world.turn(Some(&page(&[], "", false)));
+    world.turn_until_it_waits();
+    assert!(content(&world).ends_with("0\r\n\r\n"));
+    assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
+}
+
+/// Its client reads, or it does not; it waits for the kernel, or for the next page.
+#[test]
+fn an_export_that_the_end_cuts_off_is_logged_and_counted() {
+    for (room, pages) in [(usize::MAX, 1), (300, 1), (300, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut world = World::new();
+        world.access_log = Some(AccessLog::open(Some(&path), AccessLogFormat::Common).unwrap());
+        world.send(&export());
+        world.io.room = room;
+        for at in 1..=pages {
+            let value = "v".repeat(if at == pages { 1_000 } else { 1 });
+            world.turn(Some(&page(&["a"], &value, true)));
+            world.turn_until_it_waits();
+        }
+        assert_eq!(world.connection.backlog.is_some(), room < 1_000);
+        world.draining = true;
+        world.with(|connection, io, ws, cx| connection.abandon(io, ws, cx));
+        assert_eq!(world.counters.answers(Method::Get).collect::<Vec<_>>(), [(200, 1)]);
+        world.access_log.take().unwrap().flush();
+        let lines = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.matches("\"GET /kv HTTP/1.1\" 200 ").count(), 1, "{lines}");
+    }
 }
