@@ -1,5 +1,5 @@
 //! The data path as users see it: every method on a key, what is in memory and what is in the table, on one
-//! connection and on many. The bytes of messages are in `framing/`; clients that mean harm in `hostile.rs`.
+//! connection and on many. The bytes of messages are in `framing/`; clients that mean harm in `hostile/`.
 
 use crate::support::client::{Response, request};
 use crate::support::database::Database;
