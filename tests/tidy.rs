@@ -374,7 +374,7 @@ fn table(document: &str, section: &str, head: &str) -> Vec<String> {
     rows.skip(2).take_while(|line| line.starts_with('|')).map(str::to_owned).collect()
 }
 
-/// How many tests a row names, each of which there must be: `tests/tls.rs: one, another`. At least one.
+/// How many tests a row names, each of which there must be: `tests/tls/records.rs: one, another`. At least one.
 fn tests_named_in(row: &str) -> usize {
     let mut named = 0;
     for (file, names) in quoted(row).filter_map(|text| text.split_once(".rs: ")) {
