@@ -11,6 +11,7 @@ mod client;
 mod known;
 mod load;
 mod record;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -182,10 +183,10 @@ fn soak() {
         }
         for number in 0..WATCHERS {
             let target = Arc::clone(&life.target);
-            clients.push(thread::spawn(move || load::watch(&target, number)));
+            clients.push(thread::spawn(move || strangers::watch(&target, number)));
         }
         let target = Arc::clone(&life.target);
-        clients.push(thread::spawn(move || load::visit(&target)));
+        clients.push(thread::spawn(move || strangers::visit(&target)));
     }
 
     let mut csv = fs::File::create(&out).unwrap();
