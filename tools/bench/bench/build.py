@@ -170,7 +170,7 @@ def _own(tools, say, hotrow):
     if "load" in tools.missing:
         raise SystemExit("the load generator cannot be built")
     _limit(tools, peers, "epoll-limit")
-    _limit(tools, peers, "rows-limit", "-I", _libpq(tools, "--includedir"), "-L", _libpq(tools, "--libdir"), "-lpq")
+    _limit(tools, peers, "rows-limit", "-I", _libpq(tools, "--includedir"), "-L", _libpq(tools, "--libdir"), "-lpq", "-pthread")
 
 
 def _limit(tools, peers, name, *flags):

@@ -208,8 +208,8 @@ def _verdict_page(results):
         "the ratio of requests in a second of the servers' own processor time: what each takes for a request. It is no verdict, and not exact,",
         "for a server that waits for its load finds fewer requests at a time.",
         "",
-        "\"The limit's\" is what `epoll`, or `libpq`, reaches in hotrow's place, in the same rounds: a server that does nothing which could",
-        "be left out. A bound beyond it is beyond this machine.",
+        "\"The limit's\" is what `epoll`, or `libpq`, reaches in hotrow's place, in the same rounds: an event loop, and where there is the",
+        "database threads that wait for it, with nothing else to do. A bound beyond it is beyond such a server on this machine.",
         "",
         f"In this run the load was the limit {_limited(results)}.",
     ]

@@ -93,8 +93,9 @@ def libpq(start):
     case, port = start.case, free_port()
     answer = start.world.folder("libpq") / "answer"
     answer.write_bytes(start.hits[case.value_bytes])
-    statement = ROOT / "sql" / ("set.sql" if case.writes else "read.sql")
-    argv = [start.tools.paths["rows-limit"], port, answer, start.database.url(case.database), LIMIT_THREADS, statement]
+    statement, session = ROOT / "sql" / ("set.sql" if case.writes else "read.sql"), ROOT / "sql" / "session.sql"
+    url = start.database.url(case.database)
+    argv = [start.tools.paths["rows-limit"], port, answer, url, LIMIT_THREADS, session, statement]
     return Server(port, [_ready(start, "libpq", argv, port)], fills=True)
 
 

@@ -80,7 +80,7 @@ class Verdict:
         return self.value <= bound if self.target.less_is_better else self.value >= bound
 
 
-# Servers that do nothing that could be left out, each the limit of its cases: what none can be far above.
+# Servers of hotrow's shape that do only what such a one must, each the limit of its cases: what none can be far above.
 LIMITS = ("epoll", "libpq")
 
 
@@ -100,8 +100,8 @@ def judge(results, subject="hotrow"):
 
 
 def limits(results):
-    """What the limit itself reaches at each target: a bound beyond that is beyond this machine. None where it was not measured,
-    or is what hotrow is compared with."""
+    """What the limit itself reaches at each target: a bound beyond that is beyond servers of its shape on this machine. None where
+    it was not measured, or is what hotrow is compared with."""
     return [_limit(results, target) for target in TARGETS]
 
 

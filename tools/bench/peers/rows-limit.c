@@ -1,11 +1,11 @@
 // The limit of what stands before PostgreSQL: one thread with an epoll, and a few with a connection each that take all
 // requests that wait, as one statement. Nothing is parsed but a key's place, nothing is kept, put in order or counted, and all
-// get the same answer, which is given in a file. The statements are hotrow's own. Whatever a server does besides is what it
-// costs above this.
+// get the same answer, which is given in a file. The sessions and the statements are hotrow's own. Whatever a server does
+// besides is what it costs above this.
 //
 // One request at a time on a connection, and no larger than one read. Arguments: the port, the file of the answer, the
-// database, the number of threads, the file of the statement. Where the name of that begins with "set" it is for the PUTs
-// alone, and a GET is answered as if its row were in memory.
+// database, the number of threads, the file of what a session begins with, the file of the statement. Where the name of that
+// begins with "set" it is for the PUTs alone, and a GET is answered as if its row were in memory.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,7 +34,7 @@ static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
 static int idle; // threads that wait for `more`; under the lock of `waiting`
 static int bell; // of the loop: there are answers
 
-static const char *database, *statement, *answer;
+static const char *database, *settings, *statement, *answer;
 static size_t answer_bytes;
 static int writes;
 
@@ -103,9 +103,10 @@ static void execute(PGconn *connection, int *fds, int count) {
 
 static void *work(void *unused) {
     PGconn *connection = PQconnectdb(database);
-    PGresult *prepared = PQprepare(connection, "", statement, 0, NULL);
-    if (PQresultStatus(prepared) != PGRES_COMMAND_OK) fputs(PQerrorMessage(connection), stderr), exit(1);
-    PQclear(prepared);
+    PGresult *set = PQexec(connection, settings), *prepared = PQprepare(connection, "", statement, 0, NULL);
+    if (PQresultStatus(set) != PGRES_COMMAND_OK || PQresultStatus(prepared) != PGRES_COMMAND_OK)
+        fputs(PQerrorMessage(connection), stderr), exit(1);
+    PQclear(set), PQclear(prepared);
     for (int taken[CONNECTIONS], sorted[CONNECTIONS];;) {
         pthread_mutex_lock(&waiting.lock);
         idle++;
@@ -174,11 +175,12 @@ static void answer_all(void) {
 
 int main(int count, char **arguments) {
     static struct epoll_event events[EVENTS];
-    if (count != 6) return fprintf(stderr, "usage: rows-limit PORT ANSWER-FILE DATABASE THREADS STATEMENT-FILE\n"), 2;
-    size_t statement_bytes;
+    if (count != 7)
+        return fprintf(stderr, "usage: rows-limit PORT ANSWER-FILE DATABASE THREADS SESSION-FILE STATEMENT-FILE\n"), 2;
+    size_t unused;
     answer = load(arguments[2], &answer_bytes);
-    database = arguments[3], statement = load(arguments[5], &statement_bytes);
-    writes = !strncmp(basename(arguments[5]), "set", 3);
+    database = arguments[3], settings = load(arguments[5], &unused), statement = load(arguments[6], &unused);
+    writes = !strncmp(basename(arguments[6]), "set", 3);
     bell = eventfd(0, EFD_NONBLOCK);
     for (int i = atoi(arguments[4]); i > 0; i--) {
         pthread_t thread;
