@@ -1,7 +1,7 @@
 //! The private PostgreSQL: made, kept, recovered, guarded, stopped. With real kills of real processes.
 
 use crate::support::process::has_ended;
-use crate::support::{Client, Server, ending, left_out, wait_until};
+use crate::support::{Client, Server, ending, left_out, put_in_the_end, wait_until};
 use hotrow::store::managed::binaries::Binaries;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
@@ -92,6 +92,30 @@ fn a_killed_postgresql_is_brought_back_and_has_lost_nothing() {
     let server = Server::spawn(command(&data, &[]));
     let mut client = server.connect();
     assert_eq!((client.get("before").text(), client.get("after").text()), ("value".into(), "value".into()));
+}
+
+/// As on a full disk.
+#[test]
+fn a_postgresql_that_ends_each_time_is_asked_why_and_comes_back_when_that_is_mended() {
+    let (_dir, data) = folder();
+    let server = Server::spawn(command(&data, &[]));
+    let settings = data.join("postgres/postgresql.conf");
+    let good = fs::read(&settings).unwrap();
+    fs::write(&settings, "what_is_this = 1\n").unwrap();
+    kill_process(postmaster(&data), Signal::KILL).unwrap();
+    let log = data.join("postgres.log").display().to_string();
+    wait_until("it is said why", || {
+        let stderr = server.stderr();
+        let mut lines = stderr.lines().filter(|line| line.contains("starting it again"));
+        lines.any(|line| {
+            ["exit status", "FATAL", "contains errors", &log].iter().all(|part| line.contains(part))
+        })
+    });
+    fs::write(&settings, good).unwrap();
+    wait_until("it is ready again", || {
+        server.connect_admin().request("GET", "/readyz", "", b"").status == 200
+    });
+    put_in_the_end(&mut server.connect(), "k", "v");
 }
 
 /// A number of a process outlives the process in a file, and another process may have it then.

@@ -470,6 +470,10 @@ impl Shared {
                 ended => ended,
             };
             let how = match ended {
+                // Who was killed did not know of it.
+                Some(Ok(Some(status))) if status.code().is_some() => {
+                    format!("{status}; {}", self.last_words())
+                }
                 Some(Ok(Some(status))) => status.to_string(),
                 Some(Err(error)) => error.to_string(),
                 Some(Ok(None)) | None => "it could not be started".to_owned(),
