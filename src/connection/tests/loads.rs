@@ -62,3 +62,21 @@ fn a_piece_that_is_answered_is_done_with() {
     world.send(b"0\r\n\r\n");
     assert_eq!(world.statuses(), [200]);
 }
+
+/// The end of the stream is no end of the wait where the content is whole: who has sent all that there is to send may still read.
+#[test]
+fn a_piece_of_a_client_that_says_no_more_behind_its_last_line_is_sent() {
+    for (content, is_whole) in [("2\r\n{}\r\n0\r\n\r\n", true), ("2\r\n{}\r\n", false)] {
+        let (mut world, piece) = with_a_piece();
+        world.io.ends = true;
+        world.io.pieces.push_back(content.into());
+        world.connection.set_readable(true);
+        assert_eq!(world.turn_until_it_waits() == Turn::Wait, is_whole);
+        if is_whole {
+            assert!(piece.claim().take(), "it is waited for");
+        } else {
+            drop(world.connection);
+            assert!(!piece.claim().take(), "the content was cut");
+        }
+    }
+}
