@@ -57,6 +57,7 @@ impl Connection {
             State::Head => {
                 self.method = Method::None;
                 let frame = Frame { head_only: is_head(&self.input), ..self.last(ws) };
+                self.note_unreadable(&self.input, ws, cx);
                 self.refuse(&too_slow("--header-timeout"), frame, ws, cx);
             }
             State::Content(incoming) => {

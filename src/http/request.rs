@@ -97,8 +97,9 @@ pub fn is_head(mut bytes: &[u8]) -> bool {
 #[cold]
 pub fn name_of(bytes: &[u8]) -> Option<&[u8]> {
     let lines = bytes[blank_bytes(bytes)..].split_inclusive(|b| *b == b'\n').skip(1);
-    lines.map_while(|line| line.strip_suffix(b"\r\n")).take_while(|line| !line.is_empty()).find_map(|line| {
-        let (name, value) = line.split_at_checked(NAME_FIELD.len())?;
+    // Behind an empty line, however that ends, there is no field.
+    lines.take_while(|line| !matches!(*line, b"\r\n" | b"\n")).find_map(|line| {
+        let (name, value) = line.strip_suffix(b"\r\n")?.split_at_checked(NAME_FIELD.len())?;
         name.eq_ignore_ascii_case(NAME_FIELD).then(|| value.trim_ascii())
     })
 }

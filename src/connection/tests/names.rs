@@ -1,6 +1,7 @@
 //! The name of a request, which its answer has and no other answer.
 
 use super::*;
+use crate::config::AccessLogFormat;
 
 #[test]
 fn a_name_does_not_stick_to_the_connection_when_its_request_has_waited() {
@@ -48,6 +49,10 @@ fn a_request_whose_head_is_refused_keeps_its_name() {
         ("X-Request-Id: named\r\n", true),
         ("x-request-ID:named\r\n\r\n", true),
         ("X-Request-Id: named", false),
+        // A line with a bad end says nothing, but ends nothing either; an empty one does, however it ends.
+        ("X: y\nX-Request-Id: named\r\n", true),
+        ("X-Request-Id: named\n\r\n", false),
+        ("\nX-Request-Id: named\r\n", false),
     ] {
         let mut world = World::new();
         world.send(format!("\r\nGET /kv/k HTTP/3.0\r\nHost: h\r\n{head}").as_bytes());
@@ -63,4 +68,25 @@ fn a_request_whose_head_is_refused_keeps_its_name() {
     world.send(b"PUT /kv/k HTTP/1.1\r\nHost: h\r\nX-Request-Id: named\r\nTransfer-Encoding: chunked, chunked\r\n\r\n");
     assert_eq!(world.statuses(), [400]);
     assert!(!String::from_utf8_lossy(&world.io.written).contains("named"));
+}
+
+#[test]
+fn a_request_whose_head_does_not_come_whole_is_logged_by_its_name() {
+    for (head, kept) in [
+        ("X-Request-Id: named\r\n", true),
+        ("X-Request-Id: named\r\nX: y", true),
+        ("X-Request-Id: named", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut world = World::new();
+        world.access_log = Some(AccessLog::open(Some(&path), AccessLogFormat::Common).unwrap());
+        world.send(format!("GET /kv/k HTTP/1.1\r\nHost: h\r\n{head}").as_bytes());
+        world.expire();
+        assert_eq!(world.statuses(), [408]);
+        world.access_log.take().unwrap().flush();
+        let line = std::fs::read_to_string(&path).unwrap();
+        assert!(line.contains("\"-\" 408 "), "{line}");
+        assert_eq!(line.contains("\"named\""), kept, "{head:?}: {line}");
+    }
 }
