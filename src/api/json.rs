@@ -83,9 +83,10 @@ pub(super) fn string_within(json: &mut Vec<u8>, text: &str, bytes: usize) -> boo
     fits
 }
 
-/// What a string takes: characters below a blank can take six times what they take here.
+/// What a string takes: characters below a blank can take six times what they take here, and those with a name of their own take twice.
 pub(super) fn string_bytes(text: &str) -> usize {
     let bytes = |byte| match byte {
+        8 | b'\t' | b'\n' | 12 | b'\r' => 2,
         0..b' ' => 6,
         b'"' | b'\\' => 2,
         _ => 1,
@@ -96,6 +97,16 @@ pub(super) fn string_bytes(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_string_takes_is_known_before_it_is_written() {
+        for text in ('\0'..='\u{100}').chain(['\u{ffff}', '\u{10ffff}']).map(|c| format!("a{c}{c}")) {
+            let mut json = Vec::new();
+            string(&mut json, &text);
+            // The quotes are not counted.
+            assert_eq!(string_bytes(&text) + 2, json.len(), "{text:?}");
+        }
+    }
 
     #[test]
     fn a_whole_number_is_the_one_that_was_written_or_refused() {
