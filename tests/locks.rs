@@ -26,6 +26,23 @@ impl Others {
     }
 }
 
+/// Sends writes, one for each client, of what somebody has locked, and waits until all of them are queued and a lock was met: what an
+/// earlier one has met says nothing of these. What is asked of the same writer from now on is behind them.
+fn meet_a_lock<'c>(
+    server: &Server,
+    observer: &mut postgres::Client,
+    writes: impl IntoIterator<Item = (&'c mut Client, Vec<u8>)>,
+) {
+    let queued = || server.metric("hotrow_writes_total");
+    let mut expected = queued();
+    for (client, write) in writes {
+        client.send(write);
+        expected += 1;
+    }
+    wait_until("they are queued", || queued() == expected);
+    wait_until("a lock was met", || has_met_a_lock(observer));
+}
+
 #[test]
 fn a_row_that_somebody_else_has_locked_keeps_no_other_writes_from_being_done() {
     let server = Server::start(&["--db-writers", "1"]);
@@ -38,8 +55,8 @@ fn a_row_that_somebody_else_has_locked_keeps_no_other_writes_from_being_done() {
     let mut waiting: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     let mut others: Vec<Client> = (0..6).map(|_| server.connect()).collect();
     for (round, client) in waiting.iter_mut().enumerate() {
-        client.send(request("PUT", "/kv/held", "", format!("new {round}").as_bytes()));
-        wait_until("it has met the row", || has_met_a_lock(&mut observer));
+        let write = request("PUT", "/kv/held", "", format!("new {round}").as_bytes());
+        meet_a_lock(&server, &mut observer, [(client, write)]);
         for (n, other) in others.iter_mut().enumerate() {
             other.send(request("PUT", &format!("/kv/other-{n}"), "", format!("{round}").as_bytes()));
         }
@@ -85,8 +102,7 @@ fn whatever_waits_for_a_locked_row_is_done_once_it_is_free() {
         (request("PUT", "/kv", LINES, line.as_bytes()), "0"),
     ] {
         let mut client = server.connect();
-        client.send(kind);
-        wait_until("it has met the row", || has_met_a_lock(&mut observer));
+        meet_a_lock(&server, &mut observer, [(&mut client, kind)]);
         for round in 0..3 {
             others.are_served(round);
         }
@@ -159,18 +175,19 @@ fn what_waits_for_a_table_or_for_a_row_that_nobody_sees_yet_is_done_in_the_end()
     ] {
         sql.batch_execute(&format!("BEGIN; {hold}")).unwrap();
         let mut clients: Vec<Client> = (0..10).map(|_| server.connect()).collect();
-        for (n, client) in clients.iter_mut().enumerate() {
+        let writes = clients.iter_mut().enumerate().map(|(n, client)| {
             let (key, line) =
                 (format!("k{round}-{n}"), json!({"key": format!("k{round}-{n}"), "value": "1"}));
-            client.send(match n % 5 {
+            let write = match n % 5 {
                 0 => request("PUT", &format!("/kv/{key}"), "", b"1"),
                 1 => request("POST", &format!("/kv/{key}?op=incr"), "", b""),
                 2 => request("POST", "/batch", "", operations(&key).as_bytes()),
                 3 => request("POST", "/batch?atomic=true", "", operations(&key).as_bytes()),
                 _ => request("PUT", "/kv", LINES, line.to_string().as_bytes()),
-            });
-        }
-        wait_until("one has met the lock", || has_met_a_lock(&mut observer));
+            };
+            (client, write)
+        });
+        meet_a_lock(&server, &mut observer, writes);
         if round == 2 {
             (0..3).for_each(|n| others.are_served(n));
         }
@@ -198,8 +215,8 @@ fn one_that_waits_for_a_row_that_nobody_sees_yet_keeps_no_other_such_one_waiting
     let (mut a, mut b, mut others) = (server.connect(), server.connect(), Others::new(&server));
     let mut observer = server.database().connect();
     for (client, key) in [(&mut a, "a"), (&mut b, "b")] {
-        client.send(request("PUT", &format!("/kv/{key}"), "", b"1"));
-        wait_until("it has met the row", || has_met_a_lock(&mut observer));
+        let write = request("PUT", &format!("/kv/{key}"), "", b"1");
+        meet_a_lock(&server, &mut observer, [(client, write)]);
         (0..3).for_each(|round| others.are_served(round));
     }
     b_held.batch_execute("ROLLBACK").unwrap();
