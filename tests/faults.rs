@@ -2,12 +2,14 @@
 //! judge of all that was answered (`support/linearizable.rs`). The seeds are fixed; `tools/torture` does the same for
 //! hours with others.
 
-use crate::support::Server;
 use crate::support::linearizable::Prior;
 use crate::support::load::Load;
+use crate::support::process::has_ended;
 use crate::support::world::{Fault, World, judge};
+use crate::support::{Server, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
 /// More loops than this machine may have cores, so that replies cross threads.
@@ -97,11 +99,26 @@ fn the_private_postgresql_killed_under_hotrow() {
     command.arg("--data-dir").arg(&data).args(LOOPS);
     let server = Server::spawn(command);
     let load = Load::start(server.address, (0..5).map(|i| format!("key-{i}")).collect(), 91);
+    let place = data.canonicalize().unwrap().join("postgres");
+    // Whoever is just being started may have written half of its number: that of a stranger.
+    let postmaster = || {
+        let text = fs::read_to_string(place.join("postmaster.pid")).ok()?;
+        let pid: u32 = text.lines().next()?.parse().ok()?;
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let is_it = arguments.split(|b| *b == 0).any(|argument| argument == place.as_os_str().as_bytes());
+        Some(pid).filter(|_| is_it && !has_ended(pid))
+    };
     for _ in 0..3 {
-        load.go_on_for(100);
-        let text = fs::read_to_string(data.join("postgres/postmaster.pid")).unwrap();
-        let pid = text.lines().next().and_then(|line| Pid::from_raw(line.parse().ok()?)).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
+        // What the last one has left may answer for a moment, and its number stay for longer.
+        wait_until("one that serves is killed", || {
+            let Some(pid) = postmaster() else { return false };
+            load.go_on_for(100);
+            let it = Pid::from_raw(pid as i32).filter(|_| postmaster() == Some(pid));
+            let is_killed = it.is_some_and(|it| kill_process(it, Signal::KILL).is_ok());
+            // Else it would be taken for the next one.
+            wait_until("it has ended", || !is_killed || has_ended(pid));
+            is_killed
+        });
     }
     load.go_on_for(200);
     load.every_kind_is_done();
