@@ -108,6 +108,17 @@ pub fn route<'b>(method: &str, target: &'b str) -> Result<Command<'b>, Problem> 
     let Some(rest) = target.strip_prefix(KEYS) else {
         return route_other(verb, method, target);
     };
+    route_key(verb, method, rest).map_err(|problem| match problem.kind {
+        // Where OPTIONS names no such method, that is what is wrong, and not the query.
+        Kind::BadQuery if verb != Verb::Post && methods_of(rest) == COUNTER_METHODS => {
+            not_allowed(method, COUNTER_METHODS)
+        }
+        _ => problem,
+    })
+}
+
+/// The same for what stands behind `/kv/`.
+fn route_key<'b>(verb: Verb, method: &str, rest: &'b str) -> Result<Command<'b>, Problem> {
     match verb {
         Verb::Get => Ok(Command::Get(key_of(rest)?)),
         Verb::Set => {
@@ -244,6 +255,8 @@ mod tests {
             ("PUT", "/kv/a?ttl=5&ttl=6", Err(400)),
             ("PUT", "/kv/a?tll=5", Err(400)),
             ("GET", "/kv/a?&", get("a")),
+            ("GET", "/kv/a?op=incr", Err(405)),
+            ("GET", "/kv/%zz?op=incr", Err(400)),
             ("POST", "/kv/a?op=incr", Ok(Command::Add("a".into(), 1))),
             ("POST", "/kv/a?op=incr&by=-7", Ok(Command::Add("a".into(), -7))),
             ("POST", "/kv/a?op=incr&by=9223372036854775808", Err(400)),
@@ -297,6 +310,11 @@ mod tests {
             ("POST", "/kv/a", KEY_METHODS),
             ("PATCH", "/kv/a?ttl=5", KEY_METHODS),
             ("PATCH", "/kv/a?op=incr", COUNTER_METHODS),
+            ("GET", "/kv/a?op=incr", COUNTER_METHODS),
+            ("HEAD", "/kv/a?op=", COUNTER_METHODS),
+            ("PUT", "/kv/a?ttl=5&op=incr", COUNTER_METHODS),
+            ("SET", "/kv/a?op=incr&op=incr", COUNTER_METHODS),
+            ("DELETE", "/kv/a?by=2&op=decr", COUNTER_METHODS),
             ("TRACE", "/kv/a?by=2&op=incr", COUNTER_METHODS),
         ] {
             let refused = route(method, target).unwrap_err();
