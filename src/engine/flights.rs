@@ -90,6 +90,9 @@ pub(super) struct Flight {
     /// By reads, while writes were on their way. Where the next one to be committed leaves another row, nobody knows which of
     /// them is the older one.
     pub(super) told: Told,
+    /// What its own writer has left, where that was a row, and nothing was lost since: the next write comes behind it, and it does not
+    /// come back.
+    pub(super) left: Version,
     /// Writes of unknown outcome that may still happen.
     pub(super) doubts: u32,
 }
@@ -105,12 +108,18 @@ impl Flight {
             unclear: 0,
             void: 0,
             told: Told::Nothing,
+            left: None,
             doubts: 0,
         }
     }
 
     pub(super) fn is_written(&self) -> bool {
         self.writes > 0 || self.foreign > 0
+    }
+
+    /// Nothing that there was or will be since is older than this.
+    pub(super) fn has_left(&self, version: Version) -> bool {
+        version.is_some() && version == self.left
     }
 
     fn is_idle(&self) -> bool {
@@ -141,7 +150,9 @@ impl Flight {
 
     /// Somebody is told this version: what is on its way may be older than that.
     pub(super) fn told(&mut self, version: Version) {
-        if self.is_written() {
+        // That the row from before a write was read, nobody need compare with what that leaves: a key which is written all the time
+        // would never be cached.
+        if self.is_written() && !self.has_left(version) {
             self.told.add(version);
         }
         for read in &mut self.reads {

@@ -13,7 +13,8 @@
 //! - A read that fills nothing may still tell its waiters of a write that is committed and not ended here. So while a
 //!   write is under way, its answer takes the older row out of the cache, and overtakes every other read.
 //! - What a read has told while a write was under way may be another program's, and newer than what the write has left. Where
-//!   the two differ, the write's end takes out what is cached and puts nothing in its place.
+//!   the two differ, the write's end takes out what is cached and puts nothing in its place. The row that the write before has
+//!   left is no such row: it is the older one.
 //! - While a write's outcome is unknown the key is *in doubt*: nothing of it is cached, every read goes to the
 //!   database and fills nothing, until the writer has made sure that the old backend is gone.
 //! - The writes of a key are executed by one writer, so that their outcomes come here in the order of their commits.
@@ -276,8 +277,8 @@ impl Shard {
                 }
                 // Its waiters may learn of a write that is committed and whose end has not got here yet. From then on
                 // nobody may be given the row from before that write: not from the cache, and not from a read that
-                // began earlier.
-                Fill::Late | Fill::Nothing if flight.is_written() && !skip => {
+                // began earlier. What the last one has left is none of these.
+                Fill::Late | Fill::Nothing if flight.is_written() && !flight.has_left(version) && !skip => {
                     self.cache.forget(hash, key);
                     flight.told(version);
                 }
@@ -333,8 +334,12 @@ impl Shard {
         let (mut mixed, mut void, mut is_newest) = (false, false, true);
         if let Some(flight) = self.flights.find(hash, key) {
             (mixed, void) = (flight.mixed || flight.unclear > 0, flight.void > 0);
-            is_newest = flight.told.agrees(row.as_ref().map(|record| record.version));
+            let version = row.as_ref().map(|record| record.version);
+            is_newest = flight.told.agrees(version);
             if let Writes::Own(count) = writes {
+                if version.is_some() && !void {
+                    flight.left = version;
+                }
                 flight.unclear = flight.unclear.saturating_sub(count);
                 flight.void = flight.void.saturating_sub(count);
                 // The next one is sent to the database only now, behind all that was told so far.
@@ -438,6 +443,8 @@ impl Shard {
         for flight in self.flights.iter_mut() {
             flight.overtaken();
             flight.mixed |= flight.foreign > 0;
+            // Its number may be given to another row.
+            flight.left = None;
             #[cfg(test)]
             if self.planted == Some(PlantedBug::LostCommitsAreCached) {
                 continue;

@@ -647,3 +647,37 @@ fn whoever_watches_a_key_is_told_of_its_next_write_once() {
         assert_eq!(shard.committed(HASH, "k", (ONE, false), &row(1), 0), expected);
     }
 }
+
+/// A write of it is on its way at any moment. What a read tells of the end before is no other program's row: the next end is newer.
+#[test]
+fn a_key_that_is_written_all_the_time_is_cached_once_it_was_read() {
+    let mut shard = shard();
+    shard.write_sent(HASH, "k", Writes::Own(2));
+    shard.committed(HASH, "k", (ONE, false), &row(1), 0);
+    shard.cache.forget(HASH, "k");
+    for version in 1..4 {
+        if let (_, Some(read)) = get(&mut shard, version) {
+            shard.read_done(HASH, "k", read, Some(&row(version)), 0);
+        }
+        // So does one that fills nothing.
+        let (_, read) = get_fresh(&mut shard, 0, Freshness::Uncached, 9);
+        shard.read_done(HASH, "k", read.unwrap(), Some(&row(version)), 0);
+        assert_eq!(get(&mut shard, 8).0, Get::Answered(Some(version)));
+        shard.write_sent(HASH, "k", ONE);
+        shard.committed(HASH, "k", (ONE, false), &row(version + 1), 0);
+        assert_eq!(shard.peek(HASH, b"k", 0, version_of), Some(Some(version + 1)));
+    }
+    // Where commits were lost, these numbers may be another program's by now, whose row may be newer than the next end.
+    for told in [4, 5] {
+        let mut shard = self::shard();
+        shard.write_sent(HASH, "k", Writes::Own(2));
+        shard.committed(HASH, "k", (ONE, false), &row(4), 0);
+        let _ = shard.forget_all();
+        shard.write_sent(HASH, "k", ONE);
+        shard.committed(HASH, "k", (ONE, false), &row(5), 0);
+        let (_, read) = get(&mut shard, 1);
+        shard.read_done(HASH, "k", read.unwrap(), Some(&row(told)), 0);
+        shard.committed(HASH, "k", (ONE, false), &row(6), 0);
+        assert_eq!(shard.peek(HASH, b"k", 0, version_of), None, "{told} was told");
+    }
+}
