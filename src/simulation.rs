@@ -36,7 +36,7 @@ use crate::engine::Engine;
 use crate::engine::planted::PlantedBug as Bug;
 use crate::engine::shard::Freshness;
 use crate::metrics::Workers;
-use crate::store::backend::Backend;
+use crate::store::backend::{Backend, Piece};
 use crate::store::health::Health;
 use crate::store::judge::Expiry;
 use crate::store::load::Loads;
@@ -44,14 +44,16 @@ use crate::store::reader::Reader;
 use crate::store::worker::Shared;
 use crate::store::writer::Writer;
 use crate::store::{Claim, Op};
+use crate::token::{Id, Ticket};
 use ahash::RandomState;
 use checks::happened_twice;
 use clients::Clients;
 use crossbeam_channel::bounded;
-use database::Database;
+use database::{Database, parse_load};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use watchers::Watcher;
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -403,8 +405,8 @@ impl World {
     }
 }
 
-/// One run. Returns what was violated, and what happened if it is to be told.
-fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> (Option<String>, Vec<String>) {
+/// Everything that a run has, before anything is done with it.
+fn world(seed: u64, bug: Option<Bug>, verbose: bool) -> (Database, Arc<World>) {
     let mut rng = Rng::with_seed(seed);
     let hasher = RandomState::with_seeds(seed, 2, 3, 4);
     // Nothing fits; a few entries fit; everything fits.
@@ -476,15 +478,25 @@ fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> (Option<String>, Vec<Strin
     let backend = Backend { engine, health, reads, writes, loads: Loads::default(), planted_any_writer };
     let world = Arc::new(World { state: Mutex::new(state), backend, bug, verbose });
     *database.0.lock().unwrap() = Some(Arc::clone(&world));
+    (database, world)
+}
+
+/// One run. Returns what was violated, and what happened if it is to be told.
+fn run(seed: u64, bug: Option<Bug>, verbose: bool) -> (Option<String>, Vec<String>) {
+    let (database, world) = world(seed, bug, verbose);
     while world.state().started < OPERATIONS {
         world.step();
     }
     world.settle();
-    // Break the circle, or every run's world would stay.
-    *database.0.lock().unwrap() = None;
+    forget(&database);
     let mut state = world.state();
     debug_assert!(world.verbose || state.log.is_empty());
     (state.violation.take(), std::mem::take(&mut state.log))
+}
+
+/// Breaks the circle, or every run's world would stay.
+fn forget(database: &Database) {
+    *database.0.lock().unwrap() = None;
 }
 
 fn explain(seed: u64, bug: Option<Bug>) -> String {
@@ -530,4 +542,33 @@ fn simulation_repeats_itself() {
     for seed in 0..50 {
         assert_eq!(run(seed, None, true), run(seed, None, true));
     }
+}
+
+/// Else those behind it would be let in without a bound.
+#[test]
+fn what_was_withdrawn_is_no_sign_of_a_fast_database() {
+    let (database, world) = world(1, None, false);
+    let backend = &world.backend;
+    let ticket = Ticket { event_loop: 0, id: Id { slot: 0, generation: 0 }, job: 0 };
+    let piece = || Piece {
+        lines: b"a=1 false".to_vec(),
+        first: 1,
+        parse: parse_load,
+        max_value_bytes: 100,
+        permit: backend.loads.begin().unwrap(),
+    };
+    let pace = &backend.health.writes[0].large;
+    pace.observe(1, 1, Duration::from_millis(15));
+    let mut writer = world.state().writers[0].take().unwrap();
+    assert!(backend.load(piece(), 0, ticket, u64::MAX).unwrap().withdraw());
+    writer.run_queued();
+    // This one is late.
+    backend.load(piece(), 0, ticket, 0).unwrap();
+    writer.run_queued();
+    let steps = || KEYS.map(|key| (key.into(), Op::Delete, None)).into();
+    assert!(backend.write_many(steps(), false, ticket, u64::MAX).unwrap().withdraw());
+    writer.run_queued();
+    assert!(backend.writes.iter().all(|queue| queue.is_empty()), "all were taken");
+    assert_eq!(pace.wait(1), Duration::from_millis(15));
+    forget(&database);
 }

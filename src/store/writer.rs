@@ -159,15 +159,18 @@ impl<C: Connector> Writer<C> {
     /// Executes what is queued, up to the bounds of a batch.
     fn execute_with(&mut self, first: Job) {
         let Collected { batch, large } = self.collect(first);
-        let (started, jobs, most) = (Instant::now(), batch.jobs(), self.most);
+        let (started, most) = (Instant::now(), self.most);
         // Of one key all or none are plain: its writes keep their order.
         let (plain, mut judged) = batch.partition(|key| key.is_plain());
+        let mut jobs = plain.jobs();
         if !plain.is_empty() {
             // That may take as long as PostgreSQL is away: what was not sent by then whoever waits for it may withdraw.
             judged.claims().for_each(Claim::give_back);
             self.execute(plain);
             judged = self.taken(judged);
         }
+        // What nobody waits for any more takes no time.
+        jobs += judged.jobs();
         if !judged.is_empty() {
             self.execute_judged(judged);
         }
@@ -176,11 +179,13 @@ impl<C: Connector> Writer<C> {
         }
         let Some(large) = large else { return };
         let (started, now_ms) = (Instant::now(), self.shared.clock.now_ms());
-        match large {
+        let executed = match large {
             Large::Many(many) => self.start_many(many, now_ms).map(|many| self.execute_many(many)),
             Large::Load(load) => self.start_load(load, now_ms).map(|load| self.execute_load(load)),
         };
-        self.line().large.observe(1, 1, started.elapsed());
+        if executed.is_some() {
+            self.line().large.observe(1, 1, started.elapsed());
+        }
     }
 
     fn line(&self) -> &Line {
