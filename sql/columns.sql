@@ -56,7 +56,9 @@ SELECT wanted.name, shown, COALESCE(is_text, false), COALESCE(may_be_null, false
     ) AS wanting,
     EXISTS (
         SELECT FROM base
-        WHERE base.name = wanted.name AND type IN ('timestamp'::regtype, 'timestamptz'::regtype) AND length IN (-1, 6)
+        WHERE base.name = wanted.name AND length IN (-1, 6)
+            -- A text that becomes a timestamp loses its offset without a word, as that of expires_at would in a COPY.
+            AND (type = 'timestamptz'::regtype OR type = 'timestamp'::regtype AND wanted.name = 'created_at')
     ) AS is_moment,
     COALESCE(has_default, false) AS has_default
 FROM (VALUES (1, 'key'), (2, 'value'), (3, 'created_at'), (4, 'expires_at')) AS wanted (number, name) LEFT JOIN held ON held.name = wanted.name

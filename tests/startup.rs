@@ -544,6 +544,8 @@ fn a_table_that_takes_no_statement_is_refused() {
     for (columns, parts) in [
         ("created_at timestamp, expires_at integer", ["the column expires_at", "integer"]),
         ("created_at timestamp, expires_at date", ["the column expires_at", "date"]),
+        // It would not keep the offset of a time that is loaded.
+        ("created_at timestamp, expires_at timestamp", ["the column expires_at", "timestamptz"]),
         ("created_at timestamp, expires_at timestamptz(0)", ["the column expires_at", "microseconds"]),
         ("created_at timestamp, expires_at timestamptz NOT NULL", ["the column expires_at", "NULL"]),
         ("created_at bigint", ["does not take a statement", "bigint"]),
