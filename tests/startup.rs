@@ -520,12 +520,12 @@ fn rows_are_not_deleted_by_a_column_that_hotrow_has_not_made_unless_that_is_said
     let table = "CREATE TABLE kv_store (key text PRIMARY KEY, value text NOT NULL, created_at timestamp DEFAULT now(), expires_at timestamptz);
         INSERT INTO kv_store (key, value, expires_at) VALUES ('over', 'v', now() - interval '1 day'), ('on', 'v', now() + interval '1 day')";
     database.connect().batch_execute(table).unwrap();
-    refused(
-        &with_database(&database.url),
-        &[],
-        1,
-        &["expires_at that hotrow has not made", "hotrow migrate"],
-    );
+    // Nor is it hotrow's for what has the name of its index.
+    for of_that_name in ["CREATE TABLE kv_store_expires_at ()", "DROP TABLE kv_store_expires_at"] {
+        database.connect().batch_execute(of_that_name).unwrap();
+        let parts = ["expires_at that hotrow has not made", "hotrow migrate"];
+        refused(&with_database(&database.url), &[], 1, &parts);
+    }
     assert_eq!(database.value("over").as_deref(), Some("v"));
     assert_eq!(run(&["migrate", "--database-url", &database.url], &[]).0, Some(0));
     let server = Server::start_on(&database, &[]);
