@@ -218,6 +218,11 @@ impl Claim {
         });
     }
 
+    /// Nobody waits any more for what was taken: no more of it need be sent.
+    pub fn is_left(&self) -> bool {
+        self.0.load(Ordering::Acquire) == LEFT
+    }
+
     /// The connection no longer waits. True: it will not be sent. Else it may have been, and is not tried again.
     pub fn withdraw(&self) -> bool {
         let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {

@@ -195,6 +195,34 @@ fn slow_rows_that_are_refused_side_by_side_end_no_load_of_which_others_are_store
     }
 }
 
+/// Its client sends them again, through another writer, and whoever writes after that is not to be overtaken.
+#[test]
+fn rows_that_nobody_waits_for_any_more_are_not_sent() {
+    let server = Server::start(&["--db-writers", "1", "--request-timeout", "60s"]);
+    let mut holding = server.database().connect();
+    // No lock that is waited for: such a piece would be put aside.
+    let trigger = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.key = 'a' THEN RAISE 'not this one'; END IF;
+            WHILE NEW.key = 'b' AND NOT pg_try_advisory_xact_lock(1) LOOP PERFORM pg_sleep(0.01); END LOOP;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON kv_store FOR EACH ROW EXECUTE FUNCTION slow();
+        SELECT pg_advisory_lock(1)";
+    holding.batch_execute(trigger).unwrap();
+    let mut client = server.connect();
+    let lines: String = ["a", "b", "c", "d"].map(|key| line(key, "old")).concat();
+    client.send(request("PUT", "/kv", LINES, lines.as_bytes()));
+    // All are refused for the first, and so is a half of them; then the second is alone.
+    let sleeping = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    wait_until("it is there", || server.database().text(sleeping, &[]).as_deref() == Some("true"));
+    client.reset();
+    wait_until("it is gone", || server.metric("hotrow_connections") == 1);
+    holding.batch_execute("SELECT pg_advisory_unlock(1)").unwrap();
+    wait_until("it has ended", || server.metric("hotrow_keys_in_flight") == 0);
+    let keys = "SELECT string_agg(key, ' ' ORDER BY key) FROM kv_store";
+    assert_eq!(server.database().text(keys, &[]).as_deref(), Some("b"));
+}
+
 #[test]
 fn a_load_that_ends_among_rows_that_are_kept_out_leaves_no_stale_hit() {
     let server = Server::start(&["--request-timeout", "1s"]);

@@ -129,13 +129,13 @@ impl<C: Connector> Writer<C> {
             self.not_loaded(&keys[..marked]);
             return Err(Stopped::Failed(Failure::InDoubt));
         }
-        self.load(&keys, job.deadline_ms, &mut loaded)?;
+        self.load(&keys, job, &mut loaded)?;
         loaded.keep_first();
         Ok(loaded)
     }
 
     /// Stores rows until all have their ending. An error ends those that have none yet.
-    fn load(&mut self, keys: &[Key<'_>], deadline_ms: u64, loaded: &mut Loaded) -> Result<(), Stopped> {
+    fn load(&mut self, keys: &[Key<'_>], job: &LoadJob, loaded: &mut Loaded) -> Result<(), Stopped> {
         self.drop_if_broken();
         let left = if keys.is_empty() { Vec::new() } else { vec![keys] };
         let mut rest = Rest { left, parts: LOAD_PARTS };
@@ -145,8 +145,9 @@ impl<C: Connector> Writer<C> {
             if self.session.is_none() && !self.connect() {
                 break self.shared.down();
             }
-            // To connect may have taken a while.
-            if deadline_ms <= self.shared.clock.now_ms() {
+            // To connect may have taken a while, or what was done of it so far. Whoever has gone may have sent the same lines again,
+            // and what somebody has written behind those is not to be overtaken.
+            if job.claim.is_left() || job.deadline_ms <= self.shared.clock.now_ms() {
                 break Failure::NotStarted;
             }
             let session = self.session.as_mut().expect("connected above");
@@ -170,7 +171,7 @@ impl<C: Connector> Writer<C> {
                         self.not_loaded(keys);
                         return Err(Stopped::Locked(why));
                     }
-                    (!self.has_time(deadline_ms) || !self.lock_waits.are_few()).then_some(why)
+                    (!self.has_time(job.deadline_ms) || !self.lock_waits.are_few()).then_some(why)
                 }
                 Err(error) => self.these_failed(error, &mut rest, (these, each), &mut tries, loaded),
             };
