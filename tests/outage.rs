@@ -496,6 +496,40 @@ fn what_depends_on_its_row_is_not_begun_once_its_time_is_over() {
     assert_eq!(postgresql.database().value("n").as_deref(), Some(counted.as_str()));
 }
 
+/// Nobody knows what becomes of what is sent; but that its writer looks for a session is no reason to say so.
+#[test]
+fn what_waits_for_the_session_of_its_writer_has_certainly_not_happened() {
+    let postgresql = Postgresql::start_new();
+    let proxy = Proxy::start(postgresql.port);
+    let server = Server::start_on(
+        &Database::at(url_at(proxy.port)),
+        &["--db-writers", "1", "--request-timeout", "1s"],
+    );
+    let mut client = server.connect();
+    let batch = br#"[{"op": "set", "key": "k", "value": "v"}]"#;
+    let lines = br#"{"key": "k", "value": "v"}"#;
+    for (method, target, fields, content) in [
+        ("PUT", "/kv/k", "", &b"v"[..]),
+        ("POST", "/kv/k?op=incr", "", b""),
+        ("POST", "/batch", "", batch),
+        ("PUT", "/kv", "Content-Type: application/x-ndjson\r\n", lines),
+    ] {
+        put_in_the_end(&mut client, "other", "v");
+        let since = Instant::now();
+        wait_until("the session is looked at before it is used", || {
+            since.elapsed() > Duration::from_millis(200)
+        });
+        // There is none any more, and the next one is not let in for longer than the request may take.
+        let frozen = postgresql.freeze();
+        proxy.cut_clients();
+        let answer = client.request(method, target, fields, content);
+        assert_eq!(answer.status, 503, "{target}: {}", answer.text());
+        drop(frozen);
+    }
+    put_in_the_end(&mut client, "other", "v");
+    assert_eq!(postgresql.database().value("k"), None);
+}
+
 /// What is committed is committed, whatever becomes of the rest of its batch.
 #[test]
 fn an_addition_that_is_done_is_answered_while_another_write_of_its_batch_is_not() {

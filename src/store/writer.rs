@@ -250,6 +250,20 @@ impl<C: Connector> Writer<C> {
         in_time
     }
 
+    /// One attempt to get a session for what was not sent: as long as that takes, whoever waits for it may withdraw it. What is still to
+    /// be done of it; the rest has its ending.
+    fn connect_for(&mut self, batch: Batch) -> Batch {
+        batch.claims().for_each(Claim::give_back);
+        let connected = self.connect();
+        let batch = self.taken(batch);
+        if connected {
+            return batch;
+        }
+        let failure = self.shared.down();
+        self.fail(&batch, Attempt::First, &failure);
+        Batch::default()
+    }
+
     /// Writes that their connections have withdrawn: nobody waits for them.
     fn withdrawn(&self, batch: &Batch) {
         for key in batch.keys() {

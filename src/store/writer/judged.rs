@@ -70,7 +70,11 @@ enum Round {
 
 impl<C: Connector> Writer<C> {
     /// Brings writes that depend on their rows to their endings, or puts them aside.
-    pub(super) fn execute_judged(&mut self, batch: Batch) {
+    pub(super) fn execute_judged(&mut self, mut batch: Batch) {
+        self.drop_if_broken();
+        if self.session.is_none() {
+            batch = self.connect_for(batch);
+        }
         let parts: Vec<Part<'_>> = batch
             .keys()
             .map(|key| {

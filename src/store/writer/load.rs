@@ -104,7 +104,18 @@ impl<C: Connector> Writer<C> {
     }
 
     /// Brings a piece to its ending, or puts it aside.
-    pub(super) fn execute_load(&mut self, job: LoadJob) {
+    pub(super) fn execute_load(&mut self, mut job: LoadJob) {
+        self.drop_if_broken();
+        if self.session.is_none() {
+            // As long as that takes, its client may withdraw it.
+            job.claim.give_back();
+            let connected = self.connect();
+            match self.start_load(job, self.shared.clock.now_ms()) {
+                Some(same) if connected => job = same,
+                Some(same) => return self.answer_load(&same, Answer::Failed(self.shared.down())),
+                None => return,
+            }
+        }
         match self.piece(&job) {
             Ok(loaded) => self.answer_load(&job, Answer::Loaded(loaded)),
             Err(Stopped::Failed(failure)) => self.answer_load(&job, Answer::Failed(failure)),
@@ -136,7 +147,6 @@ impl<C: Connector> Writer<C> {
 
     /// Stores rows until all have their ending. An error ends those that have none yet.
     fn load(&mut self, keys: &[Key<'_>], job: &LoadJob, loaded: &mut Loaded) -> Result<(), Stopped> {
-        self.drop_if_broken();
         let left = if keys.is_empty() { Vec::new() } else { vec![keys] };
         let mut rest = Rest { left, parts: LOAD_PARTS };
         let mut tries = Tries::default();

@@ -38,7 +38,18 @@ impl<C: Connector> Writer<C> {
     }
 
     /// Brings a batch of many keys to its ending, one answer with those of all its steps; or puts it aside.
-    pub(super) fn execute_many(&mut self, job: ManyJob) {
+    pub(super) fn execute_many(&mut self, mut job: ManyJob) {
+        self.drop_if_broken();
+        if self.session.is_none() {
+            // As long as that takes, its client may withdraw it.
+            job.claim.give_back();
+            let connected = self.connect();
+            match self.start_many(job, self.shared.clock.now_ms()) {
+                Some(same) if connected => job = same,
+                Some(same) => return self.fail_many(&same, Attempt::First, &self.shared.down()),
+                None => return,
+            }
+        }
         match self.many(&job) {
             Ok(answers) => {
                 self.replies.push(Reply { ticket: job.ticket, answer: Answer::Many(answers) });

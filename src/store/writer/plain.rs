@@ -58,37 +58,25 @@ impl<C: Connector> Writer<C> {
     /// Sees to it that there is a session, however long that takes after a doubt: what is still to be done of the batch by then. The
     /// rest has its ending.
     fn with_session(&mut self, mut batch: Batch, tries: &mut Tries) -> Batch {
-        let attempt = tries.attempt;
         while self.session.is_none() && !batch.is_empty() {
-            let connected = self.connect();
-            match attempt {
-                Attempt::First if !connected => {
-                    let failure = self.shared.down();
-                    self.fail(&batch, attempt, &failure);
-                    return Batch::default();
-                }
-                Attempt::First => {
-                    // That may have taken a while.
-                    let now_ms = self.shared.clock.now_ms();
-                    let (rest, over) = batch.part(|job| job.deadline_ms > now_ms);
-                    self.fail(&over, attempt, &Failure::NotStarted);
-                    return rest;
-                }
-                // Nobody may be told anything before the old backend is gone, however long it takes. The clients' own deadlines
-                // end their waiting.
-                Attempt::AfterDoubt if !connected => {
+            if tries.attempt == Attempt::First {
+                return self.connect_for(batch);
+            }
+            // Nobody may be told anything before the old backend is gone, however long it takes. The clients' own deadlines
+            // end their waiting.
+            if !self.connect() {
+                self.wait_while_down();
+                continue;
+            }
+            match self.settle(batch, tries.unsettled > LOST_RETRIES) {
+                Ok(rest) => return rest,
+                Err(same) => {
+                    tries.unsettled += 1;
+                    // A server that takes connections and answers nothing: not as fast as it can be asked.
+                    self.session = None;
+                    batch = same;
                     self.wait_while_down();
                 }
-                Attempt::AfterDoubt => match self.settle(batch, tries.unsettled > LOST_RETRIES) {
-                    Ok(rest) => return rest,
-                    Err(same) => {
-                        tries.unsettled += 1;
-                        // A server that takes connections and answers nothing: not as fast as it can be asked.
-                        self.session = None;
-                        batch = same;
-                        self.wait_while_down();
-                    }
-                },
             }
         }
         batch
