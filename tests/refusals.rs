@@ -6,6 +6,7 @@ use crate::support::database::Database;
 use crate::support::postgresql::Postgresql;
 use crate::support::{Server, left_out, put_in_the_end, wait_until};
 use hotrow::limits::BATCH_OUTCOME_BYTES;
+use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Instant;
 
@@ -411,8 +412,24 @@ fn a_row_that_is_broken_off_each_time_is_refused_alone() {
     assert!(!server.stderr().contains("PostgreSQL refuses writes"), "{}", server.stderr());
 }
 
-/// Puts some rows that a trigger raises this for among others.
-fn refused_alone(server: &Server, condition: &str) {
+/// So are many of them in a batch. To try each as often as one that may be done at another try would take all the time of a request.
+#[test]
+fn many_rows_that_are_broken_off_each_time_cost_a_batch_few_statements() {
+    let server = Server::start(&["--db-writers", "1"]);
+    mind(&server, "serialization_failure");
+    let set = |at| json!({"op": "set", "key": format!("{at:03}"), "value": if at % 2 == 0 { "good" } else { "bad" }});
+    let operations: Value = (0..256).map(set).collect();
+    let answer = server.connect().request("POST", "/batch", "", operations.to_string().as_bytes());
+    let items: Value = serde_json::from_slice(&answer.body).unwrap();
+    let statuses: Vec<u64> =
+        items["items"].as_array().unwrap().iter().map(|item| item["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [201, 503].repeat(128));
+    let cost = server.metric("hotrow_database_statement_seconds_count{worker=\"writer\"}");
+    assert!(cost < 500, "{cost} statements");
+}
+
+/// Rows that are bad a trigger raises this for.
+fn mind(server: &Server, condition: &str) {
     let trigger = format!(
         "CREATE FUNCTION mind() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.value = 'bad' THEN RAISE {condition} USING MESSAGE = 'not this one'; END IF;
@@ -421,6 +438,11 @@ fn refused_alone(server: &Server, condition: &str) {
         CREATE TRIGGER mind BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION mind()"
     );
     server.database().connect().batch_execute(&trigger).unwrap();
+}
+
+/// Puts some rows that a trigger raises this for among others.
+fn refused_alone(server: &Server, condition: &str) {
+    mind(server, condition);
     // Plain writes, and those that are judged first: what waits behind one that is held is one batch.
     for fields in ["", "If-None-Match: *\r\n"] {
         let mut writes = server.database().hold_writes();

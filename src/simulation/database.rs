@@ -76,7 +76,10 @@ impl Session for FakeSession {
 
     fn load_each(&mut self, rows: &[&load::Row<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error> {
         let world = self.database.world();
-        let refused = |_| (world.state().rng.u8(..4) == 0).then(|| ("no".to_owned(), Blame::Row));
+        let refused = |_| {
+            let blame = [Blame::Row, Blame::Conflict].get(world.state().rng.usize(..8)).copied()?;
+            Some(("no".to_owned(), blame))
+        };
         let refused: Vec<_> = rows.iter().map(refused).collect();
         let taken = rows.iter().zip(&refused).filter(|(_, refused)| refused.is_none()).map(|(row, _)| *row);
         self.load(&taken.collect::<Vec<_>>()).map(|()| refused)

@@ -402,7 +402,7 @@ pub trait Session {
     fn write(&mut self, sets: &[Set<'_>], deletes: &[&str]) -> Result<Written, Error>;
     /// Stores these rows whatever was there, in one commit. No key twice, sorted. Nobody is told their versions.
     fn load(&mut self, rows: &[&load::Row<'_>]) -> Result<(), Error>;
-    /// The same row by row: those that the server refuses are left out of the commit. For each of them, in their order, why it was
+    /// The same row by row: those that the server refuses, or breaks off, are left out of the commit. For each of them, in their order, why it was
     /// refused, if it was. Of the first ones alone, two at least, where they take their time.
     fn load_each(&mut self, rows: &[&load::Row<'_>]) -> Result<Vec<Option<(String, Blame)>>, Error>;
     /// The rows of these keys, in their order, for whoever decides by them what becomes of them: expired ones too.

@@ -33,7 +33,7 @@ use super::pace::Line;
 use super::worker::{Asked, Counted, Pause, Refusals, Shared, while_asking};
 use super::{Answer, Claim, Connector, Failure, Job, ManyJob, Reply, Session, Set};
 use crate::engine::shard::Writes;
-use crate::limits::{LOCK_WAIT_MS, WRITE_BATCH, WRITE_BATCH_BYTES};
+use crate::limits::{LOCK_WAIT_MS, OVERTAKEN_RETRIES, WRITE_BATCH, WRITE_BATCH_BYTES};
 use crate::metrics::Work;
 use crate::token::Ticket;
 use aside::{Aside, Behind, LockWaits};
@@ -66,6 +66,8 @@ pub struct Writer<C: Connector> {
     lock_waits: LockWaits,
     /// How long a statement of its session waits for a lock.
     lock_wait_ms: u64,
+    /// How often a round of the batch that is judged now is tried again after PostgreSQL has broken it off.
+    conflict_retries: usize,
     refusals: Refusals,
     last_used: Instant,
     /// The jobs that the last batch could have had: fewer where its values are large.
@@ -111,6 +113,7 @@ impl<C: Connector> Writer<C> {
             aside: Aside::default(),
             lock_waits: LockWaits::default(),
             lock_wait_ms: LOCK_WAIT_MS,
+            conflict_retries: OVERTAKEN_RETRIES,
             refusals: Refusals::default(),
             last_used: Instant::now(),
             most: WRITE_BATCH,

@@ -1,6 +1,6 @@
 //! Rows that PostgreSQL refuses, breaks off, keeps out or holds: whom that concerns, and what it costs.
 
-use super::{LINES, line, load, told};
+use super::{LINES, count, line, load, told};
 use crate::support::client::request;
 use crate::support::postgresql::Postgresql;
 use crate::support::{Server, get_in_the_end, put_in_the_end, wait_until};
@@ -104,16 +104,20 @@ fn a_row_of_which_a_trigger_says_what_is_said_of_a_statement_is_refused_alone() 
     assert_eq!(told(&answer).0, [300, 150, 150], "{}", answer.text());
 }
 
-/// What PostgreSQL breaks off may be done at another try. What it breaks off each time is refused, and keeps no other row out.
-#[test]
-fn a_row_that_is_broken_off_each_time_keeps_no_other_out() {
-    let server = Server::start(&["--db-writers", "1"]);
+fn break_off_bad_rows(server: &Server) {
     let trigger = "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.value = 'bad' THEN RAISE serialization_failure USING MESSAGE = 'not this one'; END IF;
             RETURN NEW;
         END $$;
         CREATE TRIGGER no BEFORE INSERT OR UPDATE ON kv_store FOR EACH ROW EXECUTE FUNCTION no()";
     server.database().connect().batch_execute(trigger).unwrap();
+}
+
+/// What PostgreSQL breaks off may be done at another try. What it breaks off each time is refused, and keeps no other row out.
+#[test]
+fn a_row_that_is_broken_off_each_time_keeps_no_other_out() {
+    let server = Server::start(&["--db-writers", "1"]);
+    break_off_bad_rows(&server);
     let mut client = server.connect();
     // One alone; some; and more of them than are looked for by halves.
     for (round, bad) in [vec![0], vec![3, 4, 63], (0..64).step_by(2).collect()].into_iter().enumerate() {
@@ -125,6 +129,21 @@ fn a_row_that_is_broken_off_each_time_keeps_no_other_out() {
         assert_eq!(counts, [64, 64 - bad.len() as u64, bad.len() as u64], "{}", answer.text());
         assert!(errors.iter().all(|(line, kind)| bad.contains(&(line - 1)) && kind == "database-refused"));
     }
+}
+
+/// Each group with such a row would be tried as often as one that may be done at another try: that would take all the time of a request.
+#[test]
+fn many_rows_that_are_broken_off_each_time_keep_no_others_out_and_cost_few_statements() {
+    let server = Server::start(&["--db-writers", "1"]);
+    break_off_bad_rows(&server);
+    let value = |i| if i % 2 == 0 { "good" } else { "bad" };
+    let lines: String = (0..2_048).map(|i| line(&format!("{i:04}"), value(i))).collect();
+    let statements = || server.metric("hotrow_database_statement_seconds_count{worker=\"writer\"}");
+    let answer = load(&mut server.connect(), &lines);
+    assert_eq!((answer.status, told(&answer).0), (200, [2_048, 1_024, 1_024]), "{}", answer.text());
+    assert_eq!(count(&server), "1024");
+    let cost = statements();
+    assert!(cost < 200, "{cost} statements");
 }
 
 /// Row by row is many statements in one commit. Each is answered in time, so that nobody is to take it for a server that is not there.

@@ -217,7 +217,10 @@ impl Session for PostgresSession {
                     alone.commit().map_err(before_commit)?;
                     None
                 }
-                Err(Error::Refused { message, blame: blame @ (Blame::Row | Blame::Server) }) => {
+                Err(Error::Refused {
+                    message,
+                    blame: blame @ (Blame::Row | Blame::Server | Blame::Conflict),
+                }) => {
                     alone.rollback().map_err(before_commit)?;
                     Some((message, blame))
                 }

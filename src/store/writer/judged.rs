@@ -71,6 +71,7 @@ enum Round {
 impl<C: Connector> Writer<C> {
     /// Brings writes that depend on their rows to their endings, or puts them aside.
     pub(super) fn execute_judged(&mut self, mut batch: Batch) {
+        self.conflict_retries = OVERTAKEN_RETRIES;
         self.drop_if_broken();
         if self.session.is_none() {
             batch = self.connect_for(batch);
@@ -179,7 +180,11 @@ impl<C: Connector> Writer<C> {
                     }
                     break;
                 }
-                Round::BrokenOff(failure) if retries == OVERTAKEN_RETRIES => return Some(failure),
+                Round::BrokenOff(failure) if retries >= self.conflict_retries => {
+                    // What else is broken off may well have such a row. It is parted soon, which is another try, too.
+                    self.conflict_retries = 1;
+                    return Some(failure);
+                }
                 Round::Again(failure) | Round::BrokenOff(failure) => failure,
                 Round::Suspect(failure) => return Some(failure),
                 Round::Locked(why, changed) => {

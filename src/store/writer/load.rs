@@ -35,6 +35,9 @@ struct Key<'a> {
 #[derive(Default)]
 struct Tries {
     conflicts: usize,
+    /// Something was broken off each time it was tried. What else is so may well have such a row: it is parted at once, which is another
+    /// try, too.
+    broken_off: bool,
     unsent: usize,
     /// Some of it is committed.
     stored: bool,
@@ -171,7 +174,7 @@ impl<C: Connector> Writer<C> {
             let stopped = match result {
                 Ok(refused) => {
                     rest.done(refused.len());
-                    self.these_loaded(these, &refused, &mut tries, loaded)
+                    self.these_loaded(these, &refused, &mut rest, &mut tries, loaded)
                 }
                 // Somebody else has a row locked: that passes. But nobody is to wait for it who need not, and its client not until
                 // it is told that nobody knows what became of the piece.
@@ -198,16 +201,19 @@ impl<C: Connector> Writer<C> {
 
     /// These are committed, but for those that were refused one by one; or the first of them are, as far as it is told. What stops the
     /// rest, if anything does.
-    fn these_loaded(
+    fn these_loaded<'a, 'k>(
         &mut self,
-        these: &[Key<'_>],
+        these: &'a [Key<'k>],
         refused: &[Option<(String, Blame)>],
+        rest: &mut Rest<'a, 'k>,
         tries: &mut Tries,
         loaded: &mut Loaded,
     ) -> Option<Failure> {
         for (key, refused) in these.iter().zip(refused) {
             match refused {
                 None => self.loaded(key, loaded),
+                // In a transaction of its own it may be done.
+                Some((_, Blame::Conflict)) if !tries.broken_off => rest.left.push(std::slice::from_ref(key)),
                 Some((message, _)) => self.row_refused(key, message, loaded),
             }
         }
@@ -252,14 +258,16 @@ impl<C: Connector> Writer<C> {
                 self.settle_load(these);
                 Some(Failure::Unknown)
             }
-            Error::Refused { blame: Blame::Conflict, .. } if tries.conflicts < BROKEN_OFF_RETRIES => {
+            Error::Refused { blame: Blame::Conflict, .. }
+                if tries.conflicts < BROKEN_OFF_RETRIES && (these.len() == 1 || !tries.broken_off) =>
+            {
                 tries.conflicts += 1;
                 None
             }
-            // What is broken off each time may be so for one row, and ends those that go one by one, too: they are parted until that
-            // row is alone.
+            // What is broken off each time may be so for one row, and ends those that go one by one, too, at their end: they are
+            // parted until that row is alone.
             Error::Refused { blame: Blame::Conflict, .. } if these.len() > 1 => {
-                tries.conflicts = 0;
+                (tries.conflicts, tries.broken_off) = (0, true);
                 rest.halve();
                 None
             }
@@ -270,6 +278,7 @@ impl<C: Connector> Writer<C> {
             }
             Error::Refused { blame: blame @ (Blame::Row | Blame::Server | Blame::Conflict), message } => {
                 tries.conflicts = 0;
+                tries.broken_off |= blame == Blame::Conflict;
                 rest.done(these.len());
                 for key in these {
                     self.row_refused(key, &message, loaded);

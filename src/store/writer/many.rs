@@ -5,6 +5,7 @@ use super::aside::Held;
 use super::judged::{Ending, Part};
 use super::{Attempt, LockWaits, Pause, Writer};
 use crate::engine::shard::Writes;
+use crate::limits::OVERTAKEN_RETRIES;
 
 impl<C: Connector> Writer<C> {
     /// Takes a batch of many keys, unless its time is over.
@@ -39,6 +40,7 @@ impl<C: Connector> Writer<C> {
 
     /// Brings a batch of many keys to its ending, one answer with those of all its steps; or puts it aside.
     pub(super) fn execute_many(&mut self, mut job: ManyJob) {
+        self.conflict_retries = OVERTAKEN_RETRIES;
         self.drop_if_broken();
         if self.session.is_none() {
             // As long as that takes, its client may withdraw it.
