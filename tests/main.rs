@@ -36,6 +36,7 @@ mod restart;
 mod security;
 mod startup;
 mod support;
+mod tables;
 mod tidy;
 mod tls;
 mod transfer;
