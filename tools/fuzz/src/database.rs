@@ -75,7 +75,8 @@ impl Database {
             value: range.values.then(|| record.value.clone()),
             expires_at: None,
         };
-        let is_before_its_end = |(key, _): &(&Box<str>, &Record)| range.to.as_ref().is_none_or(|to| *key < to);
+        let is_before_its_end =
+            |(key, _): &(&Box<str>, &Record)| range.to.as_ref().is_none_or(|to| *key < to);
         let mut rows = self.rows.range(range.from.clone()..).take_while(is_before_its_end).map(row);
         Page { rows: rows.by_ref().take(range.rows as usize).collect(), more: rows.next().is_some() }
     }
